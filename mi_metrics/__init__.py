@@ -1,0 +1,6 @@
+"""Mutual information for PyTorch: metrics whose state adds up, a functional API and differentiable losses."""
+
+from mi_metrics.metrics.binned import BinnedMutualInformation
+from mi_metrics.sampling import UnpaddedDistributedSampler
+
+__all__ = ["BinnedMutualInformation", "UnpaddedDistributedSampler"]

@@ -1,0 +1,109 @@
+"""Checks of arguments, shared by the estimators: each message names what came and how to fix it."""
+
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+UNITS = ("nats", "bits")
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    """Refuse an option that is not one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"Expected `{name}` to be one of {', '.join(map(repr, choices))}, but got {value!r}.")
+
+
+def check_integer(name: str, value: Any, least: int) -> int:
+    """Return a whole number of at least ``least``; refuse everything else, ``True`` and ``2.0`` included."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(
+            f"Expected `{name}` to be an int, but got {value!r} of type {type(value).__name__}. "
+            f"Pass a whole number of at least {least}."
+        )
+    if value < least:
+        raise ValueError(f"Expected `{name}` to be at least {least}, but got {value}.")
+    return int(value)
+
+
+def check_number(name: str, value: Any) -> float:
+    """Return a finite real number as float; refuse everything else."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(
+            f"Expected `{name}` to be a number, but got {value!r} of type {type(value).__name__}. "
+            "Pass an int or a float."
+        )
+    if not math.isfinite(value):
+        raise ValueError(f"Expected `{name}` to be finite, but got {value}.")
+    return float(value)
+
+
+def check_tensor(name: str, value: Any) -> Tensor:
+    """Return a tensor of real numbers as it is; refuse everything else."""
+    if not isinstance(value, Tensor):
+        raise TypeError(
+            f"Expected `{name}` to be a torch.Tensor, but got {type(value).__name__}. "
+            "Convert it with torch.as_tensor first."
+        )
+    if value.is_complex():
+        raise TypeError(
+            f"Expected `{name}` to be real, but got {value.dtype}. "
+            "Pass its real part, its magnitude, or both as two variables."
+        )
+    return value
+
+
+def check_pair(x: Any, y: Any) -> tuple[Tensor, Tensor]:
+    """Refuse a pair that does not hold paired samples: real tensors of one shape on one device, not empty."""
+    x, y = check_tensor("x", x), check_tensor("y", y)
+    if x.shape != y.shape:
+        raise ValueError(
+            f"Expected `x` and `y` to have the same shape, but got {tuple(x.shape)} and {tuple(y.shape)}. "
+            "Samples are paired by position; reshape or expand one of them first."
+        )
+    if x.device != y.device:
+        raise ValueError(
+            f"Expected `x` and `y` on the same device, but got {x.device} and {y.device}. "
+            "Move one of them with .to(device)."
+        )
+    if x.numel() == 0:
+        raise ValueError(f"Expected at least one sample, but got shape {tuple(x.shape)}. Skip empty batches.")
+    return x, y
+
+
+def lift(x: Tensor) -> Tensor:
+    """Return x in the dtype that the arithmetic uses.
+
+    Half precision is lifted to float32, because its 11 bits merge neighbouring bins; integers and bool go to
+    float64, which holds every one of them up to 2**53 exactly.
+    """
+    if x.dtype in (torch.float32, torch.float64):
+        return x
+    return x.float() if x.is_floating_point() else x.double()
+
+
+def check_finite(x: Tensor, y: Tensor) -> None:
+    """Refuse NaN and infinite samples."""
+    for name, values in (("x", x), ("y", y)):
+        # The sum shows every NaN and infinity, in a quarter of the time; where it merely overflowed, count.
+        if not values.is_floating_point() or bool(values.detach().sum().isfinite()):
+            continue
+        if count := non_finite(values):
+            raise ValueError(
+                f"Expected `{name}` to be finite, but it holds {count} NaN or infinite of {values.numel()} values. "
+                "Remove these samples from `x` and `y` first, for example with keep = x.isfinite() & y.isfinite()."
+            )
+
+
+def non_finite(values: Tensor) -> int:
+    """Return how many values are NaN or infinite."""
+    return int((~torch.isfinite(values)).sum())
+
+
+def from_nats(value: Tensor, unit: str) -> Tensor:
+    """Return a quantity in nats in the unit that is asked for."""
+    check_choice("unit", unit, UNITS)
+    return value / math.log(2) if unit == "bits" else value

@@ -1,0 +1,406 @@
+r"""Mutual information from a joint table of bins.
+
+A sample adds its mass to the joint table. With the hard kernel the whole of it goes to one cell:
+:math:`\lfloor (x - lo) B / (hi - lo) \rfloor`, clamped to 0 … B - 1. The soft kernels are B-splines of order 1 (linear)
+and 3 (cubic): a sample at :math:`u = (x - lo) B / (hi - lo) - 1/2`, in units of bins from the first bin's centre, gives
+the cell at integer :math:`a` the weight :math:`\beta(u - a)`; what would fall outside 0 … B - 1 is added to the edge
+cell. B-splines sum to 1 at every u, so every sample counts once and the table's sum is N, always.
+
+The table is all that the estimate needs and it adds up, over batches, devices and hosts. See
+:mod:`mi_metrics.functional.information` for what is computed from it.
+
+When to use: large samples, images, discrete values, anything that must be accumulated. When not: small samples of
+strongly dependent continuous variables, where the bins' own width limits what can be seen.
+
+References:
+    C. O. Daub, R. Steuer, J. Selbig, S. Kloska, "Estimating mutual information using B-spline functions" (2004),
+    doi:10.1186/1471-2105-5-118.
+    P. Thévenaz, M. Unser, "Optimization of mutual information for multiresolution image registration" (2000),
+    doi:10.1109/83.887976.
+"""
+
+import warnings
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mi_metrics.functional._arguments import check_finite, check_pair, check_tensor, lift
+from mi_metrics.functional._geometry import (
+    Axis,
+    Interval,
+    auto_num_bins,
+    check_binning,
+    correlation,
+    data_axis,
+    fixed_axis,
+)
+from mi_metrics.functional.information import check_options, information, undersampled
+
+NumBins = int | tuple[int, int] | Literal["auto"]
+ValueRange = Interval | tuple[Interval, Interval] | None
+Binning = Literal["uniform", "quantile"]
+Kernel = Literal["hard", "linear", "cubic"]
+Normalization = Literal["none", "arithmetic", "geometric", "min", "max", "joint", "studholme"]
+BiasCorrection = Literal["none", "miller_madow", "grassberger"]
+Unit = Literal["nats", "bits"]
+
+# Samples that are in flight at once. A chunk and its temporaries stay in a core's cache; a GPU wants more work.
+CHUNK = {"cpu": 2**16, "other": 2**20}
+
+
+class Table(NamedTuple):
+    """A joint table ``(R, B_x, B_y)`` and, where samples have weights, the effective number of samples ``(R,)``."""
+
+    counts: Tensor
+    effective_samples: Tensor | None
+
+
+def binned_mutual_information(
+    x: Tensor,
+    y: Tensor,
+    num_bins: NumBins = 32,
+    *,
+    value_range: ValueRange = None,
+    binning: Binning = "uniform",
+    clip_quantile: float = 0.0,
+    margin: float = 0.0,
+    kernel: Kernel = "hard",
+    normalization: Normalization = "none",
+    bias_correction: BiasCorrection = "none",
+    weights: Tensor | None = None,
+    unit: Unit = "nats",
+) -> Tensor:
+    r"""Compute the mutual information of paired samples from a joint table of bins, in nats or bits.
+
+    .. math::
+        I = \sum_{ab} p_{ab} \log \frac{p_{ab}}{p_a \, p_b}, \qquad
+        p_{ab} = \frac1N \sum_i \beta(u_i - a) \, \beta(v_i - b)
+
+    with β the kernel and u, v the positions of x and y in units of bins.
+
+    Conventions:
+        Sign and range: not clamped; 0 … min(log B_x, log B_y) without a bias correction, and below 0 now and then
+        with one. ``normalization`` and ``bias_correction``: see :func:`mutual_information`.
+        Symmetric: swapping x and y (and their options) gives the same value.
+        Bins: half-open, the last one closed. Samples outside a given range go to the edge bins. The formula is
+        evaluated in the input's dtype (half precision in float32, integers and bool in float64).
+        Ties: equal values share a bin. With ``binning="quantile"`` this makes bins uneven where values repeat.
+        Constant input: exactly 0.
+        Bias: too large by about (K_xy - K_x - K_y + 1) / 2N for K occupied cells, against the information of the
+        *binned* variables, which is itself too small for continuous ones. Of the settings measured on correlated
+        Gaussians, ``num_bins="auto", bias_correction="grassberger"`` has a mean error of .05 nats and
+        ``num_bins="auto", binning="quantile", bias_correction="miller_madow"`` one of .035.
+        Gradient: with ``kernel="linear"`` or ``"cubic"``, with respect to x and y; finite everywhere, 0 outside the
+        range. Ranges taken from the data are constants to it.
+        Memory: B_x · B_y cells per pair and a bounded chunk; never N · B (gradients: 16 N for the cubic kernel).
+        Exact under splits and ranks: with a given range, the tables of :class:`BinnedMutualInformation` add up.
+
+    Args:
+        x: Samples of any real dtype, shape ``(..., N)``.
+        y: Samples paired with ``x`` by position, shape ``(..., N)``.
+        num_bins: Bins of both axes, ``(B_x, B_y)``, or ``"auto"``: 1.5 times Hacine-Gharbi and Ravier's number for
+            N and the pair's own correlation, at most 256; each pair of a batch has its own.
+        value_range: ``None`` (each pair's own minimum and maximum, per axis), ``(lo, hi)`` for both axes, or
+            ``((x_lo, x_hi), (y_lo, y_hi))``.
+        binning: ``"uniform"`` (equal width) or ``"quantile"`` (equal frequency; hard kernel, no ``value_range``).
+        clip_quantile: Fraction of samples in [0, 0.5) at each end of each axis that the range leaves out; they go to
+            the edge bins. Needs ``value_range=None``.
+        margin: Fraction of the range's width that is added at both ends. Needs ``value_range=None``.
+        kernel: ``"hard"``, ``"linear"`` or ``"cubic"``.
+        normalization: ``"none"``, ``"arithmetic"``, ``"geometric"``, ``"min"``, ``"max"``, ``"joint"`` or
+            ``"studholme"``.
+        bias_correction: ``"none"``, ``"miller_madow"`` (with weights N is (Σw)² / Σw²) or ``"grassberger"`` (hard
+            kernel, whole weights).
+        weights: Weights ≥ 0 of the samples, shape ``(..., N)``. A weight of 0 excludes a sample, from the range too
+            and even if it is NaN.
+        unit: ``"nats"`` or ``"bits"``.
+
+    Returns:
+        float64 of shape ``(...)``.
+
+    Raises:
+        TypeError: If x, y or weights are not real tensors, or an option has the wrong type.
+        ValueError: If shapes or devices differ, there is no sample, a sample is NaN or infinite, weights are negative,
+            not finite or all 0, or an option is unknown, out of its range or excludes another.
+
+    Example:
+        >>> import torch
+        >>> from mi_metrics.functional import binned_mutual_information
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> x = torch.randn(10_000, generator=generator)
+        >>> y = 0.6 * x + 0.8 * torch.randn(10_000, generator=generator)  # truth: 0.2231 nats
+        >>> value = binned_mutual_information(x, y, "auto", bias_correction="grassberger")
+        >>> print(f"{value:.4f}")
+        0.2266
+
+    References:
+        C. O. Daub et al., "Estimating mutual information using B-spline functions" (2004),
+        doi:10.1186/1471-2105-5-118.
+        A. Hacine-Gharbi, P. Ravier, "A binning formula of bi-histogram for joint entropy estimation using mean square
+        error minimization" (2018), doi:10.1016/j.patrec.2017.11.007.
+    """
+    check_options(normalization, bias_correction, unit)
+    check_correction(bias_correction, kernel)
+    table = _table(x, y, num_bins, value_range, binning, clip_quantile, margin, kernel, weights)
+    if bias_correction == "none" and (message := undersampled(table.counts)):
+        warnings.warn(message, UserWarning, stacklevel=2)
+    value = information(
+        table.counts,
+        normalization=normalization,
+        bias_correction=bias_correction,
+        unit=unit,
+        effective_samples=table.effective_samples,
+    )
+    return value.reshape(x.shape[:-1])
+
+
+def binned_joint(
+    x: Tensor,
+    y: Tensor,
+    num_bins: NumBins = 32,
+    *,
+    value_range: ValueRange = None,
+    binning: Binning = "uniform",
+    clip_quantile: float = 0.0,
+    margin: float = 0.0,
+    kernel: Kernel = "hard",
+    weights: Tensor | None = None,
+) -> Tensor:
+    r"""Compute the joint probability table of paired samples in bins (dimensionless, sums to 1).
+
+    .. math::
+        p_{ab} = \frac1N \sum_i \beta(u_i - a) \, \beta(v_i - b)
+
+    Conventions:
+        Axis order: the rows are the bins of x, the columns those of y.
+        Bins, ties, constant input, gradient, memory and splits: as :func:`binned_mutual_information`. A constant
+        variable fills one row (or column). With ``num_bins="auto"`` in a batch the smaller tables are padded with
+        empty cells.
+
+    Args:
+        x: Samples, shape ``(..., N)``.
+        y: Samples paired with ``x`` by position, shape ``(..., N)``.
+        num_bins: As in :func:`binned_mutual_information`, and so are all that follow.
+        value_range: ``None``, ``(lo, hi)`` or ``((x_lo, x_hi), (y_lo, y_hi))``.
+        binning: ``"uniform"`` or ``"quantile"``.
+        clip_quantile: Fraction of samples at each end that the range leaves out.
+        margin: Fraction of the width that is added at both ends.
+        kernel: ``"hard"``, ``"linear"`` or ``"cubic"``.
+        weights: Weights ≥ 0, shape ``(..., N)``.
+
+    Returns:
+        float64 of shape ``(..., B_x, B_y)``; each table sums to 1.
+
+    Raises:
+        TypeError: As :func:`binned_mutual_information`.
+        ValueError: As :func:`binned_mutual_information`.
+
+    Example:
+        >>> import torch
+        >>> from mi_metrics.functional import binned_joint
+        >>> x = torch.tensor([0.0, 0.2, 0.7, 1.0])
+        >>> y = torch.tensor([0.0, 1.0, 1.0, 1.0])
+        >>> binned_joint(x, y, (2, 2)).tolist()
+        [[0.25, 0.25], [0.0, 0.5]]
+
+    References:
+        C. O. Daub et al., "Estimating mutual information using B-spline functions" (2004),
+        doi:10.1186/1471-2105-5-118.
+    """
+    counts = _table(x, y, num_bins, value_range, binning, clip_quantile, margin, kernel, weights).counts.double()
+    joint = counts / counts.sum((-2, -1), keepdim=True)
+    return joint.reshape(*x.shape[:-1], *joint.shape[-2:])
+
+
+def check_correction(bias_correction: str, kernel: str) -> None:
+    """Refuse Grassberger's correction, which needs whole counts, with a soft kernel."""
+    if bias_correction == "grassberger" and kernel != "hard":
+        raise ValueError(
+            f'`bias_correction="grassberger"` needs whole counts, but kernel={kernel!r} makes fractional ones. '
+            'Use kernel="hard", or bias_correction="miller_madow".'
+        )
+
+
+def hard_counts(x: Tensor, y: Tensor, axes: tuple[Axis, Axis], bins: tuple[int, int], valid: Tensor | None) -> Tensor:
+    """Count samples ``(R, N)`` in int64 tables ``(R, B_x, B_y)``; those that are not ``valid`` count nowhere."""
+    (rows, n), (bx, by) = x.shape, bins
+    cells = bx * by
+    # The last entry takes the invalid samples: to drop them by a mask would need their number on the host.
+    counts = torch.zeros(rows * cells + 1, dtype=torch.int64, device=x.device)
+    # As long as a chunk and not expanded from one: the scatter reads it 1.7 times faster.
+    ones = torch.ones(min(rows * n, _chunk_size(x.device)), dtype=torch.int64, device=x.device)
+    for r, c in chunks(rows, n, x.device):
+        index = _flat_index(axes[0].rows(r).cell(x[r, c]), axes[1].rows(r).cell(y[r, c]), by, cells)
+        if rows > 1:
+            first = torch.arange(r.start, r.start + index.shape[0], device=x.device)
+            index = index.add_(first.unsqueeze(1), alpha=cells)
+        if valid is not None:
+            index = torch.where(valid[r, c], index, rows * cells)
+        flat = index.reshape(-1)
+        counts.scatter_add_(0, flat, ones[: flat.shape[0]])
+    return counts[:-1].view(rows, bx, by)
+
+
+def soft_counts(
+    x: Tensor, y: Tensor, axes: tuple[Axis, Axis], bins: tuple[int, int], kernel: str, weights: Tensor | None
+) -> Tensor:
+    """Add up the mass of samples ``(R, N)`` in float64 tables ``(R, B_x, B_y)``; differentiable in x and y.
+
+    On the CPU each sample is scattered to the few cells of its kernel. On other devices the kernels are expanded to
+    all bins and multiplied in float64: float atomics would add in a random order.
+    """
+    accumulate = _scattered if x.device.type == "cpu" else _expanded
+    rows, n = x.shape
+    blocks: dict[int, Tensor] = {}
+    for r, c in chunks(rows, n, x.device):
+        ix, wx = _spread(x[r, c], axes[0].rows(r), kernel)
+        iy, wy = _spread(y[r, c], axes[1].rows(r), kernel)
+        if weights is not None:
+            wx = wx * weights[r, c].double().unsqueeze(-1)
+        part = accumulate(ix, wx, iy, wy, bins)
+        blocks[r.start] = blocks[r.start] + part if r.start in blocks else part
+    return torch.cat(list(blocks.values()))
+
+
+def kernel_matrix(x: Tensor, axis: Axis, bins: int, kernel: str) -> Tensor:
+    """Return the mass ``(R, n, B)`` that each sample ``(R, n)`` gives to each bin."""
+    return _dense(*_spread(x, axis, kernel), bins)
+
+
+def _table(
+    x: Tensor,
+    y: Tensor,
+    num_bins: object,
+    value_range: object,
+    binning: str,
+    clip_quantile: float,
+    margin: float,
+    kernel: str,
+    weights: Tensor | None,
+) -> Table:
+    bins, ranges = check_binning(num_bins, value_range, binning, clip_quantile, margin, kernel)
+    x, y = check_pair(x, y)
+    if x.ndim == 0:
+        raise ValueError("Expected `x` and `y` of shape (..., N), but got scalars. Pass at least one dimension.")
+    effective = None
+    if weights is not None:
+        weights = _check_weights(weights, x)
+        x, y = (torch.where(weights > 0, v, torch.zeros_like(v)) for v in (x, y))
+        weights = weights.reshape(-1, weights.shape[-1])
+        effective = weights.sum(1).square() / weights.square().sum(1)
+    check_finite(x, y)
+    x, y = (lift(v).reshape(-1, v.shape[-1]) for v in (x, y))
+    if kernel != "hard":
+        x, y = x.double(), y.double()
+
+    bx, by = _bins_per_row(bins, x, y, weights, effective)
+    if ranges is None:
+        options = (weights, binning, clip_quantile, margin)
+        axes = data_axis(x, bx, *options), data_axis(y, by, *options)
+    else:
+        axes = (
+            fixed_axis(ranges[0], int(bx.max()), x.dtype, x.device)._replace(bins=bx),
+            fixed_axis(ranges[1], int(by.max()), y.dtype, y.device)._replace(bins=by),
+        )
+    shape = int(bx.max()), int(by.max())
+    if kernel == "hard" and weights is None:
+        return Table(hard_counts(x.detach(), y.detach(), axes, shape, None), None)
+    return Table(soft_counts(x, y, axes, shape, kernel, weights), effective)
+
+
+def _check_weights(weights: Tensor, x: Tensor) -> Tensor:
+    check_tensor("weights", weights)
+    if weights.shape != x.shape:
+        raise ValueError(
+            f"Expected `weights` of the samples' shape {tuple(x.shape)}, but got {tuple(weights.shape)}. "
+            "Give every sample its weight, for example with weights.expand_as(x)."
+        )
+    if weights.device != x.device:
+        raise ValueError(
+            f"Expected `weights` on the samples' device {x.device}, but got {weights.device}. "
+            "Move them with weights.to(x.device)."
+        )
+    weights = weights.detach().double()
+    if not bool(((weights >= 0) & (weights < torch.inf)).all()):
+        raise ValueError(
+            f"Expected `weights` to be finite and not negative, but got values from {float(weights.min())} to "
+            f"{float(weights.max())}. Use 0 to exclude a sample."
+        )
+    largest = weights.amax(-1, keepdim=True)
+    if bool((largest == 0).any()):
+        raise ValueError("Expected `weights` to leave at least one sample, but they are all 0. Check the mask.")
+    # Only ratios of weights matter, and the sum of large ones is not a number. Whole weights stay whole.
+    return torch.where(largest > 2.0**53, weights / largest, weights)
+
+
+def _bins_per_row(
+    bins: tuple[int, int] | None, x: Tensor, y: Tensor, weights: Tensor | None, effective: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    if bins is None:
+        n = torch.full((x.shape[0],), x.shape[1], dtype=torch.float64, device=x.device)
+        number = auto_num_bins(n if effective is None else effective, correlation(x, y, weights)).unsqueeze(1)
+        return number.to(x.dtype), number.to(y.dtype)
+    bx, by = bins
+    return torch.full_like(x[:1, :1], bx), torch.full_like(y[:1, :1], by)
+
+
+def _chunk_size(device: torch.device) -> int:
+    return CHUNK["cpu" if device.type == "cpu" else "other"]
+
+
+def chunks(rows: int, n: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
+    """Cut ``(rows, n)`` in blocks of bounded size: several short rows, or pieces of one long row."""
+    size = _chunk_size(device)
+    columns = max(1, min(n, size))
+    block = max(1, size // columns)
+    for r in range(0, rows, block):
+        for c in range(0, n, columns):
+            yield slice(r, r + block), slice(c, c + columns)
+
+
+def _flat_index(ix: Tensor, iy: Tensor, by: int, cells: int) -> Tensor:
+    # Whole numbers are exact in the float dtype up to its precision: one conversion is saved.
+    if cells <= 2**24 and ix.dtype == iy.dtype:
+        return ix.mul_(by).add_(iy).long()
+    return ix.long().mul_(by).add_(iy.long())
+
+
+def _spread(x: Tensor, axis: Axis, kernel: str) -> tuple[Tensor, Tensor]:
+    """Return the cells ``(r, n, k)`` that samples ``(r, n)`` reach, and the kernel's weights there, float64."""
+    if kernel == "hard":
+        index = axis.cell(x.detach()).long().unsqueeze(-1)
+        return index, torch.ones_like(index, dtype=torch.float64)
+    last = axis.bins - 1
+    u = axis.position(x).clamp_min(0).minimum(axis.bins) - 0.5
+    base = u.detach().floor()
+    t = u - base
+    s = 1 - t
+    if kernel == "linear":
+        first, weights = 0, [s, t]
+    else:
+        first, weights = -1, [s**3 / 6, (4 - 6 * t**2 + 3 * t**3) / 6, (4 - 6 * s**2 + 3 * s**3) / 6, t**3 / 6]
+    cells = [(base + (first + i)).clamp_min(0).minimum(last) for i in range(len(weights))]
+    return torch.stack(cells, -1).long(), torch.stack(weights, -1)
+
+
+def _scattered(ix: Tensor, wx: Tensor, iy: Tensor, wy: Tensor, bins: tuple[int, int]) -> Tensor:
+    rows, cells = ix.shape[0], bins[0] * bins[1]
+    index = (ix.unsqueeze(-1) * bins[1] + iy.unsqueeze(-2)).view(rows, -1)
+    mass = (wx.unsqueeze(-1) * wy.unsqueeze(-2)).view(rows, -1)
+    return torch.zeros(rows, cells, dtype=mass.dtype, device=mass.device).scatter_add(1, index, mass).view(-1, *bins)
+
+
+def _expanded(ix: Tensor, wx: Tensor, iy: Tensor, wy: Tensor, bins: tuple[int, int]) -> Tensor:
+    return _dense(ix, wx, bins[0]).mT @ _dense(iy, wy, bins[1])
+
+
+def _dense(index: Tensor, weight: Tensor, bins: int) -> Tensor:
+    columns = torch.arange(bins, device=index.device)
+    # One kernel offset at a time: (r, n, k, B) would be k times the memory.
+    parts = [
+        torch.where(i.unsqueeze(-1) == columns, w.unsqueeze(-1), 0.0)
+        for i, w in zip(index.unbind(-1), weight.unbind(-1), strict=True)
+    ]
+    return sum(parts[1:], parts[0])

@@ -1,0 +1,373 @@
+r"""Information measures of a table of counts.
+
+Every estimator of this package that bins or smooths ends here: a joint table :math:`n_{ab}` of N samples, rows for
+x and columns for y, gives probabilities :math:`p_{ab} = n_{ab} / N`, and these give
+
+.. math::
+    H_x = -\sum_a p_a \log p_a, \qquad H_y = -\sum_b p_b \log p_b, \qquad H_{xy} = -\sum_{ab} p_{ab} \log p_{ab},
+    \qquad I = H_x + H_y - H_{xy}.
+
+The marginals are sums of the joint and nothing else, so the three entropies always belong to the same samples.
+
+A finite sample makes each plug-in entropy too small and I too large, by about
+:math:`(K_{xy} - K_x - K_y + 1) / 2N` nats with K the numbers of occupied cells. Two corrections are offered; each is
+applied to all three entropies alike. They cannot repair a table with fewer samples than cells: a warning says so.
+
+The same counts give the error bar of I (delta method) and the p-value of independence (G-test) for nothing.
+
+References:
+    G. A. Miller, "Note on the bias of information estimates" (1955), in: Information Theory in Psychology.
+    P. Grassberger, "Entropy estimates from insufficient samplings" (2003), arXiv:physics/0307138.
+    L. Paninski, "Estimation of entropy and mutual information" (2003), doi:10.1162/089976603321780272.
+    M. S. Roulston, "Estimating the errors on measured entropy and mutual information" (1999),
+    doi:10.1016/S0167-2789(98)00269-3.
+    C. Studholme, D. L. G. Hill, D. J. Hawkes, "An overlap invariant entropy measure of 3D medical image alignment"
+    (1999), doi:10.1016/S0031-3203(98)00091-0.
+"""
+
+import warnings
+
+import torch
+from torch import Tensor
+
+from mi_metrics.functional._arguments import check_choice, check_tensor, from_nats
+
+NORMALIZATIONS = ("none", "arithmetic", "geometric", "min", "max", "joint", "studholme")
+BIAS_CORRECTIONS = ("none", "miller_madow", "grassberger")
+
+# Above this expected bias, in nats, an uncorrected value says more about N than about the data.
+UNDERSAMPLED = 0.1
+
+
+def entropies(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Compute the plug-in entropies of x, of y and of the pair from a table of counts, in nats.
+
+    .. math::
+        H_x = -\sum_a p_a \log p_a, \quad H_y = -\sum_b p_b \log p_b, \quad
+        H_{xy} = -\sum_{ab} p_{ab} \log p_{ab}, \quad p = n / N
+
+    Conventions:
+        Unit and range: nats; 0 ≤ H ≤ log of the number of cells. NaN for a table without samples.
+        Bias: too small by about (K - 1) / 2N with K occupied cells; no correction is applied here.
+        Gradient: defined with respect to floating-point counts, and finite with empty cells (their own is 0).
+        Exact under splits: the entropies of a sum of tables are those of all samples.
+
+    Args:
+        counts: Counts or weights ≥ 0 of any real dtype, shape ``(..., B_x, B_y)``.
+
+    Returns:
+        ``(Hx, Hy, Hxy)``, each float64 of shape ``(...)``.
+
+    Raises:
+        TypeError: If ``counts`` is not a real tensor.
+        ValueError: If it has fewer than two dimensions, or negative or non-finite entries.
+
+    Example:
+        >>> import torch
+        >>> from mi_metrics.functional import entropies
+        >>> Hx, Hy, Hxy = entropies(torch.tensor([[3, 1], [0, 4]]))
+        >>> print(f"{Hx:.4f} {Hy:.4f} {Hxy:.4f}")
+        0.6931 0.6616 0.9743
+
+    References:
+        C. E. Shannon, "A mathematical theory of communication" (1948), doi:10.1002/j.1538-7305.1948.tb01338.x.
+    """
+    p = _probabilities(_check_counts(counts))
+    return _plug_in(p.sum(-1), 1), _plug_in(p.sum(-2), 1), _plug_in(p, 2)
+
+
+def mutual_information(
+    counts: Tensor, *, normalization: str = "none", bias_correction: str = "none", unit: str = "nats"
+) -> Tensor:
+    r"""Compute the mutual information of a table of counts, in nats or bits, or one of its normalised forms.
+
+    .. math::
+        I = H_x + H_y - H_{xy} = \sum_{ab} p_{ab} \log \frac{p_{ab}}{p_a \, p_b}
+
+    =================  =============================  ==========================
+    ``normalization``  value                          range without a correction
+    =================  =============================  ==========================
+    ``"none"``         I, in ``unit``                 0 … min(Hx, Hy)
+    ``"arithmetic"``   2 I / (Hx + Hy)                0 … 1
+    ``"geometric"``    I / √(Hx Hy)                   0 … 1
+    ``"min"``          I / min(Hx, Hy)                0 … 1
+    ``"max"``          I / max(Hx, Hy)                0 … 1
+    ``"joint"``        I / Hxy                        0 … 1
+    ``"studholme"``    (Hx + Hy) / Hxy                1 … 2
+    =================  =============================  ==========================
+
+    ===================  ==============================================================================
+    ``bias_correction``  each entropy becomes
+    ===================  ==============================================================================
+    ``"none"``           the plug-in value H
+    ``"miller_madow"``   H + (K - 1) / 2N, K its occupied cells
+    ``"grassberger"``    ψ(N) - ⟨G(n)⟩ over samples, G(n) = ψ(n) + (-1)^n [ψ((n + 1)/2) - ψ(n/2)] / 2
+    ===================  ==============================================================================
+
+    Conventions:
+        Sign and range: never clamped. A corrected estimate of an information near 0 is negative in about half of the
+        samples, which is what makes its mean right; a corrected normalised value may leave its range.
+        Constant input: with one occupied row or column, I is exactly 0 under every correction and so is every
+        normalised form (``"studholme"``: 1, its value for independence). A denominator ≤ 0 gives the same.
+        No samples: NaN.
+        Bias: the plug-in value is too large by about (K_xy - K_x - K_y + 1) / 2N nats. If that exceeds 0.1 and no
+        correction is asked for, a UserWarning says so.
+        Gradient: with respect to floating-point counts (not with ``"grassberger"``); finite with empty cells.
+        Exact under splits and ranks: add the tables, then call this once.
+
+    Args:
+        counts: Counts ≥ 0 of any real dtype, shape ``(..., B_x, B_y)``; x has the rows. Fractional counts (soft bins
+            or weights) are allowed but for ``"grassberger"``; ``"miller_madow"`` takes their sum as N.
+        normalization: One of the names of the first table.
+        bias_correction: One of the names of the second table.
+        unit: ``"nats"`` or ``"bits"``. A normalised form has no unit.
+
+    Returns:
+        float64 of shape ``(...)``.
+
+    Raises:
+        TypeError: If ``counts`` is not a real tensor.
+        ValueError: If an option is unknown, ``counts`` has fewer than two dimensions or negative or non-finite
+            entries, or ``"grassberger"`` is asked of fractional counts.
+
+    Example:
+        >>> import torch
+        >>> from mi_metrics.functional import mutual_information
+        >>> counts = torch.tensor([[30, 10], [0, 40]])
+        >>> print(f"{mutual_information(counts):.6f}")
+        0.380396
+        >>> print(f"{mutual_information(counts, bias_correction='grassberger', unit='bits'):.6f}")
+        0.539923
+
+    References:
+        G. A. Miller, "Note on the bias of information estimates" (1955), in: Information Theory in Psychology.
+        P. Grassberger, "Entropy estimates from insufficient samplings" (2003), arXiv:physics/0307138.
+    """
+    check_options(normalization, bias_correction, unit)
+    _check_counts(counts)
+    if bias_correction == "none" and (message := undersampled(counts)):
+        warnings.warn(message, UserWarning, stacklevel=2)
+    return information(counts, normalization=normalization, bias_correction=bias_correction, unit=unit)
+
+
+def standard_error(counts: Tensor, *, unit: str = "nats") -> Tensor:
+    r"""Compute the analytic standard error of the plug-in mutual information of a table, in nats or bits.
+
+    .. math::
+        \sigma_I = \sqrt{\frac1N \Big( \sum_{ab} p_{ab} \log^2 \frac{p_{ab}}{p_a \, p_b} - I^2 \Big)}
+
+    Conventions:
+        Range: ≥ 0. It is the first-order (delta-method) error of independent samples: it says nothing about bias,
+        and samples that depend on each other (neighbouring pixels, time series) make the true error larger.
+        Constant input: 0. Independent variables: of order 1/N, where I itself is χ²-distributed; use
+        :func:`independence_p_value` there.
+        No samples: NaN.
+        Gradient: finite with empty cells. Exact under splits and ranks: add the tables first.
+
+    Args:
+        counts: Counts ≥ 0, shape ``(..., B_x, B_y)``.
+        unit: ``"nats"`` or ``"bits"``.
+
+    Returns:
+        float64 of shape ``(...)``.
+
+    Raises:
+        TypeError: If ``counts`` is not a real tensor.
+        ValueError: If ``unit`` is unknown, or ``counts`` has fewer than two dimensions or negative or non-finite
+            entries.
+
+    Example:
+        >>> import torch
+        >>> from mi_metrics.functional import standard_error
+        >>> print(f"{standard_error(torch.tensor([[30, 10], [0, 40]])):.4f}")
+        0.0560
+
+    References:
+        M. S. Roulston, "Estimating the errors on measured entropy and mutual information" (1999),
+        doi:10.1016/S0167-2789(98)00269-3.
+    """
+    _check_counts(counts)
+    total = _float64(counts).sum((-2, -1))
+    p = _probabilities(counts)
+    log_ratio = _log(p) - _log(p.sum(-1, keepdim=True)) - _log(p.sum(-2, keepdim=True))
+    # Centred, not the difference of two moments: that cancels to ±1e-16 where every sample has the same log ratio.
+    mean = (p * log_ratio).sum((-2, -1), keepdim=True)
+    variance = (p * (log_ratio - mean).square()).sum((-2, -1)) / total
+    # The root of an exact 0 has an infinite slope.
+    error = torch.where(variance > 0, variance, 1).sqrt() * (variance > 0)
+    return from_nats(torch.where(total > 0, error, torch.nan), unit)
+
+
+def independence_p_value(counts: Tensor) -> Tensor:
+    r"""Compute the p-value of the G-test of independence from a table of counts.
+
+    Under independence :math:`G = 2 N I` (I in nats) follows a χ² law with :math:`(K_x - 1)(K_y - 1)` degrees of
+    freedom, K the occupied rows and columns; the p-value is the law's upper tail at G.
+
+    Conventions:
+        Range: 0 … 1; 1 when a single row or column is occupied. NaN without samples.
+        The χ² law is asymptotic: with expected counts below about 5 per cell the value is only indicative.
+        Samples that depend on each other make it too small.
+        Gradient: none. Exact under splits and ranks: add the tables first.
+
+    Args:
+        counts: Whole counts ≥ 0, shape ``(..., B_x, B_y)``.
+
+    Returns:
+        float64 of shape ``(...)``.
+
+    Raises:
+        TypeError: If ``counts`` is not a real tensor.
+        ValueError: If it has fewer than two dimensions, or negative, non-finite or fractional entries.
+
+    Example:
+        >>> import torch
+        >>> from mi_metrics.functional import independence_p_value
+        >>> print(f"{independence_p_value(torch.tensor([[12, 8], [7, 13]])):.4f}")
+        0.1115
+
+    References:
+        R. R. Sokal, F. J. Rohlf, "Biometry" (1981), chapter 17.
+    """
+    _check_whole(_check_counts(counts), "The G-test")
+    counts = _float64(counts).detach()
+    total = counts.sum((-2, -1))
+    freedom = (_occupied(counts.sum(-1), 1) - 1) * (_occupied(counts.sum(-2), 1) - 1)
+    # Plug-in values of (nearly) independent tables can be -1e-17; the law starts at 0.
+    statistic = (2 * total * information(counts)).clamp_min(0)
+    tail = torch.special.gammaincc(freedom.clamp_min(1) / 2, statistic / 2)
+    return torch.where(total > 0, torch.where(freedom > 0, tail, 1), torch.nan)
+
+
+def information(
+    counts: Tensor,
+    *,
+    normalization: str = "none",
+    bias_correction: str = "none",
+    unit: str = "nats",
+    effective_samples: Tensor | None = None,
+) -> Tensor:
+    """:func:`mutual_information` without its checks and warning; N of Miller and Madow may be given."""
+    if bias_correction == "grassberger":
+        _check_whole(counts, 'bias_correction="grassberger"')
+    table = _float64(counts)
+    p = _probabilities(table)
+    p_x, p_y = p.sum(-1), p.sum(-2)
+    if bias_correction == "grassberger":
+        hx, hy, hxy = _grassberger(table.sum(-1), 1), _grassberger(table.sum(-2), 1), _grassberger(table, 2)
+    else:
+        hx, hy, hxy = _plug_in(p_x, 1), _plug_in(p_y, 1), _plug_in(p, 2)
+    kx, ky = _occupied(p_x, 1), _occupied(p_y, 1)
+    if bias_correction == "miller_madow":
+        n = table.sum((-2, -1)) if effective_samples is None else effective_samples
+        hx = hx + (kx - 1) / (2 * n)
+        hy = hy + (ky - 1) / (2 * n)
+        hxy = hxy + (_occupied(p, 2) - 1) / (2 * n)
+    constant = (kx == 1) | (ky == 1)
+    mi = torch.where(constant, 0, hx + hy - hxy)
+    if normalization == "none":
+        return from_nats(mi, unit)
+    numerator, denominator = _ratio(normalization, mi, hx, hy, hxy)
+    independent = 1.0 if normalization == "studholme" else 0.0
+    # ~(d > 0) would also catch NaN, and a table without samples must stay NaN.
+    undefined = constant | (denominator <= 0)
+    return torch.where(undefined, independent, numerator / torch.where(undefined, 1, denominator))
+
+
+def undersampled(counts: Tensor) -> str | None:
+    """Return a message if the plug-in value of a table is biased by more than 0.1 nats."""
+    n = _float64(counts).detach()
+    total = n.sum((-2, -1))
+    kx, ky, kxy = _occupied(n.sum(-1), 1), _occupied(n.sum(-2), 1), _occupied(n, 2)
+    bias = torch.where(total > 0, (kxy - kx - ky + 1) / (2 * total), 0).flatten()
+    if bias.numel() == 0 or not bool(bias.max() > UNDERSAMPLED):
+        return None
+    worst = int(bias.argmax())
+    return (
+        f"{float(total.flatten()[worst]):g} samples occupy {int(kxy.flatten()[worst])} cells of the joint table, so "
+        f"the uncorrected mutual information is about {float(bias[worst]):.2f} nats too large. Use fewer bins "
+        '(num_bins="auto"), more samples, or a bias correction (bias_correction="grassberger", or "miller_madow" '
+        "for weights and soft kernels)."
+    )
+
+
+def check_options(normalization: str, bias_correction: str, unit: str) -> None:
+    """Refuse unknown names; every estimator that ends in a table takes these three."""
+    check_choice("normalization", normalization, NORMALIZATIONS)
+    check_choice("bias_correction", bias_correction, BIAS_CORRECTIONS)
+    check_choice("unit", unit, ("nats", "bits"))
+
+
+def _ratio(normalization: str, mi: Tensor, hx: Tensor, hy: Tensor, hxy: Tensor) -> tuple[Tensor, Tensor]:
+    """Return numerator and denominator of a normalised form."""
+    match normalization:
+        case "arithmetic":
+            return 2 * mi, hx + hy
+        case "geometric":
+            product = hx.clamp_min(0) * hy.clamp_min(0)
+            # The root of an exact 0 has an infinite slope.
+            return mi, torch.where(product == 0, 1, product).sqrt() * (product != 0)
+        case "min":
+            return mi, torch.minimum(hx, hy)
+        case "max":
+            return mi, torch.maximum(hx, hy)
+        case "joint":
+            return mi, hxy
+        case _:
+            return hx + hy, hxy
+
+
+def _float64(counts: Tensor) -> Tensor:
+    # MPS has no float64; a table is small enough to be evaluated on the CPU.
+    return (counts.cpu() if counts.device.type == "mps" else counts).to(torch.float64)
+
+
+def _probabilities(counts: Tensor) -> Tensor:
+    table = _float64(counts)
+    return table / table.sum((-2, -1), keepdim=True)
+
+
+def _log(p: Tensor) -> Tensor:
+    # The 0 is replaced before the logarithm: behind it, autograd would multiply 0 by inf.
+    return torch.where(p > 0, p, 1).log()
+
+
+def _plug_in(p: Tensor, dims: int) -> Tensor:
+    return -(p * _log(p)).sum(tuple(range(-dims, 0)))
+
+
+def _occupied(p: Tensor, dims: int) -> Tensor:
+    return (p > 0).sum(tuple(range(-dims, 0)), dtype=torch.float64)
+
+
+def _grassberger(n: Tensor, dims: int) -> Tensor:
+    """Grassberger's (2003) entropy with ψ(N), right for a sample of fixed size; the paper's log N adds 1/2N."""
+    axes = tuple(range(-dims, 0))
+    total = n.sum(axes)
+    safe = torch.where(n > 0, n, 1)
+    sign = 1 - 2 * torch.remainder(safe, 2)
+    g = torch.digamma(safe) + sign * (torch.digamma((safe + 1) / 2) - torch.digamma(safe / 2)) / 2
+    return torch.digamma(total) - (n * g).sum(axes) / total
+
+
+def _check_counts(counts: Tensor) -> Tensor:
+    check_tensor("counts", counts)
+    if counts.ndim < 2:
+        raise ValueError(
+            f"Expected `counts` of shape (..., B_x, B_y), but got {tuple(counts.shape)}. "
+            "Its last two dimensions are the bins of x and of y."
+        )
+    if not bool(((counts >= 0) & (counts < torch.inf)).all()):
+        raise ValueError(
+            "Expected `counts` to be finite and not negative, but got values from "
+            f"{counts.min().item()} to {counts.max().item()}. Pass counts or weights, not their logarithms."
+        )
+    return counts
+
+
+def _check_whole(counts: Tensor, who: str) -> None:
+    if counts.is_floating_point() and not bool((counts == counts.round()).all()):
+        raise ValueError(
+            f"{who} needs whole counts, but got fractional ones, as weights and soft kernels make them. "
+            'Use the hard kernel without weights, or bias_correction="miller_madow".'
+        )

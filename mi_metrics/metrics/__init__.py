@@ -1,0 +1,1 @@
+"""Mutual information as torchmetrics metrics, whose state adds up over batches and devices."""

@@ -1,0 +1,58 @@
+"""A sampler for exact evaluation on several processes."""
+
+from collections.abc import Iterator, Sized
+
+import torch.distributed as dist
+from torch.utils.data import Sampler
+
+from mi_metrics.functional._arguments import check_integer
+
+
+class UnpaddedDistributedSampler(Sampler[int]):
+    """Split a dataset over processes so that every sample is evaluated exactly once.
+
+    PyTorch's ``DistributedSampler``, which Lightning puts into ``validate`` and ``test``, repeats leading samples until
+    every rank has as many. A repeated sample is counted twice in a table of bins, and to a nearest-neighbour estimator
+    it is a neighbour at distance zero: 57 Gaussian samples on 8 ranks read .290 nats instead of .209.
+
+    Rank r takes the samples r, r + W, r + 2W, …: in order, without repeats, at most one sample apart between ranks.
+    With fewer samples than ranks some ranks have none.
+
+    Evaluation only: with uneven numbers of batches, a model wrapped in ``DistributedDataParallel`` that runs forward
+    with synchronised buffers can wait for a rank that has finished. ``trainer.validate`` and ``trainer.test`` do not
+    wrap the model. Use with ``Trainer(use_distributed_sampler=False)``, which keeps Lightning from replacing it.
+
+    Args:
+        dataset: What is sampled; only its length is used.
+        num_replicas: Number of processes; by default that of the process group, or 1 without one.
+        rank: Number of this process; by default that in the process group, or 0 without one.
+
+    Raises:
+        TypeError: If ``num_replicas`` or ``rank`` is not a whole number.
+        ValueError: If ``num_replicas`` is below 1 or ``rank`` not in 0 … num_replicas - 1.
+
+    Example:
+        >>> from mi_metrics import UnpaddedDistributedSampler
+        >>> [list(UnpaddedDistributedSampler(range(7), num_replicas=3, rank=r)) for r in range(3)]
+        [[0, 3, 6], [1, 4], [2, 5]]
+    """
+
+    def __init__(self, dataset: Sized, num_replicas: int | None = None, rank: int | None = None) -> None:
+        grouped = dist.is_available() and dist.is_initialized()
+        if num_replicas is None:
+            num_replicas = dist.get_world_size() if grouped else 1
+        if rank is None:
+            rank = dist.get_rank() if grouped else 0
+        self.dataset = dataset
+        self.num_replicas = check_integer("num_replicas", num_replicas, 1)
+        self.rank = check_integer("rank", rank, 0)
+        if self.rank >= self.num_replicas:
+            raise ValueError(
+                f"Expected `rank` below num_replicas={num_replicas}, but got {rank}. Ranks are counted from 0."
+            )
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.rank, len(self.dataset), self.num_replicas))
+
+    def __len__(self) -> int:
+        return len(range(self.rank, len(self.dataset), self.num_replicas))
