@@ -60,15 +60,14 @@ class Axis(NamedTuple):
         index = torch.searchsorted(self.edges, x.to(self.edges.dtype).contiguous(), right=True)
         return index.to(self.lo.dtype)
 
-    def borders(self, row: int, low: float, high: float) -> Tensor:
-        """Return the B + 1 edges of one table's bins, float64; ``low`` and ``high`` end bins of unequal width."""
+    def borders(self, row: int, count: int, low: float, high: float) -> Tensor:
+        """Return the edges ``(count + 1,)`` of a table's bins, float64; ``low``, ``high`` end bins of unequal width."""
         axis = self.rows(slice(row, row + 1))
-        bins = int(axis.bins)
         if axis.edges is not None:
             ends = torch.tensor([[low], [high]], dtype=torch.float64, device=axis.edges.device)
-            return torch.cat([ends[0], axis.edges[0, : bins - 1].double(), ends[1]])
-        steps = torch.arange(bins + 1, dtype=torch.float64, device=axis.lo.device)
-        borders = axis.lo.double() + axis.width.double() * steps / bins
+            return torch.cat([ends[0], axis.edges[0, : count - 1].double(), ends[1]])
+        steps = torch.arange(count + 1, dtype=torch.float64, device=axis.lo.device)
+        borders = axis.lo.double() + axis.width.double() * steps / axis.bins.double()
         return (borders if axis.scale is None else borders / axis.scale)[0]
 
     def rows(self, r: slice) -> "Axis":
@@ -200,7 +199,7 @@ def data_axis(
 
 
 def interval_axis(lo: Tensor, hi: Tensor, bins: Tensor, margin: float) -> Axis:
-    """Return the axis of ranges ``(R, 1)`` that were taken from data; a range of no width has one occupied bin."""
+    """Return the axis of ranges ``(R, 1)`` that were taken from data."""
     scale, most = None, int(bins.max())
     if not bool((torch.maximum(lo.abs(), hi.abs()) < _limit(lo.dtype, most)).all()):
         lo, hi = lo.double(), hi.double()
@@ -211,7 +210,9 @@ def interval_axis(lo: Tensor, hi: Tensor, bins: Tensor, margin: float) -> Axis:
     if margin > 0:
         lo, hi = lo - margin * width, hi + margin * width
         width = hi - lo
-    return Axis(lo, torch.where(width > 0, width, 1), bins.to(lo.dtype), scale)
+    # A range without width is one bin: a soft kernel would spread the constant over several.
+    bins = torch.where(width > 0, bins, 1).to(lo.dtype)
+    return Axis(lo, torch.where(width > 0, width, 1), bins, scale)
 
 
 def auto_num_bins(n: Tensor, correlation: Tensor, most: int = MAX_AUTO_BINS) -> Tensor:

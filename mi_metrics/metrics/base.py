@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from mi_metrics.functional._arguments import check_choice, check_finite, check_integer, check_pair, lift
 from mi_metrics.metrics import header as headers
@@ -190,6 +191,19 @@ class MutualInformationMetric(Metric):
                     setattr(self, name, value)
                 self._cache = None
             raise
+
+    def _sync_dist(self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None) -> None:
+        # The header first: states of metrics that were built differently need not have as many dimensions, and over
+        # that gloo ends the process.
+        gathered = dist_sync_fn(self.header, group=process_group or self.process_group)
+        header = headers.agree(torch.stack(gathered))
+        reductions = self._reductions
+        self._reductions = {name: reduction for name, reduction in reductions.items() if name != "header"}
+        try:
+            super()._sync_dist(dist_sync_fn, process_group)
+        finally:
+            self._reductions = reductions
+        self.header = header
 
     @contextmanager
     def sync_context(self, *args: Any, should_unsync: bool = True, **kwargs: Any) -> Iterator[None]:

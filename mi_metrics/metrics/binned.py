@@ -25,12 +25,13 @@ from mi_metrics.metrics.table import JointTableMetric
 
 
 class BinnedView(NamedTuple):
-    """A joint table in bins: counts ``(C, B_x, B_y)``, the axes, and whether cells were wider than bins."""
+    """The state read as a joint table in bins."""
 
-    counts: Tensor
-    axes: tuple[Axis, Axis]
-    ends: tuple[Tensor, Tensor]
-    coarse: bool
+    counts: Tensor  # (C, B_x, B_y)
+    axes: list[Axis]
+    bins: list[list[int]]  # of each axis and output; with "auto" the table may have more, empty ones
+    ends: list[list[tuple[float, float]]]  # of the data or range, of each axis and output
+    coarse: bool  # whether cells were wider than bins
 
 
 class BinnedMutualInformation(JointTableMetric):
@@ -189,8 +190,10 @@ class BinnedMutualInformation(JointTableMetric):
     def edges(self, output: int = 0) -> tuple[Tensor, Tensor]:
         """Return the edges of the bins of x and of y in data units, float64 ``(B + 1,)`` each."""
         view = self._view()
-        (x_low, x_high), (y_low, y_high) = (end[output].tolist() for end in view.ends)
-        return view.axes[0].borders(output, x_low, x_high), view.axes[1].borders(output, y_low, y_high)
+        edges = []
+        for axis, bins, ends in zip(view.axes, view.bins, view.ends, strict=True):
+            edges.append(axis.borders(output, bins[output], *ends[output]))
+        return edges[0], edges[1]
 
     def plot_joint(self, output: int = 0, ax: Any = None) -> Any:
         """Draw the joint table with its two marginals, axes in data units; needs matplotlib.
@@ -215,9 +218,9 @@ class BinnedMutualInformation(JointTableMetric):
     def _view(self) -> BinnedView:
         """Return the state in bins."""
         if self._bins is not None and self._ranges is not None:
-            ends = [torch.tensor([r] * self.num_outputs, dtype=torch.float64) for r in self._ranges]
-            axes = self._axes(torch.float64, torch.float64)
-            return BinnedView(self.table, axes, (ends[0], ends[1]), False)
+            C = self.num_outputs
+            axes = list(self._axes(torch.float64, torch.float64))
+            return BinnedView(self.table, axes, [[b] * C for b in self._bins], [[r] * C for r in self._ranges], False)
         return self._grid_view()
 
     def _grid_view(self) -> BinnedView:
@@ -239,7 +242,7 @@ class BinnedMutualInformation(JointTableMetric):
             # An empty table has no range; any will do.
             weights = torch.where(n.unsqueeze(1) > 0, axis.counts, 1).double()
             axes.append(data_axis(value, b, weights, self.binning, self.clip_quantile, self.margin))
-            ends.append(torch.stack([axis.lower.amin(1), axis.upper.amax(1)], 1))
+            ends.append(list(zip(axis.lower.amin(1).tolist(), axis.upper.amax(1).tolist(), strict=True)))
             coarse |= self._is_coarse(axis, axes[-1], n)
         shape = int(bins[0].max()), int(bins[1].max())
         if self.kernel == "hard":
@@ -248,7 +251,7 @@ class BinnedMutualInformation(JointTableMetric):
         else:
             wx, wy = (kernel_matrix(v.double(), a, b, self.kernel) for v, a, b in zip(values, axes, shape, strict=True))
             counts = wx.mT @ cells.joint.double() @ wy
-        return BinnedView(counts, (axes[0], axes[1]), (ends[0], ends[1]), coarse)
+        return BinnedView(counts, axes, [b.flatten().tolist() for b in bins], ends, coarse)
 
     def _values(self, axis: grid.Axis, wide: int) -> Tensor:
         # The functional API evaluates float32 samples in float32; where the cells are the samples, so does this.

@@ -1,0 +1,162 @@
+"""What was wrong in the library that this one re-creates: each defect is a test here.
+
+Of a 2024 PyTorch library of histogram, kernel density and nearest-neighbour estimators of mutual information.
+"""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from mi_metrics import BinnedMutualInformation
+from mi_metrics.functional import binned_joint, binned_mutual_information
+from tests import oracles
+
+NORMALIZATIONS = ["none", "arithmetic", "geometric", "min", "max", "joint", "studholme"]
+
+
+def gaussian(n, r=0.6, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x, noise = torch.randn(2, n, generator=generator, dtype=torch.float64)
+    return x, r * x + math.sqrt(1 - r * r) * noise
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_every_normalisation_works(normalization):
+    x, y = gaussian(2000)
+    value = binned_mutual_information(x, y, 8, normalization=normalization)
+    assert value.isfinite()
+    metric = BinnedMutualInformation(8, value_range=(-4, 4), normalization=normalization)
+    metric.update(x, y)
+    assert metric.compute().isfinite()
+
+
+@pytest.mark.parametrize("kernel", ["linear", "cubic"])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_soft_bins_have_a_gradient_for_nearly_every_sample_at_any_scale(kernel, scale):
+    x, y = (scale * v for v in gaussian(1024))
+    x.requires_grad_()
+    value = binned_mutual_information(x, y, 20, kernel=kernel, bias_correction="miller_madow")
+    (gradient,) = torch.autograd.grad(value, x)
+    assert binned_joint(x, y, 20, kernel=kernel).eq(0).any(), "the test needs empty cells"
+    assert gradient.isfinite().all()
+    # The extremes of a range that is their own lie on its ends.
+    assert (gradient != 0).double().mean() > 0.99
+    # A soft table of scaled data is the same table.
+    assert value.item() == pytest.approx(
+        binned_mutual_information(x / scale, y / scale, 20, kernel=kernel, bias_correction="miller_madow").item(),
+        abs=1e-9,
+    )
+
+
+def test_inner_edges_count_once():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 11, (4096,), generator=generator).double()
+    counts = BinnedMutualInformation(10, value_range=(0, 10))
+    counts.update(x, x)
+    assert counts.counts().sum() == 4096
+    histogram, _, _ = np.histogram2d(x, x, bins=10)
+    hx, hy, hxy = oracles.information(histogram)
+    value = binned_mutual_information(x, x, 10)
+    assert value.item() == pytest.approx(hx + hy - hxy, abs=1e-12)
+    assert value.item() == pytest.approx(2.27, abs=0.01)
+
+
+@pytest.mark.parametrize("kernel", ["hard", "linear", "cubic"])
+def test_the_minimum_and_the_maximum_count_fully(kernel):
+    x = torch.tensor([0.0, 0.31, 0.55, 1.0])
+    assert binned_joint(x, x, 4, kernel=kernel).sum().item() == pytest.approx(1, abs=1e-15)
+    ends = torch.tensor([0.0, 1.0])
+    assert binned_joint(ends, ends, 4, kernel=kernel)[0].sum().item() == pytest.approx(0.5, abs=1e-15) or (
+        kernel != "hard"
+    )
+    # The lowest sample's whole mass lies in the lower half, the highest one's in the upper half.
+    assert binned_joint(ends, ends, 8, kernel=kernel)[:4].sum().item() == pytest.approx(0.5, abs=1e-15)
+
+
+def test_axis_order_is_x_then_y():
+    x = torch.tensor([0.0, 0.0, 0.0, 1.0])
+    y = torch.tensor([0.0, 0.5, 1.0, 1.0])
+    expected = torch.tensor([[1, 1, 1], [0, 0, 1]]) / 4
+    assert binned_joint(x, y, (2, 3)).equal(expected.double())
+    metric = BinnedMutualInformation((2, 3))
+    metric.update(x, y)
+    assert metric.joint().equal(expected.double())
+
+
+def test_the_margin_is_a_fraction_of_the_width_not_of_the_bound():
+    x, y = gaussian(2000)
+    shifted = binned_joint(x + 1024, y, 8, margin=0.1)
+    assert (shifted.sum(1) > 0).sum() >= 6
+    assert binned_joint(x + 1024 - x.min() - 1024, y, 8, margin=0.1).sum(1)[0] < 0.1
+
+
+@pytest.mark.parametrize("quantile", [0.5, 0.7, 1.0])
+def test_a_clip_quantile_that_inverts_the_range_is_refused(quantile):
+    with pytest.raises(ValueError, match=r"in \[0, 0.5\)"):
+        BinnedMutualInformation(clip_quantile=quantile)
+
+
+@pytest.mark.parametrize("kernel", ["hard", "linear", "cubic"])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_constant_input_is_zero(kernel, normalization):
+    x = torch.full((50,), 3.7)
+    y = torch.linspace(0, 1, 50)
+    for pair in ((x, y), (y, x), (x, x)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            value = binned_mutual_information(*pair, 8, kernel=kernel, normalization=normalization)
+        assert value.item() == float(normalization == "studholme")
+
+
+@pytest.mark.parametrize("shape", [(40,), (5, 8), (2, 4, 5), (1, 2, 4, 5), (1, 2, 2, 2, 5)])
+def test_any_number_of_dimensions_works(shape):
+    x, y = (v.view(shape) for v in gaussian(40))
+    expected = binned_mutual_information(x.flatten(), y.flatten(), 3)
+    metric = BinnedMutualInformation(3)
+    metric.update(x, y)
+    assert metric.compute().item() == pytest.approx(expected.item(), abs=1e-12)
+    assert binned_mutual_information(x, y, 3, bias_correction="miller_madow").shape == shape[:-1]
+
+
+def test_a_typo_is_an_error():
+    with pytest.raises(ValueError, match="`kernel` to be one of 'hard', 'linear', 'cubic', but got 'discrete'"):
+        BinnedMutualInformation(kernel="discrete")
+
+
+def test_batches_are_comparable_and_add_up():
+    # Each batch has another range; together they are one sample.
+    x, y = gaussian(4000)
+    order = x.argsort()
+    x, y = x[order], y[order]
+    for value_range in (None, (-5, 5)):
+        metric = BinnedMutualInformation(16, value_range=value_range)
+        for batch in zip(x.split(500), y.split(500), strict=True):
+            metric.update(*batch)
+        once = BinnedMutualInformation(16, value_range=value_range)
+        once.update(x, y)
+        assert metric.compute().equal(once.compute())
+        assert metric.compute().item() == pytest.approx(0.22, abs=0.05)
+
+
+def test_values_below_zero_are_kept():
+    values = [
+        binned_mutual_information(*gaussian(400, r=0, seed=s), 6, bias_correction="grassberger").item()
+        for s in range(40)
+    ]
+    assert min(values) < 0
+    assert np.mean(values) == pytest.approx(0, abs=0.01)
+
+
+def test_memory_does_not_grow_with_samples_times_bins():
+    import resource
+
+    x, y = gaussian(2_000_000)
+    metric = BinnedMutualInformation(256, value_range=(-5, 5), bias_correction="grassberger")
+    metric.update(x[:1000], y[:1000])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    metric.update(x, y)
+    # N * bins alone would be 4 GB.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
