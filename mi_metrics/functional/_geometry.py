@@ -53,10 +53,16 @@ class Axis(NamedTuple):
             x = x * self.scale
         return (x - self.lo).mul_(self.bins).div_(self.width)
 
-    def cell(self, x: Tensor) -> Tensor:
-        """Return the bin of samples ``(R, n)`` as a whole number in the dtype of the arithmetic."""
+    def cell(self, x: Tensor, most: int | None = None) -> Tensor:
+        """Return the bin of samples ``(R, n)`` as a whole number in the dtype of the arithmetic.
+
+        ``most`` is the table's number of bins, if the caller has it on the host: one pass less.
+        """
         if self.edges is None:
-            return self.position(x).clamp_min_(0).minimum(self.bins - 1).floor_()
+            t = self.position(x)
+            if most is not None and self.bins.shape[0] == 1:
+                return t.clamp_(0, most - 1).floor_()
+            return t.clamp_min_(0).minimum(self.bins - 1).floor_()
         index = torch.searchsorted(self.edges, x.to(self.edges.dtype).contiguous(), right=True)
         return index.to(self.lo.dtype)
 

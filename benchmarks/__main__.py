@@ -1,0 +1,44 @@
+"""Speed, memory and accuracy against peers: ``python -m benchmarks [NAME ...] [--json FILE]``.
+
+Every figure is a ratio of CPU times of one thread within one run, the least of several repetitions: other programs on
+the machine move single times, not ratios. A peer that is not installed is skipped and says so.
+"""
+
+import argparse
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from benchmarks import binned
+from benchmarks.timing import Row, print_rows
+
+SUITES = {"binned": binned.rows}
+
+
+def main() -> None:
+    """Run the suites that are asked for, print a table and write it as JSON."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"suites to run: {', '.join(SUITES)} (default: all)")
+    parser.add_argument("--json", type=Path, default=Path("runs/benchmarks.json"), help="where to write the rows")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.names) - set(SUITES):
+        parser.error(f"unknown suites: {', '.join(sorted(unknown))}; known: {', '.join(SUITES)}")
+    torch.set_num_threads(1)
+    rows: list[Row] = []
+    for name in arguments.names or SUITES:
+        print(f"\n{name}", flush=True)
+        found = SUITES[name]()
+        print_rows(found)
+        rows += found
+    arguments.json.parent.mkdir(parents=True, exist_ok=True)
+    machine = {"torch": version("torch"), "python": platform.python_version(), "machine": platform.machine()}
+    text = json.dumps({"machine": machine, "rows": [row._asdict() for row in rows]}, indent=1)
+    arguments.json.write_text(text + "\n")
+    print(f"\nwritten to {arguments.json}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""The joint table of bins against histogram libraries, and the accuracy of what is read from it."""
+
+import numpy as np
+import torch
+
+from benchmarks import study
+from benchmarks.timing import Row, at_most, missing, peer, ratio, seconds, transient_bytes
+from mi_metrics import BinnedMutualInformation
+from mi_metrics.functional import binned_joint, binned_mutual_information
+
+N = 1_000_000
+RANGE = (-4.0, 4.0)
+
+
+def rows() -> list[Row]:
+    """Run the suite."""
+    return [*_tables(), *_formulation(), *_grid(), *_memory(), *_accuracy()]
+
+
+def _gaussian(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+    x, noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    return x, 0.6 * x + 0.8 * noise
+
+
+def _tables() -> list[Row]:
+    x, y = _gaussian(N)
+    a, b = x.numpy(), y.numpy()
+    limits = (RANGE, RANGE)
+    found = []
+
+    def ours() -> torch.Tensor:
+        return binned_joint(x, y, 64, value_range=RANGE)
+
+    if fast := peer("fast_histogram"):
+        times = seconds(ours, lambda: fast.histogram2d(a, b, bins=64, range=limits), repeat=15)
+        found.append(ratio("hard table, 1e6 samples, 64 bins, against fast-histogram", *times, 1))
+    else:
+        found.append(missing("hard table against fast-histogram", "fast-histogram"))
+    if boost := peer("boost_histogram"):
+        axis = boost.axis.Regular(64, *RANGE)
+        times = seconds(ours, lambda: boost.Histogram(axis, axis).fill(a, b))
+        found.append(ratio("hard table, 1e6 samples, 64 bins, against boost-histogram", *times, 2))
+    else:
+        found.append(missing("hard table against boost-histogram", "boost-histogram"))
+    times = seconds(ours, lambda: np.histogram2d(a, b, bins=64, range=limits), repeat=3)
+    found.append(ratio("hard table, 1e6 samples, 64 bins, against numpy.histogram2d", *times, 10))
+    return found
+
+
+def _formulation() -> list[Row]:
+    """Measure against the textbook formulation: cumulative indicators (N, B + 1, B + 1), summed and differenced."""
+    x, y = _gaussian(64, 4900)
+    edges = torch.linspace(*RANGE, 21)
+
+    def dense() -> None:
+        for a, b in zip(x[:2], y[:2], strict=True):
+            above = (a[:, None] >= edges)[:, :, None] & (b[:, None] >= edges)[:, None, :]
+            above.float().sum(0).diff(dim=0).diff(dim=1)
+
+    ours, theirs = seconds(lambda: binned_joint(x, y, 20, value_range=RANGE), dense)
+    return [ratio("hard table, 64 x 4900, 20 bins, against boolean (N, B+1, B+1)", ours, 32 * theirs, 100)]
+
+
+def _grid() -> list[Row]:
+    x, y = _gaussian(N)
+    known = BinnedMutualInformation(32, value_range=(-6, 6))
+    unknown = BinnedMutualInformation(32)
+    unknown.update(x, y)
+    fixed, free = seconds(lambda: known.update(x, y), lambda: unknown.update(x, y))
+    figure = f"{free / fixed:.2f}x  ({1e3 * free:.3g} against {1e3 * fixed:.3g} ms)"
+    return [Row("update of 1e6 samples: unknown against known range", figure, "<= 3x", free <= 3 * fixed)]
+
+
+def _memory() -> list[Row]:
+    x, y = _gaussian(4 * N)
+    found = []
+    for name, options in (("known range", {"value_range": (-6, 6)}), ("unknown range", {})):
+        metric = BinnedMutualInformation(256, **options)
+        metric.update(x[:1000], y[:1000])
+        transient = transient_bytes(lambda metric=metric: metric.update(x, y)) / 2**20
+        found.append(at_most(f"transient memory of an update with 4e6 samples, 256 bins, {name}", transient, 8, " MiB"))
+    return found
+
+
+def _accuracy() -> list[Row]:
+    found = []
+    for options in (
+        {"bias_correction": "grassberger"},
+        {"bias_correction": "miller_madow", "binning": "quantile"},
+        {"bias_correction": "miller_madow"},
+        {"bias_correction": "none"},
+    ):
+        error = study.errors(lambda x, y, o=options: binned_mutual_information(x, y, "auto", **o)).abs()
+        name = ", ".join(str(v) for v in options.values())
+        what = f"study, num_bins=auto, {name}: mean |error| (worst {float(error.max()):.3f})"
+        required = options["bias_correction"] != "none"
+        value = float(error.mean())
+        found.append(at_most(what, value, 0.06, " nats") if required else Row(what, f"{value:.4g} nats", "", None))
+    return found

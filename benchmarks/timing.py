@@ -1,0 +1,76 @@
+"""CPU time of a call, transient memory of a call, and rows of a table."""
+
+import importlib
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from torch.profiler import ProfilerActivity, profile
+
+
+class Row(NamedTuple):
+    """One line of the table: a figure of ours beside what it must reach."""
+
+    what: str
+    figure: str
+    required: str
+    reached: bool | None
+
+
+def seconds(*calls: Callable[[], Any], repeat: int = 7) -> list[float]:
+    """Return the least CPU time of each call, the calls taking turns so that they meet the same machine."""
+    best = [float("inf")] * len(calls)
+    for call in calls:
+        call()
+    for _ in range(repeat):
+        for i, call in enumerate(calls):
+            start = time.process_time()
+            call()
+            best[i] = min(best[i], time.process_time() - start)
+    return best
+
+
+def ratio(what: str, ours: float, theirs: float, at_least: float) -> Row:
+    """Return the row of a speed-up."""
+    times = f"{theirs / ours:.2f}x  ({1e3 * ours:.3g} against {1e3 * theirs:.3g} ms)"
+    return Row(what, times, f">= {at_least:g}x", theirs / ours >= at_least)
+
+
+def at_most(what: str, value: float, bound: float, unit: str = "") -> Row:
+    """Return the row of a figure with an upper bound."""
+    return Row(what, f"{value:.4g}{unit}", f"<= {bound:g}{unit}", value <= bound)
+
+
+def peer(name: str) -> ModuleType | None:
+    """Return an optional module, or None."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError:
+        return None
+
+
+def missing(what: str, name: str) -> Row:
+    """Return the row of a peer that is not installed."""
+    return Row(what, f"not run: {name} is not installed", "", None)
+
+
+def transient_bytes(call: Callable[[], Any]) -> int:
+    """Return the most bytes that torch held at once during a call beyond those before it (CPU)."""
+    call()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        call()
+    events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+def print_rows(rows: list[Row]) -> None:
+    """Print rows as a table."""
+    width = max(len(row.what) for row in rows)
+    for row in rows:
+        mark = {True: "ok", False: "MISSED", None: ""}[row.reached]
+        print(f"  {row.what:<{width}}  {row.figure:<44} {row.required:<12} {mark}", flush=True)
