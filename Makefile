@@ -17,7 +17,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 	touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo
-	$(BIN)/mi-metrics fit --config validation_metric
+	$(BIN)/python -m mi_metrics.lightning.demo
 
 test: $(VENV)/.dev
 	$(BIN)/pytest

@@ -1,14 +1,16 @@
 """A sampler for exact evaluation on several processes."""
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator
+from typing import Any
 
 import torch.distributed as dist
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset
+from torch.utils.data.distributed import DistributedSampler
 
 from mi_metrics.functional._arguments import check_integer
 
 
-class UnpaddedDistributedSampler(Sampler[int]):
+class UnpaddedDistributedSampler(DistributedSampler[Any]):
     """Split a dataset over processes so that every sample is evaluated exactly once.
 
     PyTorch's ``DistributedSampler``, which Lightning puts into ``validate`` and ``test``, repeats leading samples until
@@ -20,7 +22,8 @@ class UnpaddedDistributedSampler(Sampler[int]):
 
     Evaluation only: with uneven numbers of batches, a model wrapped in ``DistributedDataParallel`` that runs forward
     with synchronised buffers can wait for a rank that has finished. ``trainer.validate`` and ``trainer.test`` do not
-    wrap the model. Use with ``Trainer(use_distributed_sampler=False)``, which keeps Lightning from replacing it.
+    wrap the model. Lightning leaves a sampler alone that is a ``DistributedSampler``, as this one is;
+    ``Trainer(use_distributed_sampler=False)`` says so explicitly, and keeps other loaders from being split.
 
     Args:
         dataset: What is sampled; only its length is used.
@@ -37,22 +40,25 @@ class UnpaddedDistributedSampler(Sampler[int]):
         [[0, 3, 6], [1, 4], [2, 5]]
     """
 
-    def __init__(self, dataset: Sized, num_replicas: int | None = None, rank: int | None = None) -> None:
+    def __init__(self, dataset: Dataset[Any], num_replicas: int | None = None, rank: int | None = None) -> None:
         grouped = dist.is_available() and dist.is_initialized()
         if num_replicas is None:
             num_replicas = dist.get_world_size() if grouped else 1
         if rank is None:
             rank = dist.get_rank() if grouped else 0
-        self.dataset = dataset
-        self.num_replicas = check_integer("num_replicas", num_replicas, 1)
-        self.rank = check_integer("rank", rank, 0)
-        if self.rank >= self.num_replicas:
+        check_integer("num_replicas", num_replicas, 1)
+        check_integer("rank", rank, 0)
+        if rank >= num_replicas:
             raise ValueError(
                 f"Expected `rank` below num_replicas={num_replicas}, but got {rank}. Ranks are counted from 0."
             )
+        super().__init__(dataset, num_replicas, rank, shuffle=False)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.rank, len(self.dataset), self.num_replicas))
+        return iter(self._mine())
 
     def __len__(self) -> int:
-        return len(range(self.rank, len(self.dataset), self.num_replicas))
+        return len(self._mine())
+
+    def _mine(self) -> range:
+        return range(self.rank, len(self.dataset), self.num_replicas)  # type: ignore[arg-type]

@@ -206,12 +206,20 @@ def data_axis(
 
 def interval_axis(lo: Tensor, hi: Tensor, bins: Tensor, margin: float) -> Axis:
     """Return the axis of ranges ``(R, 1)`` that were taken from data."""
-    scale, most = None, int(bins.max())
-    if not bool((torch.maximum(lo.abs(), hi.abs()) < _limit(lo.dtype, most)).all()):
-        lo, hi = lo.double(), hi.double()
-        wide = ~(torch.maximum(lo.abs(), hi.abs()) < _limit(lo.dtype, most))
-        scale = torch.where(wide, SCALE, 1.0).to(lo.dtype)
-        lo, hi = lo * scale, hi * scale
+    most = int(bins.max())
+    if bool((torch.maximum(lo.abs(), hi.abs()) < _limit(lo.dtype, most)).all()):
+        return _axis(lo, hi, bins, margin, None)
+    return scaled_axis(lo.double(), hi.double(), bins, most, margin)
+
+
+def scaled_axis(lo: Tensor, hi: Tensor, bins: Tensor, most: int, margin: float = 0.0) -> Axis:
+    """:func:`interval_axis` of float64 ranges and at most ``most`` bins, without reading anything from the device."""
+    wide = ~(torch.maximum(lo.abs(), hi.abs()) < _limit(lo.dtype, most))
+    scale = torch.where(wide, SCALE, 1.0).to(lo.dtype)
+    return _axis(lo * scale, hi * scale, bins, margin, scale)
+
+
+def _axis(lo: Tensor, hi: Tensor, bins: Tensor, margin: float, scale: Tensor | None) -> Axis:
     width = hi - lo
     if margin > 0:
         lo, hi = lo - margin * width, hi + margin * width

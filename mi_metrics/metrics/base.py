@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
+from torchmetrics.utilities.exceptions import TorchMetricsUserError
 
 from mi_metrics.functional._arguments import check_choice, check_finite, check_integer, check_pair, lift
 from mi_metrics.metrics import header as headers
@@ -90,6 +91,13 @@ class MutualInformationMetric(Metric):
                 f"with .to({str(x.device)!r}), or make it an attribute of your module, which moves it along."
             )
 
+    def _check_unsynced(self, what: str) -> None:
+        if self._is_synced:
+            raise TorchMetricsUserError(
+                f"Expected a metric that holds its own state for `{what}`, but this one holds that of all ranks, and "
+                "what is added now would be lost. Call `unsync` first, or leave the `sync_context`."
+            )
+
     def _warn_once(self, what: str, message: str | None) -> None:
         """Warn, once per metric and kind, at the line that called ``compute``."""
         if message is not None and what not in self._warned:
@@ -129,7 +137,10 @@ class MutualInformationMetric(Metric):
         from mi_metrics.plotting import require_matplotlib
 
         require_matplotlib()
-        return self._plot(val, ax)
+        drawn: Any = self._plot(val, ax)
+        figure, axes = drawn
+        # Upstream returns no figure where it did not make it.
+        return axes.figure if figure is None else figure, axes
 
     # -- the contract of torchmetrics, closed -------------------------------------------------------------------------
 
@@ -138,6 +149,7 @@ class MutualInformationMetric(Metric):
 
         @functools.wraps(update)
         def restoring(*args: Any, **kwargs: Any) -> None:
+            self._check_unsynced("update")
             before = self._update_count, self._computed
             try:
                 wrapped(*args, **kwargs)
@@ -222,7 +234,9 @@ class MutualInformationMetric(Metric):
 
         Raises:
             ValueError: If it is something else, lacks a state or has another configuration.
+            TorchMetricsUserError: If this metric is synced.
         """
+        self._check_unsynced("merge_state")
         states = incoming_state.metric_state if isinstance(incoming_state, Metric) else incoming_state
         if isinstance(incoming_state, Metric) and not isinstance(incoming_state, type(self)):
             raise ValueError(

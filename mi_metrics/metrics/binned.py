@@ -195,26 +195,6 @@ class BinnedMutualInformation(JointTableMetric):
             edges.append(axis.borders(output, bins[output], *ends[output]))
         return edges[0], edges[1]
 
-    def plot_joint(self, output: int = 0, ax: Any = None) -> Any:
-        """Draw the joint table with its two marginals, axes in data units; needs matplotlib.
-
-        Args:
-            output: Which output to draw.
-            ax: The axes to draw in; by default a new figure.
-
-        Returns:
-            The figure and the axes of the table.
-        """
-        from mi_metrics.plotting import plot_joint
-
-        x_edges, y_edges = self.edges(output)
-        joint = self.joint().reshape(self.num_outputs, *self.joint().shape[-2:])[output]
-        table = joint[: len(x_edges) - 1, : len(y_edges) - 1]
-        return plot_joint(table, x_edges, y_edges, ax=ax)
-
-    def _squeeze(self, value: Tensor) -> Tensor:
-        return value.squeeze(0) if self.num_outputs == 1 else value
-
     def _view(self) -> BinnedView:
         """Return the state in bins."""
         if self._bins is not None and self._ranges is not None:

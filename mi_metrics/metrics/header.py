@@ -80,4 +80,4 @@ def agree(headers: Tensor) -> Tensor:
             f"  {describe(headers[0])}\n  {describe(headers[int(differ.int().argmax())])}\n"
             "Build the metric with the same arguments on every rank."
         )
-    return headers[0]
+    return headers[0].clone()

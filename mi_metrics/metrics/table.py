@@ -66,6 +66,35 @@ class JointTableMetric(MutualInformationMetric):
         self.counters = self._count(x, y, valid, outside)
         self.table = table
 
+    def joint(self) -> Tensor:
+        """Return the probability table; see the subclass."""
+        raise NotImplementedError
+
+    def edges(self, output: int = 0) -> tuple[Tensor, Tensor]:
+        """Return the edges of the table's cells in data units; see the subclass."""
+        raise NotImplementedError
+
+    def plot_joint(self, output: int = 0, ax: Any = None) -> Any:
+        """Draw the joint table with its two marginals, axes in data units; needs matplotlib.
+
+        Args:
+            output: Which output to draw.
+            ax: The axes to draw in; by default a new figure.
+
+        Returns:
+            The figure and the axes of the table.
+        """
+        from mi_metrics.plotting import plot_joint
+
+        x_edges, y_edges = self.edges(output)
+        joint = self.joint()
+        table = joint if self.num_outputs == 1 else joint[output]
+        # With automatic bins, outputs that have fewer are padded.
+        return plot_joint(table[: len(x_edges) - 1, : len(y_edges) - 1], x_edges, y_edges, ax=ax)
+
+    def _squeeze(self, value: Tensor) -> Tensor:
+        return value.squeeze(0) if self.num_outputs == 1 else value
+
     def _batch(self, x: Tensor, y: Tensor, valid: Tensor | None) -> Tensor:
         """Return the table of a batch over the known range."""
         assert self._bins is not None

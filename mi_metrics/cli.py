@@ -1,0 +1,56 @@
+"""The command line `mi-metrics`: finds out which command is meant, and imports no more than that one needs."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+# Command: the module whose `main(args)` runs it, and what it does.
+COMMANDS = {
+    "fit": ("mi_metrics.lightning.cli", "train a model, for example: mi-metrics fit --config validation_metric"),
+    "validate": ("mi_metrics.lightning.cli", "evaluate a checkpoint on the validation data"),
+    "test": ("mi_metrics.lightning.cli", "evaluate a checkpoint on the test data"),
+}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        args: The arguments; by default those of the process.
+
+    Returns:
+        The exit status: 1 if an extra of the package has to be installed first.
+    """
+    width = max(map(len, COMMANDS))
+    parser = argparse.ArgumentParser(
+        prog="mi-metrics",
+        description="Mutual information for PyTorch.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="commands:\n"
+        + "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())
+        + "\n\nOptions of a command: mi-metrics COMMAND --help",
+    )
+    parser.add_argument("--version", action="version", version=version("mi-metrics"))
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
+    parser.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help="options of the command")
+    given = parser.parse_args(args)
+    try:
+        importlib.import_module(COMMANDS[given.command][0]).main([given.command, *given.options])
+    except ModuleNotFoundError as error:
+        message = str(error)
+        if error.name == "jsonargparse":
+            message = (
+                'The commands of Lightning need jsonargparse. Install it with: pip install "mi-metrics[lightning]"'
+            )
+        # A message that does not say how to install what is missing is a defect, to be traced.
+        if "pip install" not in message:
+            raise
+        print(f"mi-metrics: {message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""The command line's `fit`, `validate` and `test`: LightningCLI with bundled configurations."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import lightning.pytorch as pl
+import torch
+from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
+from jsonargparse.typing import PositiveInt
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def configs_folder(package: Path = PACKAGE) -> Path:
+    """Return where the bundled configurations are: inside an installed package, beside it in a source checkout."""
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def resolve_config(value: str, folder: Path | None = None) -> str:
+    """Return the file that a value of ``--config`` stands for.
+
+    Args:
+        value: A bundled configuration without folder and suffix (``validation_metric``, ``trainer/ddp_cpu``), a path,
+            or a configuration as text.
+        folder: Where the bundled configurations are.
+
+    Raises:
+        ValueError: If it is none of these, with the names that there are.
+    """
+    folder = configs_folder() if folder is None else folder
+    bundled = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+    if value in bundled:
+        return str(bundled[value])
+    if Path(value).is_file() or ":" in value or "{" in value:
+        return value
+    raise ValueError(
+        f"Expected --config to be a file or a bundled configuration, but got {value!r}. "
+        f"Bundled: {', '.join(bundled) or 'none'}."
+    )
+
+
+class ConfigAction(ActionConfigFile):
+    """Read a configuration from a file or from the bundled ones."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        """Resolve the name, then read the file."""
+        try:
+            values = resolve_config(values)
+        except ValueError as error:
+            # `parser.error` would print two pages of options above it.
+            parser.exit(2, f"mi-metrics: error: {error}\n")
+        super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
+
+
+class MutualInformationCLI(LightningCLI):
+    """LightningCLI for any module and data, with bundled configurations and one folder per run."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return the subcommands with the arguments that they do not take from the command line."""
+        return {name: skip for name, skip in LightningCLI.subcommands().items() if name != "predict"}
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Return a parser whose ``--config`` knows the bundled configurations."""
+        kwargs.setdefault("dump_header", [f"lightning.pytorch=={lightning.__version__}"])
+        parser = self.parser_class(**kwargs)
+        help_text = "A YAML file, or the name of a bundled configuration; several are applied from left to right."
+        parser.add_argument("-c", "--config", action=ConfigAction, help=help_text)
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what PyTorch has no trainer argument for."""
+        help_text = "Threads that PyTorch computes with; null leaves it to PyTorch: one per core."
+        parser.add_argument("--num_threads", type=PositiveInt | None, default=None, help=help_text)
+
+    def before_instantiate_classes(self) -> None:
+        """Set the number of threads."""
+        if num_threads := self._get(self.config, "num_threads"):
+            torch.set_num_threads(num_threads)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse a list of arguments, without a warning that the process has some as well."""
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+
+    def after_instantiate_classes(self) -> None:
+        """Let loggers of one name share one folder.
+
+        Each would otherwise look for the next free ``version_N`` when it is first used, and find the other's.
+        """
+        for logger in self.trainer.loggers:
+            if isinstance(logger, CSVLogger | TensorBoardLogger):
+                Path(logger.root_dir).mkdir(parents=True, exist_ok=True)
+                _ = logger.version
+
+
+def main(args: Sequence[str]) -> MutualInformationCLI:
+    """Run ``fit``, ``validate`` or ``test``.
+
+    Args:
+        args: The subcommand and its options. With several processes per machine they have to be those of this process,
+            because Lightning starts the others with ``sys.argv``.
+
+    Returns:
+        The command line with its trainer, model and data, when all is done.
+    """
+    # Which devices there are and which cloud services could be used is not worth a paragraph before every run.
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        # The bundled data are in memory, where worker processes only cost time.
+        warnings.filterwarnings("ignore", message=".*does not have many workers which may be a bottleneck.*")
+        # Lightning's own use of PyTorch, which no user can change.
+        warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).* is deprecated")
+        if args[0] != "fit":
+            # An evaluation writes into a folder of its own, and saves no checkpoint there.
+            warnings.filterwarnings("ignore", message="The dirpath has changed from")
+        return MutualInformationCLI(
+            pl.LightningModule,
+            pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            parser_kwargs={"prog": "mi-metrics"},
+            args=list(args),
+        )

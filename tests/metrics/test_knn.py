@@ -1,0 +1,169 @@
+"""What is particular to the nearest-neighbour metric; what every metric promises is tested in tests/contract."""
+
+import math
+
+import pytest
+import torch
+from torchmetrics.wrappers import BootStrapper
+
+from mi_metrics import KNNMutualInformation
+from mi_metrics.functional import knn_mutual_information
+
+
+def gaussian(n, r=0.6, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    x, noise = torch.randn(2, n, generator=generator, dtype=dtype)
+    return x, r * x + math.sqrt(1 - r * r) * noise
+
+
+@pytest.mark.parametrize("options", [{}, {"algorithm": "ksg2"}, {"standardize": False}, {"max_samples": 2000}])
+def test_value_is_the_functional_one_to_the_bit(options):
+    x, y = gaussian(1500, dtype=torch.float32)
+    metric = KNNMutualInformation(**options)
+    for a, b in zip(x.split(400), y.split(400), strict=True):
+        metric.update(a, b)
+    functional = {k: v for k, v in options.items() if k != "max_samples"}
+    assert metric.compute().equal(knn_mutual_information(x, y, **functional))
+
+
+def test_vectors_and_labels():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(600, 3, generator=generator)
+    y = x[:, :2] + torch.randn(600, 2, generator=generator)
+    vectors = KNNMutualInformation(5, x_dim=3, y_dim=2)
+    labels = KNNMutualInformation(x_dim=3, discrete_y=True)
+    scalar = KNNMutualInformation(y_dim=2)
+    for part in torch.arange(600).split(250):
+        vectors.update(x[part], y[part])
+        labels.update(x[part], (y[part, 0] > 0).long())
+        scalar.update(x[part, 0], y[part])
+    assert vectors.compute().equal(knn_mutual_information(x, y, 5))
+    assert labels.compute().equal(knn_mutual_information(x, (y[:, 0] > 0).long(), discrete_y=True))
+    assert scalar.compute().equal(knn_mutual_information(x[:, :1], y))
+
+
+@pytest.mark.parametrize("max_samples", [None, 5000])
+def test_outputs_are_evaluated_side_by_side_with_their_own_missing_pairs(max_samples):
+    x, y = (v.view(100, 3, 7) for v in gaussian(2100))
+    x[3, 1, 2] = torch.nan
+    y[5, 2] = torch.inf
+    metric = KNNMutualInformation(num_outputs=3, nan_strategy="ignore", max_samples=max_samples)
+    metric.update(x[:40], y[:40])
+    metric.update(x[40:], y[40:])
+    for i in range(3):
+        a, b = x[:, i].flatten(), y[:, i].flatten()
+        keep = a.isfinite() & b.isfinite()
+        assert metric.compute()[i].equal(knn_mutual_information(a[keep], b[keep]))
+
+
+def test_a_bounded_sample_estimates_the_same():
+    x, y = gaussian(40_000, 0.9)
+    metric = KNNMutualInformation(max_samples=4000)
+    for a, b in zip(x.split(5000), y.split(5000), strict=True):
+        metric.update(a, b)
+    assert metric.compute().item() == pytest.approx(-0.5 * math.log(1 - 0.81), abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "options"),
+    [
+        (torch.randn(9000, generator=torch.Generator().manual_seed(0)), None, {}),
+        (torch.randn(9000, generator=torch.Generator().manual_seed(0)), "labels", {"discrete_y": True}),
+    ],
+)
+def test_samples_that_do_not_repeat_are_representative(x, y, options):
+    y = (x > 0).long() if y else x + torch.randn(9000, generator=torch.Generator().manual_seed(1))
+    metric = KNNMutualInformation(max_samples=1000, **options)
+    metric.update(x, y)
+    metric.compute()  # silent, and warnings are errors
+
+
+@pytest.mark.parametrize("kind", ["labels against labels", "a ReLU unit against labels"])
+def test_repeated_samples_that_the_reservoir_misrepresents_warn(kind):
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(0, 2, (9000,), generator=generator)
+    x = y.roll(1).double() if kind.startswith("labels") else torch.randn(9000, generator=generator).relu()
+    metric = KNNMutualInformation(max_samples=1000, discrete_y=True)
+    metric.update(x, y)
+    with pytest.warns(UserWarning, match="copies are kept or dropped together. Keep all with max_samples=None"):
+        metric.compute()
+
+
+def test_too_few_samples_are_nan_with_a_warning():
+    metric = KNNMutualInformation(5)
+    x, y = gaussian(5)
+    metric.update(x, y)
+    with pytest.warns(UserWarning, match="needs more than n_neighbors=5 valid samples, but has 5"):
+        assert metric.compute().isnan()
+    metric.update(*gaussian(5, seed=1))
+    assert metric.compute().isfinite()
+
+
+def test_bootstrapping_warns_that_resampling_makes_copies():
+    torch.manual_seed(0)
+    x, y = gaussian(500)
+    wrapper = BootStrapper(KNNMutualInformation(), num_bootstraps=2)
+    wrapper.update(x, y)
+    with pytest.warns(UserWarning, match="copies of others, as resampling with replacement"):
+        inflated = wrapper.compute()["mean"]
+    plain = KNNMutualInformation()
+    plain.update(x, y)
+    assert inflated > plain.compute() + 0.5
+
+
+def test_quantised_images_do_not_warn_of_copies():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (64, 64), generator=generator, dtype=torch.uint8)
+    y = torch.randint(0, 256, (64, 64), generator=generator, dtype=torch.uint8)
+    metric = KNNMutualInformation()
+    metric.update(x, y)
+    assert abs(metric.compute().item()) < 0.05
+
+
+def test_constants_are_exactly_zero():
+    x, _ = gaussian(100)
+    for pair in ((x, torch.ones_like(x)), (torch.ones_like(x), x)):
+        metric = KNNMutualInformation()
+        metric.update(*pair)
+        assert metric.compute() == 0
+
+
+X = torch.linspace(0, 1, 20)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"n_neighbors": 0}, ValueError, "`n_neighbors` to be at least 1, but got 0"),
+        ({"n_neighbors": 2.0}, TypeError, "`n_neighbors` to be an int"),
+        ({"x_dim": 0}, ValueError, "`x_dim` to be at least 1"),
+        ({"algorithm": "ksg3"}, ValueError, "`algorithm` to be one of 'ksg1', 'ksg2', but got 'ksg3'"),
+        ({"discrete_y": 1}, TypeError, "`discrete_y` to be True or False, but got 1"),
+        ({"discrete_y": True, "y_dim": 2}, ValueError, "needs y_dim=1"),
+        ({"discrete_y": True, "algorithm": "ksg2"}, ValueError, "estimator of its own"),
+        ({"num_outputs": 2, "x_dim": 3}, ValueError, "pairs of scalars and excludes vectors"),
+        ({"max_samples": 3}, ValueError, "`max_samples` to be at least 4, but got 3"),
+        ({"unit": "bans"}, ValueError, "`unit` to be one of"),
+    ],
+)
+def test_bad_options_are_refused_with_a_message(options, error, message):
+    with pytest.raises(error, match=message):
+        KNNMutualInformation(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "x", "y", "error", "message"),
+    [
+        ({"discrete_y": True}, X, X, TypeError, r"class labels in `y` .* but got torch.float32.*y.long\(\)"),
+        ({"x_dim": 2}, X, X, ValueError, r"`x` of shape \(N, 2\) for x_dim=2, but got \(20,\)"),
+        ({"x_dim": 2}, X.view(10, 2), X, ValueError, "as many samples .* 10 and 20"),
+        ({"x_dim": 2}, X.view(10, 2) / 0, X[:10], ValueError, "10 of 10 samples hold NaN or inf"),
+        ({"num_outputs": 3}, X.view(10, 2), X.view(10, 2), ValueError, r"shape \(N, 3, ...\)"),
+    ],
+)
+def test_bad_samples_are_refused_with_a_message(options, x, y, error, message):
+    metric = KNNMutualInformation(**options)
+    with pytest.raises(error, match=message):
+        metric.update(x, y)
+    assert metric.update_count == 0
+    assert metric.counters.sum() == 0

@@ -1,0 +1,93 @@
+"""Which part of the package may import which, and what is public."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torchmetrics
+
+import mi_metrics
+import mi_metrics.functional
+
+PACKAGE = Path(mi_metrics.__file__).parent
+HEAVY = ("lightning", "matplotlib", "sklearn", "jsonargparse")
+
+
+def imported_by(statement):
+    """Return which of the optional packages a fresh interpreter holds after a statement."""
+    code = f"{statement}; import sys; print(*[name for name in {HEAVY!r} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return result.stdout.split()
+
+
+def test_importing_the_package_pulls_in_no_optional_dependency():
+    everything = "import mi_metrics, mi_metrics.functional, mi_metrics.plotting, mi_metrics.cli"
+    # torchmetrics imports matplotlib where it finds it.
+    assert set(imported_by(everything)) <= set(imported_by("import torchmetrics"))
+    # Without them the package imports all the same (torchmetrics would not without an installed matplotlib).
+    others = [name for name in HEAVY if name != "matplotlib"]
+    absent = f"import sys; sys.modules.update(dict.fromkeys({others!r})); {everything}"
+    subprocess.run([sys.executable, "-c", absent], check=True)
+
+
+def test_the_check_of_imports_can_fail():
+    assert "lightning" in imported_by("import lightning")
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: absolute imports only"
+            yield node.module or ""
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "functional").glob("*.py")), ids=lambda p: p.name)
+def test_functional_imports_nothing_of_the_package_above_it(path):
+    for name in imports(path):
+        top = name.split(".")[0]
+        assert top in sys.stdlib_module_names or top in ("torch", "numpy", "scipy", "mi_metrics"), name
+        assert top != "mi_metrics" or name.startswith("mi_metrics.functional"), name
+
+
+def test_lightning_is_imported_under_its_folder_only():
+    for path in PACKAGE.rglob("*.py"):
+        if "lightning" not in path.relative_to(PACKAGE).parts:
+            # A function may import it when called; the module may not.
+            tree = ast.parse(path.read_text())
+            top_level = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
+            names = [a.name for n in top_level for a in n.names] + [getattr(n, "module", None) or "" for n in top_level]
+            assert not any(n.startswith(("lightning", "pytorch_lightning", "mi_metrics.lightning")) for n in names), (
+                path
+            )
+
+
+@pytest.mark.parametrize("module", [mi_metrics, mi_metrics.functional])
+def test_public_names_are_sorted_and_complete(module):
+    assert list(module.__all__) == sorted(module.__all__)
+    defined = {name for name, value in vars(module).items() if not name.startswith("_") and not inspect.ismodule(value)}
+    assert defined == set(module.__all__)
+
+
+def test_no_public_class_is_named_like_one_of_torchmetrics():
+    assert not set(mi_metrics.__all__) & set(dir(torchmetrics))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [f"mi_metrics.{n}" for n in mi_metrics.__all__]
+    + [f"mi_metrics.functional.{n}" for n in mi_metrics.functional.__all__],
+)
+def test_public_docstrings_say_what_is_promised(name):
+    module, _, attribute = name.rpartition(".")
+    text = inspect.getdoc(getattr(sys.modules[module], attribute))
+    order = ["Args:", "Raises:", "Example:"]
+    if inspect.isfunction(getattr(sys.modules[module], attribute)):
+        order = ["Conventions:", "Args:", "Returns:", "Raises:", "Example:", "References:"]
+    positions = [text.find(section) for section in order]
+    assert min(positions) > 0, dict(zip(order, positions, strict=True))
+    assert positions == sorted(positions)

@@ -1,0 +1,125 @@
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from mi_metrics import BinnedMutualInformation
+from mi_metrics.plotting import plot_joint
+
+pytest.importorskip("matplotlib")
+
+JOINT = torch.tensor([[0.1, 0.0, 0.2], [0.3, 0.0, 0.4]])
+X_EDGES = torch.tensor([0.0, 1.0, 5.0])
+Y_EDGES = torch.tensor([-3.0, -2.0, 0.0, 10.0])
+
+
+def parts(figure):
+    """Return the axes of the table, of the marginal above, of the one on the right, and of the colour bar."""
+    return [ax for ax in figure.axes if ax.axison]
+
+
+def test_x_runs_to_the_right_and_y_upwards_in_data_units():
+    figure, ax = plot_joint(JOINT, X_EDGES, Y_EDGES, x_label="dose", y_label="response", title="trial")
+    (mesh,) = ax.collections
+    coordinates = mesh.get_coordinates()
+    np.testing.assert_array_equal(coordinates[0, :, 0], X_EDGES)
+    np.testing.assert_array_equal(coordinates[:, 0, 1], Y_EDGES)
+    shown = mesh.get_array()
+    np.testing.assert_allclose(shown.filled(0), JOINT.T, rtol=1e-6)
+    assert shown.mask.tolist() == [[False, False], [True, True], [False, False]]
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("dose", "response")
+    assert (ax.get_xlim(), ax.get_ylim()) == ((0, 5), (-3, 10))
+    assert parts(figure)[1].get_title() == "trial"
+
+
+def test_marginals_are_the_sums_of_the_table_on_shared_axes():
+    figure, ax = plot_joint(JOINT, X_EDGES, Y_EDGES)
+    _, above, right, colors = parts(figure)
+    for marginal, sums, edges in ((above, JOINT.sum(1), X_EDGES), (right, JOINT.sum(0), Y_EDGES)):
+        data = marginal.patches[0].get_data()
+        np.testing.assert_allclose(data.values, sums, rtol=1e-6)
+        np.testing.assert_array_equal(data.edges, edges)
+    ax.set_xlim(1, 2)
+    ax.set_ylim(3, 4)
+    assert (above.get_xlim(), right.get_ylim()) == ((1, 2), (3, 4))
+    assert "probability" in colors.get_ylabel()
+
+
+def test_the_colour_scale_is_logarithmic_and_ignores_traces():
+    joint = torch.tensor([[0.9, 1e-17], [0.001, 0.099]])
+    _, ax = plot_joint(joint, torch.arange(3.0), torch.arange(3.0))
+    (mesh,) = ax.collections
+    assert type(mesh.norm).__name__ == "LogNorm"
+    assert (mesh.norm.vmin, mesh.norm.vmax) == pytest.approx((0.001, 0.9))
+    assert mesh.get_array().mask.sum() == 1
+
+
+@pytest.mark.parametrize(
+    ("joint", "drawn"), [(torch.ones(1, 1), True), (torch.zeros(1, 1), False), (torch.full((1, 1), torch.nan), False)]
+)
+def test_one_cell_and_no_samples_can_be_drawn(joint, drawn, tmp_path):
+    figure, ax = plot_joint(joint, torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
+    figure.savefig(tmp_path / "joint.png")
+    assert (len(ax.collections) == 1) == drawn
+    assert [text.get_text() for text in ax.texts] == ([] if drawn else ["no samples"])
+
+
+def test_given_axes_share_their_place_with_the_marginals():
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 5))
+    left, right = figure.subplots(1, 2)
+    result, ax = plot_joint(JOINT, X_EDGES, Y_EDGES, ax=left)
+    assert result is figure
+    assert ax is left
+    figure.draw_without_rendering()
+    ends = [other.get_position().x1 for other in parts(figure) if other is not right]
+    assert max(ends) < right.get_position().x0
+
+
+def test_given_axes_without_a_figure_are_refused():
+    from matplotlib.figure import Figure
+
+    ax = Figure().add_subplot()
+    ax.remove()
+    with pytest.raises(ValueError, match="belong to a figure"):
+        plot_joint(JOINT, X_EDGES, Y_EDGES, ax=ax)
+
+
+def test_pyplot_does_not_know_of_the_figure():
+    from matplotlib import pyplot
+
+    plot_joint(JOINT, X_EDGES, Y_EDGES)
+    assert pyplot.get_fignums() == []
+
+
+def test_a_metric_draws_its_own_state(rng, tmp_path):
+    x = torch.randn(1_000, generator=rng)
+    metric = BinnedMutualInformation((5, 8), value_range=((-3, 3), (-4, 4)))
+    metric.update(x, x + torch.randn(1_000, generator=rng))
+    figure, ax = metric.plot_joint()
+    np.testing.assert_array_equal(ax.collections[0].get_array().filled(0), metric.joint().T)
+    assert (ax.get_xlim(), ax.get_ylim()) == ((-3, 3), (-4, 4))
+    figure.savefig(tmp_path / "joint.png")
+    assert (tmp_path / "joint.png").stat().st_size > 1_000
+
+
+@pytest.mark.parametrize(
+    ("joint", "x_edges", "y_edges"),
+    [(JOINT.T, X_EDGES, Y_EDGES), (JOINT[None], X_EDGES, Y_EDGES), (JOINT, X_EDGES[:-1], Y_EDGES)],
+)
+def test_shapes_that_do_not_belong_together_are_refused(joint, x_edges, y_edges):
+    with pytest.raises(ValueError, match=r"edges \(B_x \+ 1,\) and \(B_y \+ 1,\), but got"):
+        plot_joint(joint, x_edges, y_edges)
+
+
+def test_infinite_edges_are_refused():
+    with pytest.raises(ValueError, match="finite `value_range`"):
+        plot_joint(JOINT, X_EDGES, torch.tensor([-torch.inf, -2.0, 0.0, 10.0]))
+
+
+def test_without_matplotlib_the_message_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "mi-metrics\[lightning\]"'):
+        plot_joint(JOINT, X_EDGES, Y_EDGES)
