@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import binned
+from benchmarks import binned, kde, knn
 from benchmarks.timing import Row, print_rows
 
-SUITES = {"binned": binned.rows}
+SUITES = {"binned": binned.rows, "kde": kde.rows, "knn": knn.rows}
 
 
 def main() -> None:

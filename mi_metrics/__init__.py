@@ -1,6 +1,13 @@
 """Mutual information for PyTorch: metrics whose state adds up, a functional API and differentiable losses."""
 
 from mi_metrics.metrics.binned import BinnedMutualInformation
+from mi_metrics.metrics.kde import KDEMutualInformation
+from mi_metrics.metrics.knn import KNNMutualInformation
 from mi_metrics.sampling import UnpaddedDistributedSampler
 
-__all__ = ["BinnedMutualInformation", "UnpaddedDistributedSampler"]
+__all__ = [
+    "BinnedMutualInformation",
+    "KDEMutualInformation",
+    "KNNMutualInformation",
+    "UnpaddedDistributedSampler",
+]

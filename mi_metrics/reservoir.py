@@ -18,6 +18,8 @@ References:
     doi:10.1145/2660193.2660195.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -65,7 +67,7 @@ def is_representative(state: Tensor, seen: Tensor) -> Tensor:
     size = state.shape[1]
     largest = state[:, -1, 0].double() / 2.0**63
     deviation = (size - seen.double() * largest).abs()
-    return (seen <= size) | (deviation <= 6 * size**0.5)
+    return (seen <= size) | (deviation <= 6 * math.sqrt(size))
 
 
 def _least(candidates: Tensor, size: int) -> Tensor:

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -31,7 +33,7 @@ def test_the_kept_rows_are_a_function_of_the_multiset(pairs, size, cuts, random)
     assert reservoir.update(reservoir.empty(1, size, 2), rows[None]).equal(expected)
     shuffled = rows[torch.tensor(random.sample(range(len(rows)), len(rows)))]
     bounds = [0, *sorted(min(c, len(rows)) for c in cuts), len(rows)]
-    parts = [shuffled[a:b] for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+    parts = [shuffled[a:b] for a, b in itertools.pairwise(bounds) if b > a]
     state = reservoir.empty(1, size, 2)
     for part in parts:
         state = reservoir.update(state, part[None])

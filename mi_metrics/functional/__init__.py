@@ -7,12 +7,17 @@ from mi_metrics.functional.information import (
     mutual_information,
     standard_error,
 )
+from mi_metrics.functional.kde import kde_joint, kde_mutual_information
+from mi_metrics.functional.knn import knn_mutual_information
 
 __all__ = [
     "binned_joint",
     "binned_mutual_information",
     "entropies",
     "independence_p_value",
+    "kde_joint",
+    "kde_mutual_information",
+    "knn_mutual_information",
     "mutual_information",
     "standard_error",
 ]

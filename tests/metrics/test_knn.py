@@ -140,7 +140,6 @@ X = torch.linspace(0, 1, 20)
         ({"algorithm": "ksg3"}, ValueError, "`algorithm` to be one of 'ksg1', 'ksg2', but got 'ksg3'"),
         ({"discrete_y": 1}, TypeError, "`discrete_y` to be True or False, but got 1"),
         ({"discrete_y": True, "y_dim": 2}, ValueError, "needs y_dim=1"),
-        ({"discrete_y": True, "algorithm": "ksg2"}, ValueError, "estimator of its own"),
         ({"num_outputs": 2, "x_dim": 3}, ValueError, "pairs of scalars and excludes vectors"),
         ({"max_samples": 3}, ValueError, "`max_samples` to be at least 4, but got 3"),
         ({"unit": "bans"}, ValueError, "`unit` to be one of"),

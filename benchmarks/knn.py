@@ -1,0 +1,61 @@
+"""The nearest-neighbour estimator against scikit-learn and against the dense formulation."""
+
+import torch
+from torch import Tensor
+
+from benchmarks import study
+from benchmarks.timing import Row, at_most, missing, peer, ratio, seconds
+from mi_metrics.functional import knn_mutual_information
+
+
+def rows() -> list[Row]:
+    """Run the suite."""
+    return [*_dense(), *_sklearn(), *_batched(), *_accuracy()]
+
+
+def _gaussian(*shape: int) -> tuple[Tensor, Tensor]:
+    x, noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    return x, 0.6 * x + 0.8 * noise
+
+
+def _dense() -> list[Row]:
+    """Measure against all pairs of distances in float32: O(N²) time and memory."""
+    x, y = _gaussian(4900)
+
+    def dense() -> Tensor:
+        dx, dy = (torch.cdist(v[:, None], v[:, None], p=1) for v in (x, y))
+        radius = torch.maximum(dx, dy).topk(4, largest=False).values[:, -1:]
+        counts = [(d < radius).sum(1) for d in (dx, dy)]
+        psi = torch.digamma(torch.stack(counts).float()).mean(1).sum()
+        return torch.digamma(torch.tensor(3.0)) + torch.digamma(torch.tensor(4900.0)) - psi
+
+    times = seconds(lambda: knn_mutual_information(x, y), dense, repeat=3)
+    return [ratio("N = 4900, against dense distances in float32", *times, 60)]
+
+
+def _sklearn() -> list[Row]:
+    if not (selection := peer("sklearn.feature_selection")):
+        return [missing("against scikit-learn", "scikit-learn")]
+    found = []
+    for n, repeat, required in ((4900, 5, 2), (1_000_000, 1, 4)):
+        x, y = _gaussian(n)
+        a, b = x[:, None].numpy(), y.numpy()
+        times = seconds(
+            lambda x=x, y=y: knn_mutual_information(x, y),
+            lambda a=a, b=b: selection.mutual_info_regression(a, b, n_neighbors=3, random_state=0),
+            repeat=repeat,
+        )
+        found.append(ratio(f"N = {n}, against scikit-learn's mutual_info_regression", *times, required))
+    return found
+
+
+def _batched() -> list[Row]:
+    x, y = (v.unsqueeze(-1) for v in _gaussian(64, 4900))
+    (time,) = seconds(lambda: knn_mutual_information(x, y), repeat=3)
+    return [at_most("64 x 4900 batched, per pair", 1e3 * time / 64, 6, " ms")]
+
+
+def _accuracy() -> list[Row]:
+    error = study.errors(lambda x, y: knn_mutual_information(x.unsqueeze(-1), y.unsqueeze(-1))).abs()
+    what = f"study, defaults: mean |error| (worst {float(error.max()):.3f})"
+    return [at_most(what, float(error.mean()), 0.0165, " nats")]

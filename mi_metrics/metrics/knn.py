@@ -1,0 +1,307 @@
+"""Mutual information from nearest neighbours, as a metric that keeps samples."""
+
+from typing import Any, Literal, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mi_metrics import reservoir
+from mi_metrics.functional._arguments import check_choice, check_integer, check_tensor, from_nats
+from mi_metrics.functional.binned import Unit
+from mi_metrics.functional.knn import ALGORITHMS, _sorted_rows, rows_mutual_information
+from mi_metrics.metrics.base import IGNORED, SEEN, MutualInformationMetric
+from mi_metrics.metrics.header import Value
+
+
+class KNNMutualInformation(MutualInformationMetric):
+    r"""Estimate the mutual information of paired samples from nearest neighbours, in nats or bits.
+
+    What is computed, the formula and its conventions: :func:`mi_metrics.functional.knn_mutual_information`. Here the
+    samples are the state, all of them or a bounded number.
+
+    Conventions:
+        Exact under splits and ranks: bit for bit, in any order, and with ``max_samples=None`` equal to the functional
+        call on all samples.
+        ``max_samples=M`` keeps the M samples of least hash, a uniform sample where samples do not repeat, and all of
+        them up to M. Copies of one sample are kept or dropped together, so that repeated samples (labels on both
+        sides, the zeros of a ReLU) make it unrepresentative: ``compute`` detects this and warns once.
+        Repeated samples are neighbours at distance 0. ``compute`` warns once when, after a sync over W ranks, 1 to
+        W - 1 samples are repeated, as the padding of PyTorch's ``DistributedSampler`` makes them (use
+        :class:`mi_metrics.UnpaddedDistributedSampler`), and when copies of whole samples abound, as resampling with
+        replacement makes them (:class:`torchmetrics.wrappers.BootStrapper`).
+        At most ``n_neighbors`` samples: NaN, with a warning. ``compute`` never raises.
+        State: ``samples``; with ``max_samples=None`` a list of float64 ``(n, x_dim + y_dim)`` (several outputs:
+        ``(n, C, 2)``), else int64 ``(C, max_samples, 1 + x_dim + y_dim)``; ``header`` and ``counters``.
+        Memory: 8 (x_dim + y_dim) bytes per sample with ``max_samples=None``, which is the one state in this package
+        that grows; pass ``compute_on_cpu=True`` to keep it off the GPU.
+        Gradient: none.
+
+    As input to ``forward`` and ``update`` the metric accepts:
+        x: With ``x_dim = y_dim = 1``: of any shape, all elements pooled (``num_outputs=1``), or
+            ``(N, num_outputs, ...)``. Else ``(N, x_dim)``.
+        y: Paired with ``x`` by position: of the same shape, or ``(N, y_dim)``; ``(N,)`` is read as ``(N, 1)``.
+
+    As output of ``forward`` and ``compute`` the metric returns:
+        float64, a scalar with ``num_outputs=1``, else of shape ``(num_outputs,)``.
+
+    Args:
+        n_neighbors: k, at least 1.
+        x_dim: Dimension of the variable x.
+        y_dim: Dimension of the variable y.
+        algorithm: ``"ksg1"`` or ``"ksg2"``; without effect with ``discrete_y``.
+        discrete_y: y holds class labels, integers or bool (Ross 2014).
+        standardize: Divide every coordinate by its own standard deviation.
+        max_samples: The most samples to keep, or None for all.
+        unit: ``"nats"`` or ``"bits"``.
+        num_outputs: Number of pairs of scalar variables that are evaluated side by side.
+        nan_strategy: What to do with NaN and infinite samples: ``"error"``, or ``"ignore"``: the pair is dropped and
+            counted.
+        kwargs: Arguments of :class:`torchmetrics.Metric`.
+
+    Raises:
+        TypeError: If an option has the wrong type.
+        ValueError: If an option is unknown, out of its range or excludes another.
+
+    Example:
+        >>> import torch
+        >>> from mi_metrics import KNNMutualInformation
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> metric = KNNMutualInformation()
+        >>> for _ in range(10):
+        ...     x = torch.randn(200, generator=generator)
+        ...     metric.update(x, 0.6 * x + 0.8 * torch.randn(200, generator=generator))  # truth: 0.2231 nats
+        >>> print(f"{metric.compute():.4f}")
+        0.2231
+
+    References:
+        A. Kraskov, H. Stögbauer, P. Grassberger, "Estimating mutual information" (2004),
+        doi:10.1103/PhysRevE.69.066138.
+        B. C. Ross, "Mutual information between discrete and continuous data sets" (2014),
+        doi:10.1371/journal.pone.0087357.
+    """
+
+    samples: list[Tensor] | Tensor
+
+    def __init__(
+        self,
+        n_neighbors: int = 3,
+        *,
+        x_dim: int = 1,
+        y_dim: int = 1,
+        algorithm: Literal["ksg1", "ksg2"] = "ksg1",
+        discrete_y: bool = False,
+        standardize: bool = True,
+        max_samples: int | None = None,
+        unit: Unit = "nats",
+        num_outputs: int = 1,
+        nan_strategy: Literal["error", "ignore"] = "error",
+        **kwargs: Any,
+    ) -> None:
+        check_integer("n_neighbors", n_neighbors, 1)
+        check_integer("x_dim", x_dim, 1)
+        check_integer("y_dim", y_dim, 1)
+        check_integer("num_outputs", num_outputs, 1)
+        check_choice("algorithm", algorithm, ALGORITHMS)
+        check_choice("unit", unit, ("nats", "bits"))
+        for name, flag in (("discrete_y", discrete_y), ("standardize", standardize)):
+            if not isinstance(flag, bool):
+                raise TypeError(f"Expected `{name}` to be True or False, but got {flag!r}.")
+        if num_outputs > 1 and (x_dim, y_dim) != (1, 1):
+            raise ValueError(
+                f"`num_outputs={num_outputs}` evaluates pairs of scalars and excludes vectors, but got x_dim={x_dim} "
+                f"and y_dim={y_dim}. Use one metric per pair of vectors."
+            )
+        if discrete_y and y_dim != 1:
+            raise ValueError(
+                f"`discrete_y=True` takes one class label per sample and needs y_dim=1, but got {y_dim}. "
+                "Encode combinations of labels as one."
+            )
+        if max_samples is not None:
+            check_integer("max_samples", max_samples, n_neighbors + 1)
+        configuration: dict[str, Value] = {
+            "state": "samples",
+            "x_dim": x_dim,
+            "y_dim": y_dim,
+            "discrete_y": float(discrete_y),
+            "max_samples": max_samples,
+        }
+        super().__init__(configuration, num_outputs=num_outputs, nan_strategy=nan_strategy, **kwargs)
+        self.n_neighbors, self.x_dim, self.y_dim, self.algorithm = n_neighbors, x_dim, y_dim, algorithm
+        self.discrete_y, self.standardize, self.max_samples, self.unit = discrete_y, standardize, max_samples, unit
+        dim = x_dim + y_dim
+        self._row_shape = (dim,) if num_outputs == 1 else (num_outputs, dim)
+        if max_samples is None:
+            self.add_state("samples", [], "cat")
+        else:
+            self.add_state("samples", reservoir.empty(num_outputs, max_samples, dim, self._device), reservoir.fold)
+
+    def update(self, x: Tensor, y: Tensor) -> None:
+        """Keep a batch of paired samples.
+
+        Args:
+            x: Samples of any real dtype; shapes as said in the class.
+            y: Samples paired with ``x`` by position; with ``discrete_y`` integers or bool.
+
+        Raises:
+            TypeError: If x or y is not a real tensor, or y holds floating-point labels.
+            ValueError: If shapes or devices differ, there is no sample, or with ``nan_strategy="error"`` a sample is
+                NaN or infinite. The state is left as it was.
+        """
+        if self.discrete_y and check_tensor("y", y).is_floating_point():
+            raise TypeError(
+                f"Expected class labels in `y` (integers or bool) for discrete_y=True, but got {y.dtype}. "
+                "Convert labels with y.long(), or use discrete_y=False for a continuous variable."
+            )
+        if (self.x_dim, self.y_dim) == (1, 1):
+            x, y, valid = self._samples(x, y)
+            rows = torch.stack([x.double(), y.double()], 2)
+        else:
+            rows, valid = self._vectors(x, y)
+        counters = self._count(rows[:, :, 0], rows[:, :, 0], valid)
+        if self.max_samples is not None:
+            if valid is not None:
+                rows = torch.where(valid.unsqueeze(2), rows, 0)
+            self.samples = reservoir.update(cast(Tensor, self.samples), rows, valid)
+        elif self.num_outputs == 1:
+            kept = rows[0] if valid is None else rows[0][valid[0]]
+            self.samples = [*self.samples, kept]
+        else:
+            # Outputs drop different pairs but share their rows; `compute` leaves the marked ones out.
+            if valid is not None:
+                rows = torch.where(valid.unsqueeze(2), rows, torch.nan)
+            self.samples = [*self.samples, rows.movedim(0, 1).contiguous()]
+        self.counters = counters
+
+    def compute(self) -> Tensor:
+        """Return the mutual information of all samples since the last reset, of all ranks."""
+        rows = self._rows()
+        used = self.counters[SEEN] - self.counters[IGNORED]
+        if int(used.min()) <= self.n_neighbors:
+            self._warn_once(
+                "too few",
+                f"{type(self).__name__} needs more than n_neighbors={self.n_neighbors} valid samples, but has "
+                f"{int(used.min())}, so its value is NaN. Update it with more samples, or lower `n_neighbors`.",
+            )
+        if self.max_samples is not None and not self._is_representative(used):
+            self._warn_once(
+                "unrepresentative",
+                f"Repeated samples make the {self.max_samples} that {type(self).__name__} kept unrepresentative of the "
+                f"{int(used.max())} seen: copies are kept or dropped together. Keep all with max_samples=None, or use "
+                "BinnedMutualInformation, which is exact for repeated values.",
+            )
+        self._warn_once("copies", self._copies(rows))
+        values = [
+            rows_mutual_information(
+                r,
+                self.x_dim,
+                self.n_neighbors,
+                algorithm=self.algorithm,
+                discrete_y=self.discrete_y,
+                standardize=self.standardize,
+            )
+            for r in rows
+        ]
+        value = from_nats(torch.stack(values), self.unit)
+        return value.squeeze(0) if self.num_outputs == 1 else value
+
+    def reset(self) -> None:
+        """Forget all samples."""
+        if isinstance(self._defaults["samples"], list):
+            # Upstream empties the list in place, which others may hold: `Running` does.
+            self.samples = []
+        super().reset()
+
+    def _vectors(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return a batch of vectors as rows ``(1, N, x_dim + y_dim)``, and which are valid (None: all)."""
+        parts = []
+        for name, value, dim in (("x", x, self.x_dim), ("y", y, self.y_dim)):
+            value = check_tensor(name, value)
+            self._check_device(value)
+            if value.ndim == 1 and dim == 1:
+                value = value.unsqueeze(1)
+            if value.ndim != 2 or value.shape[1] != dim:
+                raise ValueError(
+                    f"Expected `{name}` of shape (N, {dim}) for {name}_dim={dim}, but got {tuple(value.shape)}. "
+                    "Flatten what is one variable, and set its dimension in the constructor."
+                )
+            parts.append(value.detach())
+        if len(parts[0]) != len(parts[1]) or len(parts[0]) == 0:
+            raise ValueError(
+                f"Expected as many samples in `x` as in `y`, and at least one, but got {len(parts[0])} and "
+                f"{len(parts[1])}. Samples are paired by position; skip empty batches."
+            )
+        rows = torch.cat([p.double() for p in parts], 1)
+        finite = rows.isfinite().all(1)
+        if self.nan_strategy == "ignore":
+            return rows.unsqueeze(0), finite.unsqueeze(0)
+        if not bool(finite.all()):
+            raise ValueError(
+                f"Expected `x` and `y` to be finite, but {int((~finite).sum())} of {len(rows)} samples hold NaN or "
+                'inf. Remove them first, or pass nan_strategy="ignore".'
+            )
+        return rows.unsqueeze(0), None
+
+    def _rows(self) -> list[Tensor]:
+        """Return the samples of each output, float64 ``(n, x_dim + y_dim)``."""
+        if self.max_samples is not None:
+            return reservoir.rows(cast(Tensor, self.samples))
+        # After a sync the list is one tensor.
+        parts = [self.samples] if isinstance(self.samples, Tensor) else [self._no_rows(), *self.samples]
+        rows = torch.cat([p.to(parts[0].device) for p in parts])
+        if self.num_outputs == 1:
+            return [rows]
+        return [r[~r.isnan().any(1)] for r in rows.unbind(1)]
+
+    def _is_representative(self, used: Tensor) -> bool:
+        return bool(reservoir.is_representative(cast(Tensor, self.samples), used).all())
+
+    def _no_rows(self) -> Tensor:
+        device = self.samples[0].device if len(self.samples) else self.counters.device
+        return torch.empty(0, *self._row_shape, dtype=torch.float64, device=device)
+
+    def _copies(self, rows: list[Tensor]) -> str | None:
+        """Say that whole samples are repeated in a way that padding or resampling makes and data do not."""
+        ranks = 1
+        if self._is_synced and dist.is_available() and dist.is_initialized():
+            ranks = dist.get_world_size(self.process_group)
+        for r in rows:
+            if len(r) < 2:
+                continue
+            distinct = _count_distinct(r)
+            repeated = len(r) - distinct
+            if 1 <= repeated < ranks:
+                return (
+                    f"{repeated} of {len(r)} samples of {type(self).__name__} are repeated on {ranks} ranks, as the "
+                    "padding of DistributedSampler makes them. A copy is a neighbour at distance 0 and raises the "
+                    "value. Use mi_metrics.UnpaddedDistributedSampler, and Trainer(use_distributed_sampler=False)."
+                )
+            # Quantised variables repeat each other's values in ever new pairs; copies repeat whole samples only.
+            variables = [r[:, : self.x_dim]] if self.discrete_y else [r[:, : self.x_dim], r[:, self.x_dim :]]
+            if repeated > 0.1 * len(r) and distinct > 50 and all(_count_distinct(v) == distinct for v in variables):
+                return (
+                    f"{100 * repeated / len(r):.0f} % of the samples of {type(self).__name__} are copies of others, as "
+                    "resampling with replacement (BootStrapper) or oversampling makes them. Copies are neighbours at "
+                    "distance 0, and the value is far too large. Evaluate each sample once; resample without "
+                    "replacement."
+                )
+        return None
+
+    def _sync_dist(self, *args: Any, **kwargs: Any) -> None:
+        if isinstance(self.samples, list):
+            # A rank without samples takes part with rows of the right shape and dtype, and on the right device.
+            self.samples = [torch.cat([self._no_rows(), *self.samples]).to(self.counters.device)]
+        super()._sync_dist(*args, **kwargs)
+
+    def _problems(self, states: dict[str, Any]) -> list[str]:
+        problems = super()._problems(states)
+        if not problems and self.max_samples is None:
+            parts = states["samples"]
+            if any(p.shape[1:] != self._row_shape or p.dtype != torch.float64 for p in parts):
+                problems.append(f"expected samples of shape (n, {', '.join(map(str, self._row_shape))}) in float64")
+        return problems
+
+
+def _count_distinct(rows: Tensor) -> int:
+    rows = _sorted_rows(rows)
+    return 1 + int((rows[1:] != rows[:-1]).any(1).sum())
