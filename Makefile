@@ -16,6 +16,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
 	touch $@ $(VENV)/.demo
 
+$(VENV)/.bench: $(VENV)/.dev
+	$(PIP) --editable '.[dev,bench]'
+	touch $@
+
 demo: $(VENV)/.demo
 	$(BIN)/python -m mi_metrics.lightning.demo
 
@@ -30,7 +34,7 @@ lint: $(VENV)/.dev
 doctest: $(VENV)/.dev
 	$(BIN)/pytest --doctest-modules mi_metrics --doctest-glob=README.md README.md
 
-bench: $(VENV)/.dev
+bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
 
 clean:

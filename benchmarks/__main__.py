@@ -12,10 +12,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import binned, kde, knn
+from benchmarks import binned, kde, knn, losses
 from benchmarks.timing import Row, print_rows
 
-SUITES = {"binned": binned.rows, "kde": kde.rows, "knn": knn.rows}
+SUITES = {"binned": binned.rows, "kde": kde.rows, "knn": knn.rows, "losses": losses.rows}
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """Mutual information for PyTorch: metrics whose state adds up, a functional API and differentiable losses."""
 
+from mi_metrics.losses import KDEMutualInformationLoss, MutualInformationLoss, MutualInformationPenalty
 from mi_metrics.metrics.binned import BinnedMutualInformation
 from mi_metrics.metrics.kde import KDEMutualInformation
 from mi_metrics.metrics.knn import KNNMutualInformation
@@ -8,6 +9,9 @@ from mi_metrics.sampling import UnpaddedDistributedSampler
 __all__ = [
     "BinnedMutualInformation",
     "KDEMutualInformation",
+    "KDEMutualInformationLoss",
     "KNNMutualInformation",
+    "MutualInformationLoss",
+    "MutualInformationPenalty",
     "UnpaddedDistributedSampler",
 ]

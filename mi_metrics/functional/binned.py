@@ -20,7 +20,6 @@ References:
 """
 
 import warnings
-from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import torch
@@ -37,6 +36,11 @@ from mi_metrics.functional._geometry import (
     fixed_axis,
 )
 from mi_metrics.functional.information import check_options, information, undersampled
+from mi_metrics.functional.soft import CHUNK as CHUNK
+from mi_metrics.functional.soft import chunk_size
+from mi_metrics.functional.soft import chunks as chunks
+from mi_metrics.functional.soft import kernel_matrix as kernel_matrix
+from mi_metrics.functional.soft import soft_counts as soft_counts
 
 NumBins = int | tuple[int, int] | Literal["auto"]
 ValueRange = Interval | tuple[Interval, Interval] | None
@@ -45,9 +49,6 @@ Kernel = Literal["hard", "linear", "cubic"]
 Normalization = Literal["none", "arithmetic", "geometric", "min", "max", "joint", "studholme"]
 BiasCorrection = Literal["none", "miller_madow", "grassberger"]
 Unit = Literal["nats", "bits"]
-
-# Samples that are in flight at once. A chunk and its temporaries stay in a core's cache; a GPU wants more work.
-CHUNK = {"cpu": 2**16, "other": 2**20}
 
 
 class Table(NamedTuple):
@@ -94,7 +95,7 @@ def binned_mutual_information(
         ``num_bins="auto", binning="quantile", bias_correction="miller_madow"`` one of .035.
         Gradient: with ``kernel="linear"`` or ``"cubic"``, with respect to x and y; finite everywhere, 0 outside the
         range. Ranges taken from the data are constants to it.
-        Memory: B_x · B_y cells per pair and a bounded chunk; never N · B (gradients: 16 N for the cubic kernel).
+        Memory: B_x · B_y cells per pair and a bounded chunk, for the gradient too; never N · B.
         Exact under splits and ranks: with a given range, the tables of :class:`BinnedMutualInformation` add up.
 
     Args:
@@ -230,7 +231,7 @@ def hard_counts(x: Tensor, y: Tensor, axes: tuple[Axis, Axis], bins: tuple[int, 
     # The last entry takes the invalid samples: to drop them by a mask would need their number on the host.
     counts = torch.zeros(rows * cells + 1, dtype=torch.int64, device=x.device)
     # As long as a chunk and not expanded from one: the scatter reads it 1.7 times faster.
-    ones = torch.ones(min(rows * n, _chunk_size(x.device)), dtype=torch.int64, device=x.device)
+    ones = torch.ones(min(rows * n, chunk_size(x.device)), dtype=torch.int64, device=x.device)
     for r, c in chunks(rows, n, x.device):
         index = _flat_index(axes[0].rows(r).cell(x[r, c], bx), axes[1].rows(r).cell(y[r, c], by), by, cells)
         if rows > 1:
@@ -241,32 +242,6 @@ def hard_counts(x: Tensor, y: Tensor, axes: tuple[Axis, Axis], bins: tuple[int, 
         flat = index.reshape(-1)
         counts.scatter_add_(0, flat, ones[: flat.shape[0]])
     return counts[:-1].view(rows, bx, by)
-
-
-def soft_counts(
-    x: Tensor, y: Tensor, axes: tuple[Axis, Axis], bins: tuple[int, int], kernel: str, weights: Tensor | None
-) -> Tensor:
-    """Add up the mass of samples ``(R, N)`` in float64 tables ``(R, B_x, B_y)``; differentiable in x and y.
-
-    On the CPU each sample is scattered to the few cells of its kernel. On other devices the kernels are expanded to
-    all bins and multiplied in float64: float atomics would add in a random order.
-    """
-    accumulate = _scattered if x.device.type == "cpu" else _expanded
-    rows, n = x.shape
-    blocks: dict[int, Tensor] = {}
-    for r, c in chunks(rows, n, x.device):
-        ix, wx = _spread(x[r, c], axes[0].rows(r), kernel)
-        iy, wy = _spread(y[r, c], axes[1].rows(r), kernel)
-        if weights is not None:
-            wx = wx * weights[r, c].double().unsqueeze(-1)
-        part = accumulate(ix, wx, iy, wy, bins)
-        blocks[r.start] = blocks[r.start] + part if r.start in blocks else part
-    return torch.cat(list(blocks.values()))
-
-
-def kernel_matrix(x: Tensor, axis: Axis, bins: int, kernel: str) -> Tensor:
-    """Return the mass ``(R, n, B)`` that each sample ``(R, n)`` gives to each bin."""
-    return _dense(*_spread(x, axis, kernel), bins)
 
 
 def _table(
@@ -346,61 +321,8 @@ def _bins_per_row(
     return torch.full_like(x[:1, :1], bx), torch.full_like(y[:1, :1], by)
 
 
-def _chunk_size(device: torch.device) -> int:
-    return CHUNK["cpu" if device.type == "cpu" else "other"]
-
-
-def chunks(rows: int, n: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
-    """Cut ``(rows, n)`` in blocks of bounded size: several short rows, or pieces of one long row."""
-    size = _chunk_size(device)
-    columns = max(1, min(n, size))
-    block = max(1, size // columns)
-    for r in range(0, rows, block):
-        for c in range(0, n, columns):
-            yield slice(r, r + block), slice(c, c + columns)
-
-
 def _flat_index(ix: Tensor, iy: Tensor, by: int, cells: int) -> Tensor:
     # Whole numbers are exact in the float dtype up to its precision: one conversion is saved.
     if cells <= 2**24 and ix.dtype == iy.dtype:
         return ix.mul_(by).add_(iy).long()
     return ix.long().mul_(by).add_(iy.long())
-
-
-def _spread(x: Tensor, axis: Axis, kernel: str) -> tuple[Tensor, Tensor]:
-    """Return the cells ``(r, n, k)`` that samples ``(r, n)`` reach, and the kernel's weights there, float64."""
-    if kernel == "hard":
-        index = axis.cell(x.detach()).long().unsqueeze(-1)
-        return index, torch.ones_like(index, dtype=torch.float64)
-    last = axis.bins - 1
-    u = axis.position(x).clamp_min(0).minimum(axis.bins) - 0.5
-    base = u.detach().floor()
-    t = u - base
-    s = 1 - t
-    if kernel == "linear":
-        first, weights = 0, [s, t]
-    else:
-        first, weights = -1, [s**3 / 6, (4 - 6 * t**2 + 3 * t**3) / 6, (4 - 6 * s**2 + 3 * s**3) / 6, t**3 / 6]
-    cells = [(base + (first + i)).clamp_min(0).minimum(last) for i in range(len(weights))]
-    return torch.stack(cells, -1).long(), torch.stack(weights, -1)
-
-
-def _scattered(ix: Tensor, wx: Tensor, iy: Tensor, wy: Tensor, bins: tuple[int, int]) -> Tensor:
-    rows, cells = ix.shape[0], bins[0] * bins[1]
-    index = (ix.unsqueeze(-1) * bins[1] + iy.unsqueeze(-2)).view(rows, -1)
-    mass = (wx.unsqueeze(-1) * wy.unsqueeze(-2)).view(rows, -1)
-    return torch.zeros(rows, cells, dtype=mass.dtype, device=mass.device).scatter_add(1, index, mass).view(-1, *bins)
-
-
-def _expanded(ix: Tensor, wx: Tensor, iy: Tensor, wy: Tensor, bins: tuple[int, int]) -> Tensor:
-    return _dense(ix, wx, bins[0]).mT @ _dense(iy, wy, bins[1])
-
-
-def _dense(index: Tensor, weight: Tensor, bins: int) -> Tensor:
-    columns = torch.arange(bins, device=index.device)
-    # One kernel offset at a time: (r, n, k, B) would be k times the memory.
-    parts = [
-        torch.where(i.unsqueeze(-1) == columns, w.unsqueeze(-1), 0.0)
-        for i, w in zip(index.unbind(-1), weight.unbind(-1), strict=True)
-    ]
-    return sum(parts[1:], parts[0])

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanSquaredError, Metric, MetricCollection
 
 from mi_metrics.metrics.binned import BinnedMutualInformation
+from mi_metrics.metrics.knn import KNNMutualInformation
 
 
 class DigitsAutoencoder(pl.LightningModule):
@@ -25,6 +26,9 @@ class DigitsAutoencoder(pl.LightningModule):
         metrics: What to log in validation and test, by name: ``mi`` is logged as ``val/mi`` and ``test/mi``. Each is
             updated with original and reconstructed pixels. By default ``mi``, in nats, and ``nmi``, between 0 and 1,
             with one bin per grey level; their states are equal, so that the two share one table.
+        code_metrics: What to log of the codes and the labels of the scans, by name; each is updated with codes
+            ``(N, code_dim)`` and labels ``(N,)``. By default ``code_mi``, from nearest neighbours, in nats: what the
+            code, which has never seen a label, tells about the digit.
     """
 
     def __init__(
@@ -33,9 +37,10 @@ class DigitsAutoencoder(pl.LightningModule):
         hidden_dim: int = 128,
         learning_rate: float = 3e-3,
         metrics: dict[str, Metric] | None = None,
+        code_metrics: dict[str, Metric] | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["metrics"])
+        self.save_hyperparameters(ignore=["metrics", "code_metrics"])
         self.learning_rate = learning_rate
         self.encoder = nn.Sequential(
             nn.Flatten(), nn.Linear(64, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, code_dim)
@@ -52,10 +57,15 @@ class DigitsAutoencoder(pl.LightningModule):
                 "mi": BinnedMutualInformation(17),
                 "nmi": BinnedMutualInformation(17, normalization="arithmetic"),
             }
+        if code_metrics is None:
+            code_metrics = {"code_mi": KNNMutualInformation(x_dim=code_dim, discrete_y=True)}
         # One collection per stage: a validation inside a test, or a sanity check, must not add to the other's table.
         collection = MetricCollection(dict(metrics))
         self.val_metrics = collection.clone(prefix="val/")
         self.test_metrics = collection.clone(prefix="test/")
+        collection = MetricCollection(dict(code_metrics))
+        self.val_code_metrics = collection.clone(prefix="val/")
+        self.test_code_metrics = collection.clone(prefix="test/")
         # A metric too: of a tensor logged with `sync_dist`, Lightning averages sums and sizes over the processes, the
         # sizes as integers, and 180 and 179 scans give a mean that is 0.3 % too large.
         self.val_loss = MeanSquaredError()
@@ -76,21 +86,27 @@ class DigitsAutoencoder(pl.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Add a batch to the validation metrics."""
-        self._evaluate(batch[0], self.val_metrics, self.val_loss)
+        self._evaluate(batch, self.val_metrics, self.val_code_metrics, self.val_loss)
         self.log("val/loss", self.val_loss, on_step=False, on_epoch=True)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Add a batch to the test metrics."""
-        self._evaluate(batch[0], self.test_metrics, self.test_loss)
+        self._evaluate(batch, self.test_metrics, self.test_code_metrics, self.test_loss)
         self.log("test/loss", self.test_loss, on_step=False, on_epoch=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam over all parameters."""
         return torch.optim.Adam(self.parameters(), self.learning_rate)
 
-    def _evaluate(self, images: Tensor, metrics: MetricCollection, loss: Metric) -> None:
-        reconstructions = self(images)
+    def _evaluate(
+        self, batch: tuple[Tensor, Tensor], metrics: MetricCollection, code_metrics: MetricCollection, loss: Metric
+    ) -> None:
+        images, labels = batch
+        codes = self.encoder(images)
+        reconstructions = self.decoder(codes)
         # `update` and not a call, which would also compute a value for this batch alone.
         metrics.update(images, reconstructions)
+        code_metrics.update(codes, labels)
         loss.update(reconstructions, images)
         self.log_dict(metrics, on_step=False, on_epoch=True, prog_bar=True)
+        self.log_dict(code_metrics, on_step=False, on_epoch=True)

@@ -17,7 +17,7 @@ from mi_metrics.lightning.cli import main as run
 
 CONFIG = ["--config", "validation_metric"]
 TWO_PROCESSES = ["--config", "trainer/ddp_cpu"]
-NAMES = ("test/mi", "test/nmi")
+NAMES = ("test/mi", "test/nmi", "test/code_mi")
 
 
 def main(args: Sequence[str] = ()) -> int:

@@ -125,7 +125,7 @@ def test_tensorboard_has_the_values_and_the_figure(fitted, logged):
 def test_the_table_names_values_and_files_relative_to_here(fitted, logged):
     lines = fitted.printed.splitlines()
     table = lines[
-        next(i for i, line in enumerate(lines) if line.split() == ["epoch", "val/mi", "val/nmi", "val/loss"]) :
+        next(i for i, l in enumerate(lines) if l.split() == ["epoch", "val/mi", "val/nmi", "val/code_mi", "val/loss"]) :
     ]
     assert table[1].split()[:3] == ["first", "0", f"{logged[0]['val/mi']:.4f}"]
     assert table[2].split()[:3] == ["best", "2", f"{logged[2]['val/mi']:.4f}"]
@@ -178,7 +178,7 @@ def test_metrics_can_be_swapped_from_the_command_line(tmp_path, monkeypatch, cap
     metrics = "{entropy: {class_path: mi_metrics.BinnedMutualInformation, init_args: {num_bins: 5, unit: bits}}}"
     quiet = ["--trainer.callbacks=null", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
     cli = run(["validate", "--config", "validation_metric", f"--model.init_args.metrics={metrics}", *quiet])
-    assert set(cli.trainer.callback_metrics) == {"val/entropy", "val/loss"}
+    assert set(cli.trainer.callback_metrics) == {"val/entropy", "val/code_mi", "val/loss"}
     assert "val/entropy" in capsys.readouterr().out
 
 

@@ -1,0 +1,136 @@
+"""Losses on several processes joined by gloo, against one process with the whole batch."""
+
+import multiprocessing
+import tempfile
+import traceback
+import warnings
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from torch import distributed as dist
+from torch import nn
+
+from mi_metrics.losses import KDEMutualInformationLoss, MutualInformationLoss, MutualInformationPenalty
+
+pytestmark = pytest.mark.distributed
+
+TIMEOUT = 30
+BATCH = 60
+LOSSES = [
+    (MutualInformationLoss, {"num_bins": (7, 6)}),
+    (MutualInformationLoss, {"num_bins": 8, "value_range": (-2.0, 2.0), "kernel": "linear", "reduction": "sum"}),
+    (MutualInformationPenalty, {"num_bins": (6, 5), "normalization": "studholme"}),
+    (KDEMutualInformationLoss, {"grid_size": 32}),
+    (KDEMutualInformationLoss, {"grid_size": 32, "normalization": "joint", "value_range": (-1.5, 1.5)}),
+]
+
+
+def data():
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(BATCH, 3, 4, generator=generator, dtype=torch.float64)
+    noise = torch.randn(BATCH, 2, 4, generator=generator, dtype=torch.float64)
+    weights = (torch.rand(BATCH, 1, 4, generator=generator) > 0.3).double()
+    # The first process of several is left nothing by its mask, the others are.
+    weights[: BATCH // 10] = 0
+    return inputs, inputs[:, :2] + 0.5 * noise, weights
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv1d(3, 5, 1), nn.Tanh(), nn.Conv1d(5, 2, 1)).double()
+
+
+def share(rank, world_size):
+    """Unequal parts of the batch; the first has a tenth."""
+    bounds = [0, *(BATCH // 10 + (BATCH - BATCH // 10) * r * r // (world_size - 1) ** 2 for r in range(world_size))]
+    return slice(bounds[rank], bounds[rank + 1])
+
+
+def step(model, loss, part, weighted):
+    """Return the loss and the parameters' gradients."""
+    inputs, targets, weights = (v[part] for v in data())
+    model.zero_grad()
+    value = loss(model(inputs), targets, weights if weighted else None)
+    value.backward()
+    return [value.detach().numpy(), *(p.grad.numpy().copy() for p in model.parameters())]
+
+
+def process(rank, world_size, store, pipe):
+    try:
+        warnings.simplefilter("error")
+        torch.set_num_threads(1)
+        dist.init_process_group("gloo", f"file://{store}", timedelta(seconds=TIMEOUT), rank=rank, world_size=world_size)
+        part = share(rank, world_size)
+        model = nn.parallel.DistributedDataParallel(network())
+        results = {}
+        for i, (loss, options) in enumerate(LOSSES):
+            for weighted in (False, True):
+                gathered = loss(pool="batch", gather=True, **options)
+                results["gathered", i, weighted] = step(model, gathered, part, weighted)
+            results["apart", i] = step(model, loss(pool="batch", **options), part, False)
+        results["spoilt"] = [spoilt(rank, loss, options) for loss, options in LOSSES]
+        dist.destroy_process_group()
+        pipe.send(results)
+    except Exception:
+        pipe.send(traceback.format_exc())
+
+
+def spoilt(rank, loss, options):
+    """Return the losses of two channels, one of which has a NaN on the first process."""
+    inputs, targets, _ = (v[:10] for v in data())
+    inputs = inputs[:, :2].clone()
+    if rank == 0:
+        inputs[3, 1, 2] = torch.nan
+    return loss(pool="batch", gather=True, **options | {"reduction": "none"})(inputs, targets).tolist()
+
+
+def run(world_size):
+    forks = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if forks else "spawn")
+    if forks:
+        context.set_forkserver_preload(["mi_metrics.losses"])
+    with tempfile.TemporaryDirectory() as folder:
+        store, pipes, processes = Path(folder) / "store", [], []
+        for rank in range(world_size):
+            ours, theirs = context.Pipe(duplex=False)
+            processes.append(context.Process(target=process, args=(rank, world_size, store, theirs), daemon=True))
+            processes[-1].start()
+            theirs.close()
+            pipes.append(ours)
+        try:
+            return [pipe.recv() if pipe.poll(TIMEOUT + 15) else "no answer in time" for pipe in pipes]
+        finally:
+            for p in processes:
+                p.kill()
+                p.join()
+
+
+def largest_difference(a, b):
+    return max(abs(torch.as_tensor(v) - torch.as_tensor(w)).max().item() for v, w in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_gathered_losses_are_those_of_one_process(world_size):
+    reports = run(world_size)
+    for report in reports:
+        assert isinstance(report, dict), report
+    for i, (loss, options) in enumerate(LOSSES):
+        for weighted in (False, True):
+            # Without a process group `gather` changes nothing.
+            expected = step(network(), loss(pool="batch", gather=True, **options), slice(None), weighted)
+            assert max(abs(g).max() for g in expected[1:]) > 1e-3
+            for report in reports:
+                assert largest_difference(report["gathered", i, weighted], expected) < 1e-10
+        # Apart, DDP computes the mean over processes of what each makes of its part: something else.
+        parts = [step(network(), loss(pool="batch", **options), share(r, world_size), False) for r in range(world_size)]
+        mean = [sum(v) / world_size for v in zip(*parts, strict=True)]
+        expected = step(network(), loss(pool="batch", **options), slice(None), False)
+        for report in reports:
+            assert largest_difference(report["apart", i][1:], mean[1:]) < 1e-10
+        assert largest_difference(mean, expected) > 1e-2
+        for report in reports:
+            good, bad = report["spoilt"][i]
+            assert good == good
+            assert bad != bad
