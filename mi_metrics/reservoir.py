@@ -76,7 +76,8 @@ def _least(candidates: Tensor, size: int) -> Tensor:
     for column in range(candidates.shape[2] - 1, -1, -1):
         order = candidates[:, :, column].sort(dim=1, stable=True).indices
         candidates = candidates.gather(1, order.unsqueeze(2).expand_as(candidates))
-    return candidates[:, :size].contiguous()
+    # A copy: a view would keep all candidates alive.
+    return candidates[:, :size].clone()
 
 
 def _hash(bits: Tensor) -> Tensor:

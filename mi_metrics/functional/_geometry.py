@@ -66,15 +66,14 @@ class Axis(NamedTuple):
         index = torch.searchsorted(self.edges, x.to(self.edges.dtype).contiguous(), right=True)
         return index.to(self.lo.dtype)
 
-    def borders(self, row: int, count: int, low: float, high: float) -> Tensor:
-        """Return the edges ``(count + 1,)`` of a table's bins, float64; ``low``, ``high`` end bins of unequal width."""
-        axis = self.rows(slice(row, row + 1))
-        if axis.edges is not None:
-            ends = torch.tensor([[low], [high]], dtype=torch.float64, device=axis.edges.device)
-            return torch.cat([ends[0], axis.edges[0, : count - 1].double(), ends[1]])
-        steps = torch.arange(count + 1, dtype=torch.float64, device=axis.lo.device)
-        borders = axis.lo.double() + axis.width.double() * steps / axis.bins.double()
-        return (borders if axis.scale is None else borders / axis.scale)[0]
+    def borders(self, count: int, low: float, high: float) -> Tensor:
+        """Return the edges ``(count + 1,)`` of the only table's bins, float64; ``low``, ``high`` end unequal bins."""
+        if self.edges is not None:
+            ends = torch.tensor([low, high], dtype=torch.float64, device=self.edges.device)
+            return torch.cat([ends[:1], self.edges[0, : count - 1].double(), ends[1:]])
+        steps = torch.arange(count + 1, dtype=torch.float64, device=self.lo.device)
+        borders = self.lo.double() + self.width.double() * steps / self.bins.double()
+        return (borders if self.scale is None else borders / self.scale)[0]
 
     def rows(self, r: slice) -> "Axis":
         """Return the axis of some of the R tables."""

@@ -265,8 +265,9 @@ def _table(
         x, y = (torch.where(weights > 0, v, torch.zeros_like(v)) for v in (x, y))
         weights = weights.reshape(-1, weights.shape[-1])
         effective = weights.sum(1).square() / weights.square().sum(1)
+    x, y = lift(x), lift(y)
     check_finite(x, y)
-    x, y = (lift(v).reshape(-1, v.shape[-1]) for v in (x, y))
+    x, y = (v.reshape(-1, v.shape[-1]) for v in (x, y))
     if kernel != "hard":
         x, y = x.double(), y.double()
 

@@ -67,9 +67,9 @@ class MutualInformationMetric(Metric):
                 f"Expected `x` and `y` of shape (N, {self.num_outputs}, ...) for num_outputs={self.num_outputs}, but "
                 f"got {tuple(x.shape)}. Move the outputs to dimension 1, or pool them with num_outputs=1."
             )
+        x, y = (lift(v.detach()) for v in (x, y))
         if self.nan_strategy == "error":
             check_finite(x, y)
-        x, y = (lift(v.detach()) for v in (x, y))
         if self.num_outputs > 1:
             x, y = (v.movedim(1, 0).reshape(self.num_outputs, -1) for v in (x, y))
         else:

@@ -4,10 +4,19 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from mi_metrics import grid
 from mi_metrics.functional._arguments import check_integer
-from mi_metrics.functional._geometry import Axis, auto_num_bins, check_binning, data_axis, table_correlation
+from mi_metrics.functional._geometry import (
+    MAX_AUTO_BINS,
+    Axis,
+    Interval,
+    auto_num_bins,
+    check_binning,
+    data_axis,
+    table_correlation,
+)
 from mi_metrics.functional.binned import (
     BiasCorrection,
     Binning,
@@ -24,14 +33,13 @@ from mi_metrics.metrics.base import WIDE_X, WIDE_Y
 from mi_metrics.metrics.table import JointTableMetric
 
 
-class BinnedView(NamedTuple):
-    """The state read as a joint table in bins."""
+class OutputView(NamedTuple):
+    """The state of one output read as a joint table in bins; tables, axes and ends have a leading dimension of 1."""
 
-    counts: Tensor  # (C, B_x, B_y)
-    axes: list[Axis]
-    bins: list[list[int]]  # of each axis and output; with "auto" the table may have more, empty ones
-    ends: list[list[tuple[float, float]]]  # of the data or range, of each axis and output
-    coarse: bool  # whether cells were wider than bins
+    counts: Tensor
+    axes: tuple[Axis, Axis]
+    ends: tuple[Interval, Interval]  # of the data or the given range
+    coarse: bool  # whether cells of the grid were wider than bins
 
 
 class BinnedMutualInformation(JointTableMetric):
@@ -153,10 +161,11 @@ class BinnedMutualInformation(JointTableMetric):
 
     def compute(self) -> Tensor:
         """Return the mutual information of all samples since the last reset, of all ranks."""
-        view = self._view()
+        views = self._views()
+        counts = _stack([view.counts for view in views])
         self._warn_once("no samples", self._without_samples())
         self._warn_once("outside", self._outside_message())
-        if view.coarse:
+        if any(view.coarse for view in views):
             self._warn_once(
                 "coarse",
                 f"The grid of {self.resolution} cells per axis is coarser than the bins of "
@@ -165,9 +174,9 @@ class BinnedMutualInformation(JointTableMetric):
                 "ranks): mutual information does not change.",
             )
         if self.bias_correction == "none":
-            self._warn_once("undersampled", undersampled(view.counts))
+            self._warn_once("undersampled", undersampled(counts))
         value = information(
-            view.counts, normalization=self.normalization, bias_correction=self.bias_correction, unit=self.unit
+            counts, normalization=self.normalization, bias_correction=self.bias_correction, unit=self.unit
         )
         return self._squeeze(value)
 
@@ -177,7 +186,7 @@ class BinnedMutualInformation(JointTableMetric):
         Of this rank alone; enter ``metric.sync_context()`` on every rank for the counts of all. int64 with the hard
         kernel, else float64.
         """
-        return self._squeeze(self._view().counts)
+        return self._squeeze(_stack([view.counts for view in self._views()]))
 
     def joint(self) -> Tensor:
         """Return the probability table, ``(B_x, B_y)``, or ``(C, B_x, B_y)`` for several outputs; it sums to 1.
@@ -189,61 +198,67 @@ class BinnedMutualInformation(JointTableMetric):
 
     def edges(self, output: int = 0) -> tuple[Tensor, Tensor]:
         """Return the edges of the bins of x and of y in data units, float64 ``(B + 1,)`` each."""
-        view = self._view()
-        edges = []
-        for axis, bins, ends in zip(view.axes, view.bins, view.ends, strict=True):
-            edges.append(axis.borders(output, bins[output], *ends[output]))
-        return edges[0], edges[1]
+        view = self._views()[output]
+        x_edges, y_edges = (
+            axis.borders(bins, *ends)
+            for axis, bins, ends in zip(view.axes, view.counts.shape[1:], view.ends, strict=True)
+        )
+        return x_edges, y_edges
 
-    def _view(self) -> BinnedView:
-        """Return the state in bins."""
-        if self._bins is not None and self._ranges is not None:
-            C = self.num_outputs
-            axes = list(self._axes(torch.float64, torch.float64))
-            return BinnedView(self.table, axes, [[b] * C for b in self._bins], [[r] * C for r in self._ranges], False)
-        return self._grid_view()
+    def _views(self) -> list[OutputView]:
+        """Return each output's state in bins."""
+        if self._ranges is None:
+            return [self._grid_view(c) for c in range(self.num_outputs)]
+        axes = self._axes(torch.float64, torch.float64)
+        return [OutputView(table.unsqueeze(0), axes, self._ranges, False) for table in self.table]
 
-    def _grid_view(self) -> BinnedView:
-        """Return the grid's cells in bins: each cell goes where the value that stands for it lies.
+    def _grid_view(self, output: int) -> OutputView:
+        """Return the cells of an output's grid in bins: each cell goes where the value that stands for it lies.
 
         The functional API does the rest, on these values with their counts as weights. So the two agree to the bit
         where the cells are the distinct values themselves.
         """
-        cells = grid.view(self.table)
+        cells = grid.view(self.table[output : output + 1])
+        wide = self.counters[[WIDE_X, WIDE_Y], output].tolist()
+        values = [self._values(axis, bool(w)) for axis, w in zip((cells.x, cells.y), wide, strict=True)]
         n = cells.joint.sum((1, 2))
-        values = [self._values(cells.x, WIDE_X), self._values(cells.y, WIDE_Y)]
         if isinstance(self.num_bins, tuple):
-            bins = [torch.full_like(n, b).unsqueeze(1) for b in self.num_bins]
+            bins = self.num_bins
         else:
             r = table_correlation(values[0], values[1], cells.joint)
-            bins = [auto_num_bins(n.double(), r, min(256, self.resolution)).unsqueeze(1)] * 2
+            bins = (int(auto_num_bins(n.double(), r, min(MAX_AUTO_BINS, self.resolution))),) * 2
         axes, ends, coarse = [], [], False
         for axis, value, b in zip((cells.x, cells.y), values, bins, strict=True):
             # An empty table has no range; any will do.
-            weights = torch.where(n.unsqueeze(1) > 0, axis.counts, 1).double()
-            axes.append(data_axis(value, b, weights, self.binning, self.clip_quantile, self.margin))
-            ends.append(list(zip(axis.lower.amin(1).tolist(), axis.upper.amax(1).tolist(), strict=True)))
-            coarse |= self._is_coarse(axis, axes[-1], n)
-        shape = int(bins[0].max()), int(bins[1].max())
+            weights = torch.where(n > 0, axis.counts, 1).double()
+            number = torch.full_like(n, b).unsqueeze(1)
+            axes.append(data_axis(value, number, weights, self.binning, self.clip_quantile, self.margin))
+            ends.append((float(axis.lower.min()), float(axis.upper.max())))
+            coarse |= _is_coarse(axis, axes[-1])
         if self.kernel == "hard":
             rows, columns = (a.cell(v).long() for a, v in zip(axes, values, strict=True))
-            counts = grid.regroup(cells.joint, rows, columns, shape)
+            counts = grid.regroup(cells.joint, rows, columns, bins)
         else:
-            wx, wy = (kernel_matrix(v.double(), a, b, self.kernel) for v, a, b in zip(values, axes, shape, strict=True))
+            wx, wy = (kernel_matrix(v.double(), a, b, self.kernel) for v, a, b in zip(values, axes, bins, strict=True))
             counts = wx.mT @ cells.joint.double() @ wy
-        return BinnedView(counts, axes, [b.flatten().tolist() for b in bins], ends, coarse)
+        return OutputView(counts, (axes[0], axes[1]), (ends[0], ends[1]), coarse)
 
-    def _values(self, axis: grid.Axis, wide: int) -> Tensor:
+    def _values(self, axis: grid.Axis, wide: bool) -> Tensor:
         # The functional API evaluates float32 samples in float32; where the cells are the samples, so does this.
-        if bool(axis.lossless.all()) and not bool(self.counters[wide].any()) and self.kernel == "hard":
-            return axis.centre.float()
-        return axis.centre
+        return axis.centre.float() if axis.lossless and not wide and self.kernel == "hard" else axis.centre
 
-    def _is_coarse(self, cells: grid.Axis, axis: Axis, n: Tensor) -> bool:
-        width = cells.upper - cells.lower
-        if axis.edges is None:
-            bin_width = axis.width.double() / axis.bins.double()
-            too_wide = width > (bin_width if axis.scale is None else bin_width / axis.scale)
-        else:
-            too_wide = (width > 0) & (cells.counts * axis.bins > n.unsqueeze(1))
-        return bool((too_wide & (cells.counts > 0)).any())
+
+def _is_coarse(cells: grid.Axis, axis: Axis) -> bool:
+    width = cells.upper - cells.lower
+    if axis.edges is None:
+        bin_width = axis.width.double() / axis.bins.double()
+        too_wide = width > (bin_width if axis.scale is None else bin_width / axis.scale)
+    else:
+        too_wide = (width > 0) & (cells.counts * axis.bins > cells.counts.sum())
+    return bool((too_wide & (cells.counts > 0)).any())
+
+
+def _stack(tables: list[Tensor]) -> Tensor:
+    """Stack tables ``(1, B_x, B_y)``; automatic bins differ between outputs, and the smaller tables are padded."""
+    bx, by = (max(table.shape[i] for table in tables) for i in (1, 2))
+    return torch.cat([pad(table, (0, by - table.shape[2], 0, bx - table.shape[1])) for table in tables])

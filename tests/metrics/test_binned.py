@@ -250,6 +250,18 @@ def test_outputs_are_evaluated_side_by_side():
                 assert ours.equal(theirs)
 
 
+def test_an_output_does_not_feel_what_lies_beside_it():
+    # Grey levels in float32 are lossless and evaluated in float32, also next to a continuous output.
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 200, (500,), generator=generator).float() / 199
+    y = (x * 50 + torch.randint(0, 9, (500,), generator=generator)).round() / 7
+    z = torch.randn(500, generator=generator)
+    for bins in (19, 57):
+        metric = BinnedMutualInformation(bins, num_outputs=2, bias_correction="grassberger")
+        metric.update(torch.stack([x, z], 1), torch.stack([y, z], 1))
+        assert metric.compute()[0].equal(binned_mutual_information(x, y, bins, bias_correction="grassberger"))
+
+
 def test_undersampling_warns_once_per_metric():
     x, y = gaussian(200)
     metric = BinnedMutualInformation(32)

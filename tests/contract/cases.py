@@ -1,0 +1,186 @@
+"""The metrics under contract. To put a class under it, add one line to ``CASES``."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from mi_metrics import BinnedMutualInformation, KDEMutualInformation, KNNMutualInformation
+from mi_metrics.functional import binned_mutual_information, kde_mutual_information, knn_mutual_information
+
+Batch = tuple[Tensor, Tensor]
+
+# What metrics say about samples that are few, repeated or outside the range; no matter here, where batches are small.
+CAUTIONS = (
+    ".*samples occupy .* cells",
+    ".*lie outside `value_range`",
+    ".*needs more than n_neighbors=[0-9]+ valid samples.* has [1-9]",
+    ".*samples of [A-Za-z]* are (repeated|copies)",
+    "Repeated samples make",
+    "The kernel is (narrower|wider) than",
+)
+ignore_cautions = pytest.mark.filterwarnings(*(f"ignore:{caution}:UserWarning" for caution in CAUTIONS))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration of a metric, and what is promised of it beyond what is promised of all."""
+
+    name: str
+    metric: type[Metric]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    # The call on all samples that gives the same value; it gets those of `kwargs` that it knows.
+    functional: Callable[..., Tensor] | None = None
+    # The two agree to this, relative; 0: bit for bit.
+    functional_tolerance: float = 0.0
+    # Whether the two agree only where an axis has fewer distinct values than the metric has cells.
+    on_lattice: bool = False
+    # How far values of different splits may lie apart, relative; 0: bit for bit.
+    tolerance: float = 0.0
+    # Other arguments with which the metric can share its state in a collection.
+    shares: tuple[dict[str, Any], ...] = ()
+    # Other arguments with which it can't.
+    differs: tuple[dict[str, Any], ...] = ()
+    # Whether the state stays as large as it is.
+    constant_memory: bool = True
+    device: torch.device = torch.device("cpu")  # noqa: RUF009
+
+    @property
+    def num_outputs(self) -> int:
+        return self.kwargs.get("num_outputs", 1)
+
+    @property
+    def strangers(self) -> tuple[dict[str, Any], ...]:
+        """Arguments of metrics whose states don't add up with this one's, whatever the class."""
+        more = {"x_dim": self.dims[0] + 1} if self.vectors else {"num_outputs": self.num_outputs + 1}
+        return (*self.differs, {"nan_strategy": "ignore"}, more)
+
+    @property
+    def dims(self) -> tuple[int, int]:
+        return self.kwargs.get("x_dim", 1), self.kwargs.get("y_dim", 1)
+
+    @property
+    def vectors(self) -> bool:
+        return self.dims != (1, 1)
+
+    def on(self, device: torch.device) -> "Case":
+        return replace(self, device=device)
+
+    def build(self, **overrides: Any) -> Any:
+        return self.metric(**(self.kwargs | overrides)).to(self.device)
+
+    def samples(self, n: int = 400, seed: int = 0) -> Batch:
+        """Return n rows of dependent samples, float32, whose two marginals have different shapes, places and scales."""
+        generator = torch.Generator().manual_seed(seed)
+        shape = (n,) if self.num_outputs == 1 else (n, self.num_outputs, 2)
+        x, noise = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
+        if self.vectors:
+            x, noise = (torch.randn(n, dim, generator=generator) for dim in self.dims)
+            y = 20 + 8 * (0.6 * x.sum(1, keepdim=True) + noise)
+            return x.to(self.device), y.to(self.device)
+        # Every output has its own dependence.
+        r = 0.6 if self.num_outputs == 1 else torch.linspace(0.1, 0.9, self.num_outputs).unsqueeze(1)
+        y = 20 + 8 * (r * x + 0.8 * noise) + 2 * x**2
+        return x.to(self.device), y.to(self.device)
+
+    def lattice(self, n: int = 400, seed: int = 0) -> Batch:
+        """Return samples with some 40 distinct values on either axis, as images and labels have them."""
+        x, y = self.samples(n, seed)
+        return (x * 20 / 3).clamp(-20, 20).round() / 10, (y / 2).clamp(-5, 30).round()
+
+    def value(self, batch: Batch, **overrides: Any) -> Tensor:
+        """Return the value of a metric that has seen one batch."""
+        return self.fed([batch], **overrides).compute()
+
+    def fed(self, batches: Sequence[Batch], **overrides: Any) -> Any:
+        """Return a metric that has seen some batches."""
+        metric = self.build(**overrides)
+        for x, y in batches:
+            metric.update(x, y)
+        return metric
+
+    def call_functional(self, batch: Batch) -> Tensor:
+        assert self.functional is not None
+        known = inspect.signature(self.functional).parameters
+        kwargs = {k: v for k, v in self.kwargs.items() if k in known}
+        if self.vectors:
+            return self.functional(*batch, **kwargs)
+        rows = [v.movedim(1, 0).reshape(self.num_outputs, -1) if self.num_outputs > 1 else v.flatten() for v in batch]
+        return self.functional(*(v.unsqueeze(-1) if "n_neighbors" in known else v for v in rows), **kwargs)
+
+    def assert_same(self, value: Tensor, expected: Tensor) -> None:
+        torch.testing.assert_close(value, expected, rtol=self.tolerance, atol=self.tolerance, equal_nan=True)
+
+    def assert_same_state(self, metric: Metric | dict[str, Any], expected: Metric) -> None:
+        """Check that all states are the same; of a list, that it holds as many samples."""
+        states = metric.metric_state if isinstance(metric, Metric) else metric
+        assert list(states) == list(expected._defaults)
+        for name, default in expected._defaults.items():
+            state, wanted = states[name], getattr(expected, name)
+            if isinstance(default, Tensor):
+                assert state.dtype == wanted.dtype == default.dtype
+                self.assert_same(state, wanted)
+            else:
+                assert sum(map(len, state)) == sum(map(len, wanted))
+
+
+def batches_of(batch: Batch, sizes: Sequence[int]) -> list[Batch]:
+    """Cut a batch into batches of these sizes, with what remains as the last."""
+    rest = len(batch[0]) - sum(sizes)
+    assert rest >= 0
+    parts = [v.split([*sizes, rest] if rest else list(sizes)) for v in batch]
+    return list(zip(*parts, strict=True))
+
+
+KNOWN: dict[str, Any] = {"num_bins": (5, 8), "value_range": ((-3.0, 3.0), (-10.0, 60.0))}
+UNKNOWN: dict[str, Any] = {"num_bins": (5, 8), "resolution": 64}
+QUANTILE = UNKNOWN | {"binning": "quantile", "bias_correction": "miller_madow"}
+VIEWS = ({"normalization": "geometric"}, {"unit": "bits"}, {"bias_correction": "miller_madow"})
+OTHER_TABLES = (
+    {"value_range": ((-3.0, 3.0), (-10.0, 60.00000006))},
+    {"value_range": ((-3.0, 3.0), (-10.0, 255.0))},
+    {"value_range": (-10.0, 60.0)},
+    {"value_range": None},
+    {"num_bins": (8, 5)},
+    {"num_bins": (5, 9)},
+)
+OTHER_BINS = (*VIEWS, {"num_bins": 9}, {"num_bins": "auto"}, {"kernel": "hard"}, {"kernel": "cubic"}, {"margin": 0.5})
+OTHER_GRIDS = ({"resolution": 63}, {"num_bins": (5, 8), "value_range": (-10.0, 60.0)})
+
+
+def binned(name: str, kwargs: dict[str, Any], **more: Any) -> Case:
+    return Case(name, BinnedMutualInformation, kwargs, binned_mutual_information, **more)
+
+
+def kde(name: str, kwargs: dict[str, Any], **more: Any) -> Case:
+    return Case(name, KDEMutualInformation, kwargs, kde_mutual_information, 0.05, **more)
+
+
+def knn(name: str, kwargs: dict[str, Any], **more: Any) -> Case:
+    more = {"constant_memory": False} | more
+    return Case(name, KNNMutualInformation, kwargs, knn_mutual_information, **more)
+
+
+CASES = [
+    binned("bins", KNOWN, shares=VIEWS, differs=(*OTHER_TABLES, {"kernel": "linear"})),
+    binned("cubic bins", KNOWN | {"kernel": "cubic"}, shares=VIEWS, differs=OTHER_TABLES, tolerance=1e-12),
+    binned("bins of 3 outputs", KNOWN | {"num_outputs": 3, "normalization": "geometric"}),
+    binned("found bins", UNKNOWN, on_lattice=True, shares=OTHER_BINS, differs=OTHER_GRIDS),
+    binned("found quantile bins", QUANTILE, on_lattice=True),
+    binned("found clipped bins", UNKNOWN | {"clip_quantile": 0.01, "margin": 0.1, "unit": "bits"}, on_lattice=True),
+    binned("found number of bins", {"num_bins": "auto", "bias_correction": "grassberger"}, on_lattice=True),
+    binned("found cubic bins", UNKNOWN | {"kernel": "cubic"}, on_lattice=True, functional_tolerance=1e-12),
+    binned("found bins of 3 outputs", UNKNOWN | {"num_outputs": 3}, on_lattice=True, differs=OTHER_GRIDS),
+    kde("densities", {"resolution": 64}),
+    kde("densities over a range", {"value_range": KNOWN["value_range"], "grid_size": 64}),
+    kde("densities of 3 outputs", {"resolution": 64, "num_outputs": 3}),
+    knn("neighbours", {}, shares=({"n_neighbors": 5}, {"algorithm": "ksg2"}, {"unit": "bits"})),
+    knn("neighbours of 3 outputs", {"num_outputs": 3}),
+    knn("neighbours of vectors", {"n_neighbors": 4, "x_dim": 2, "y_dim": 3}),
+    knn("neighbours in a bounded sample", {"max_samples": 500}, constant_memory=True, differs=({"max_samples": 499},)),
+]

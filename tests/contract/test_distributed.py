@@ -1,0 +1,173 @@
+"""Several processes give what one would, whatever each of them saw, and none of them waits for ever."""
+
+import math
+import re
+from typing import Any
+
+import pytest
+import torch
+
+from tests.contract.cases import CAUTIONS, Batch, Case, batches_of, ignore_cautions
+from tests.contract.ranks import Ranks, Report
+
+pytestmark = [pytest.mark.distributed, ignore_cautions]
+
+# Numbers of samples, of which each rank has its own: uneven, a single one, none.
+UNEVEN = {
+    "2 ranks, uneven": [[100, 37], [263]],
+    "2 ranks, one empty": [[400], []],
+    "3 ranks, uneven": [[50, 50, 3], [1], [200, 96]],
+    "3 ranks, one empty": [[150], [], [1, 249]],
+    "3 ranks, two empty": [[], [], [400]],
+}
+
+
+def dealt(batch: Batch, sizes: list[list[int]]) -> list[list[Batch]]:
+    """Deal a batch out to ranks, each with batches of its own sizes."""
+    batches = iter(batches_of(batch, [n for own in sizes for n in own]))
+    return [[next(batches) for _ in own] for own in sizes]
+
+
+def updates(batches: list[Batch]) -> list[tuple[Any, ...]]:
+    return [("update", x, y) for x, y in batches]
+
+
+def feed(ranks: Ranks, case: Case, batches: list[list[Batch]], *then: tuple[Any, ...], **kwargs: Any) -> list[Report]:
+    """Update a metric on every rank with its batches, then take further steps."""
+    case = case.on(torch.device("cpu"))
+    return ranks.run(case.metric, case.kwargs | kwargs, [[*updates(own), *then] for own in batches])
+
+
+def assert_clean(report: Report) -> None:
+    """Check that nothing raised, nothing was said but cautions about the data, and the metric was left unsynced."""
+    assert [r for r in report.results if isinstance(r, Exception)] == []
+    assert [w for w in report.warnings if not any(re.match(caution, w) for caution in CAUTIONS)] == []
+    assert not report.synced
+
+
+@pytest.mark.parametrize("sizes", UNEVEN.values(), ids=UNEVEN)
+def test_every_rank_has_the_value_of_one_process(ranks: Ranks, case: Case, sizes: list[list[int]]):
+    batch = case.samples()
+    batches = dealt(batch, sizes)
+    for own, report in zip(batches, feed(ranks, case, batches, ("compute",)), strict=True):
+        assert_clean(report)
+        case.assert_same(report.results[-1], case.value(batch))
+        case.assert_same_state(report.states[-1], case.fed(own))
+
+
+def test_no_samples_anywhere_is_nan_and_one_warning_on_every_rank(ranks: Ranks, case: Case):
+    for report in feed(ranks, case, [[], [], []], ("compute",), ("compute",), ("compute",)):
+        assert all(bool(value.isnan().all()) for value in report.results)
+        assert len(report.warnings) == 1
+        assert "valid samples" in report.warnings[0]
+        assert not report.synced
+
+
+def test_ranks_may_have_samples_of_different_precision(ranks: Ranks, case: Case):
+    dtypes = (torch.float32, torch.float64, torch.float16)
+    x, y = (v.half().float() for v in case.samples())
+    batches = dealt((x, y), [[150], [50, 100], [100]])
+    batches = [[(a.to(t), b.to(t)) for a, b in own] for own, t in zip(batches, dtypes, strict=True)]
+    expected = case.fed([batch for own in batches for batch in own]).compute()
+    for report in feed(ranks, case, batches, ("compute",)):
+        assert_clean(report)
+        case.assert_same(report.results[-1], expected)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_accumulation_continues_after_compute(ranks: Ranks, case: Case, size: int):
+    first, second = case.samples(seed=0), case.samples(seed=1)
+    both = tuple(torch.cat(pair) for pair in zip(first, second, strict=True))
+    sizes = [[100], [300], []][:size]
+    steps = [
+        [*updates(a), ("compute",), *updates(b), ("forward", *case.samples(9)), ("compute",), ("reset",), ("compute",)]
+        for a, b in zip(dealt(first, sizes), dealt(second, sizes), strict=True)
+    ]
+    more = [case.samples(9)] * size
+    expected = case.fed([both, *more])
+    for own, report in zip(steps, ranks.run(case.metric, case.kwargs, steps), strict=True):
+        values = [r for (name, *_), r in zip(own, report.results, strict=True) if name in ("compute", "forward")]
+        case.assert_same(values[0], case.value(first))
+        case.assert_same(values[1], case.value(more[0]))
+        case.assert_same(values[2], expected.compute())
+        assert values[3].isnan().all()
+        assert not report.synced
+
+
+def test_without_sync_on_compute_each_rank_has_its_own_value(ranks: Ranks, case: Case):
+    batches = dealt(case.samples(), [[150], [100, 50], [100]])
+    for own, report in zip(batches, feed(ranks, case, batches, ("compute",), sync_on_compute=False), strict=True):
+        assert_clean(report)
+        case.assert_same(report.results[-1], case.fed(own).compute())
+        assert report.gathers == 0
+
+
+def test_forward_that_synchronises_returns_the_value_of_all_ranks_batches(ranks: Ranks, case: Case):
+    """The remaining calls after ``forward`` see this rank's samples and, in ``compute``, everybody's."""
+    batch = case.samples()
+    first, second = (dealt(part, [[60], [40], [100]]) for part in batches_of(batch, (200, 200)))
+    steps = [[("forward", *a[0]), ("forward", *b[0]), ("compute",)] for a, b in zip(first, second, strict=True)]
+    halves = batches_of(batch, (200, 200))
+    for report in ranks.run(case.metric, case.kwargs | {"dist_sync_on_step": True}, steps):
+        assert_clean(report)
+        for value, part in zip(report.results, [*halves, batch], strict=True):
+            case.assert_same(value, case.value(part))
+
+
+def test_a_compute_gathers_each_of_at_most_three_states_once(ranks: Ranks, case: Case):
+    batches = dealt(case.samples(), [[100, 50], [150], []])
+    for report in feed(ranks, case, [*batches[:2], []], ("compute",)):
+        assert report.gathers == len(case.build()._defaults) <= 3
+
+
+def test_a_sync_can_be_held_open(ranks: Ranks, case: Case):
+    batches = dealt(case.samples(), [[100], [300]])
+    whole = case.fed([case.samples()])
+    for own, report in zip(batches, feed(ranks, case, batches, ("sync",), ("unsync",), ("compute",)), strict=True):
+        assert_clean(report)
+        _, synced, unsynced, _ = report.states
+        assert torch.equal(synced["counters"], whole.counters)
+        case.assert_same_state(unsynced, case.fed(own))
+        case.assert_same(report.results[-1], whole.compute())
+
+
+def test_a_rank_built_differently_is_an_error_on_every_rank_and_costs_no_sample(ranks: Ranks, case: Case):
+    """Whatever the difference: also where states differ in dtype or number of dimensions, where gloo would abort."""
+    batches = dealt(case.samples(), [[100], [200, 100], []])
+    for other in case.strangers:
+        steps = [[*updates(own), ("compute",), ("forward", *case.samples(10))] for own in batches[:2]]
+        steps.append([("compute",)])
+        kwargs = [case.kwargs, case.kwargs, case.kwargs | other]
+        for rank, (own, report) in enumerate(zip(batches, ranks.run(case.metric, kwargs, steps), strict=True)):
+            error = report.results[len(own)]
+            assert isinstance(error, RuntimeError)
+            assert str(error).startswith("ValueError: Expected metrics of one configuration, but got\n")
+            assert str(error).endswith("Build the metric with the same arguments on every rank.")
+            assert not report.synced
+            case.assert_same_state(report.states[len(own)], case.fed(own, **(other if rank == 2 else {})))
+            if own:
+                case.assert_same(report.results[-1], case.value(case.samples(10)))
+                case.assert_same_state(report.states[-1], case.fed([*own, case.samples(10)]))
+    # The processes are as good as new.
+    for report in feed(ranks, case, batches, ("compute",)):
+        case.assert_same(report.results[-1], case.value(case.samples()))
+
+
+def test_invalid_samples_of_one_rank_are_dropped_everywhere(ranks: Ranks, case: Case):
+    x, y = case.samples()
+    x[30:40] = math.nan
+    y[350:360] = math.inf
+    batches = dealt((x, y), [[100], [], [300]])
+    expected = case.fed([(x, y)], nan_strategy="ignore").compute()
+    for report in feed(ranks, case, batches, ("compute",), nan_strategy="ignore"):
+        assert_clean(report)
+        case.assert_same(report.results[-1], expected)
+
+
+def test_a_rank_that_dies_fails_its_test_and_no_other(ranks: Ranks, case: Case):
+    if case.name != "bins":
+        pytest.skip("concerns the harness, not the metric")
+    with pytest.raises(AssertionError, match="rank 1 raised"):
+        ranks.run(case.metric, [case.kwargs, {"no_such_argument": 1}], [[], []])
+    for report in feed(ranks, case, [[case.samples()], []], ("compute",)):
+        case.assert_same(report.results[-1], case.value(case.samples()))
