@@ -38,8 +38,8 @@ from torch import distributed as dist
 from mi_metrics.functional._arguments import check_choice, check_tensor
 from mi_metrics.functional._geometry import Axis, check_binning, fixed_axis, parse_value_range, scaled_axis
 from mi_metrics.functional._kernels import Bandwidth, check_kde_options
-from mi_metrics.functional.binned import Normalization, Unit, ValueRange
-from mi_metrics.functional.information import check_options, information
+from mi_metrics.functional.binned import ValueRange
+from mi_metrics.functional.information import Normalization, Unit, check_options, information
 from mi_metrics.functional.soft import soft_counts
 from mi_metrics.functional.soft_kde import Reduce, soft_kde_information
 

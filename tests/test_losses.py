@@ -541,3 +541,11 @@ def test_bad_input_is_refused_with_a_message(pool, arguments, error, message):
     for loss in all_losses(pool=pool):
         with pytest.raises(error, match=message):
             loss(*arguments)
+
+
+@pytest.mark.parametrize("kernel", ["linear", "cubic"])
+def test_half_precision_gradient_of_a_narrow_range_is_finite(kernel: str) -> None:
+    x = (torch.arange(4) * 2.5e-7).half().requires_grad_()
+    MutualInformationLoss(8, kernel=kernel, pool="batch")(x, torch.tensor([0.3, 0.1, 0.7, 0.2])).backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()

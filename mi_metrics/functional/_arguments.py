@@ -13,7 +13,7 @@ UNITS = ("nats", "bits")
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Refuse an option that is not one of ``choices``."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"Expected `{name}` to be one of {', '.join(map(repr, choices))}, but got {value!r}.")
 
 
@@ -36,9 +36,13 @@ def check_number(name: str, value: Any) -> float:
             f"Expected `{name}` to be a number, but got {value!r} of type {type(value).__name__}. "
             "Pass an int or a float."
         )
-    if not math.isfinite(value):
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise ValueError(f"Expected `{name}` to be finite, but got {value}.")
-    return float(value)
+    return number
 
 
 def check_tensor(name: str, value: Any) -> Tensor:
@@ -80,6 +84,8 @@ def lift(x: Tensor) -> Tensor:
     Half precision is lifted to float32, because its 11 bits merge neighbouring bins; integers and bool go to
     float64, which holds every one of them up to 2**53 exactly.
     """
+    # NumPy reads the memory behind a tensor, where a pending minus sign does not stand.
+    x = x.resolve_neg()
     if x.dtype in (torch.float32, torch.float64):
         return x
     return x.float() if x.is_floating_point() else x.double()

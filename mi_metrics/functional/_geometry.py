@@ -25,6 +25,10 @@ BINNINGS = ("uniform", "quantile")
 KERNELS = ("hard", "linear", "cubic")
 MAX_AUTO_BINS = 256
 MAX_MARGIN = 1000.0
+# A gibibyte of counts. Far below it, samples that fill a table are hard to find.
+MAX_CELLS = 2**27
+# Above it, whole numbers are not exact in float32.
+MAX_BINS_FLOAT32 = 2**24
 
 # Samples are multiplied by it where (x - lo) * B would overflow; a power of two changes no other rounding.
 SCALE = 2.0**-64
@@ -127,16 +131,23 @@ def check_binning(
 
 def _parse_num_bins(num_bins: Any) -> tuple[int, int] | None:
     if isinstance(num_bins, str):
-        check_choice("num_bins", num_bins, ("auto",))
+        if num_bins != "auto":
+            raise ValueError(f"Expected `num_bins` to be an int, (B_x, B_y) or 'auto', but got {num_bins!r}.")
         return None
     if isinstance(num_bins, Sequence):
         if len(num_bins) != 2:
             raise ValueError(
                 f"Expected `num_bins` to be an int, (B_x, B_y) or 'auto', but got {len(num_bins)} values: {num_bins}."
             )
-        return check_integer("num_bins", num_bins[0], 1), check_integer("num_bins", num_bins[1], 1)
-    bins = check_integer("num_bins", num_bins, 1)
-    return bins, bins
+        bins = check_integer("num_bins", num_bins[0], 1), check_integer("num_bins", num_bins[1], 1)
+    else:
+        bins = (check_integer("num_bins", num_bins, 1),) * 2
+    if bins[0] * bins[1] > MAX_CELLS:
+        raise ValueError(
+            f"Expected `num_bins` of at most {MAX_CELLS} cells B_x * B_y, but got {bins[0]} * {bins[1]}, a table of "
+            f"{8 * bins[0] * bins[1] / 2**30:.0f} GiB. Use fewer bins."
+        )
+    return bins
 
 
 def parse_value_range(value_range: Any) -> tuple[Interval, Interval] | None:
@@ -158,6 +169,10 @@ def parse_value_range(value_range: Any) -> tuple[Interval, Interval] | None:
 def _parse_interval(name: str, interval: Sequence[Any]) -> Interval:
     if len(interval) != 2:
         raise ValueError(f"Expected `{name}` to be a pair (lo, hi), but got {len(interval)} values: {interval!r}.")
+    if any(isinstance(bound, Sequence) and not isinstance(bound, str) for bound in interval):
+        raise ValueError(
+            f"Expected `{name}` to be None, (lo, hi) or ((x_lo, x_hi), (y_lo, y_hi)), but got {interval!r}."
+        )
     lo, hi = (check_number(name, bound) for bound in interval)
     if not lo < hi:
         raise ValueError(
@@ -171,7 +186,7 @@ def fixed_axis(interval: Interval, bins: int, dtype: torch.dtype, device: torch.
     """Return the axis of a range that is known, without reading anything back from the device."""
     lo, hi = interval
     largest, scale = max(abs(lo), abs(hi)), None
-    if not (largest < _limit(dtype, bins) and hi - lo > torch.finfo(dtype).tiny):
+    if not (largest < _limit(dtype, bins) and hi - lo > torch.finfo(dtype).tiny and bins < MAX_BINS_FLOAT32):
         dtype = torch.float64
         if not largest < _limit(dtype, bins):
             lo, hi, scale = lo * SCALE, hi * SCALE, _full(SCALE, dtype, device)
@@ -184,7 +199,8 @@ def data_axis(
 ) -> Axis:
     """Return the axis of the data's own range or quantiles; ``x`` and ``weights`` ``(R, n)``, ``bins`` ``(R, 1)``.
 
-    Weights count as frequencies: two samples of weight 1 and one of weight 2 give the same axis.
+    Whole weights count as frequencies: two samples of weight 1 and one of weight 2 give the same axis. Others count in
+    proportion: only their ratios matter.
     """
     x = x.detach()
     if binning == "quantile" or clip_quantile > 0:
@@ -214,7 +230,8 @@ def interval_axis(lo: Tensor, hi: Tensor, bins: Tensor, margin: float) -> Axis:
 def scaled_axis(lo: Tensor, hi: Tensor, bins: Tensor, most: int, margin: float = 0.0) -> Axis:
     """:func:`interval_axis` of float64 ranges and at most ``most`` bins, without reading anything from the device."""
     wide = ~(torch.maximum(lo.abs(), hi.abs()) < _limit(lo.dtype, most))
-    scale = torch.where(wide, SCALE, 1.0).to(lo.dtype)
+    # Of two numbers `where` would make the default dtype, and in half precision 2**-64 is 0.
+    scale = torch.where(wide, lo.new_full((), SCALE), lo.new_full((), 1.0))
     return _axis(lo * scale, hi * scale, bins, margin, scale)
 
 
@@ -292,7 +309,10 @@ def _sorted(x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
             return torch.from_numpy(np.sort(x.numpy(), axis=1)), None
         return x.sort(1).values, None
     ordered, order = x.masked_fill(weights == 0, torch.inf).sort(dim=1, stable=True)
-    return ordered, weights.gather(1, order).cumsum(1)
+    # Whole weights are frequencies. Others are shares of as many samples as they are worth.
+    whole = (weights == weights.round()).all(1, keepdim=True)
+    worth = weights.sum(1, keepdim=True) / weights.square().sum(1, keepdim=True)
+    return ordered, (weights * torch.where(whole, 1, worth)).gather(1, order).cumsum(1)
 
 
 def _order_statistic(ordered: Tensor, mass: Tensor | None, rank: Tensor) -> Tensor:
@@ -300,7 +320,8 @@ def _order_statistic(ordered: Tensor, mass: Tensor | None, rank: Tensor) -> Tens
     if mass is None:
         return ordered.gather(1, rank.clamp(0, ordered.shape[1] - 1).long())
     # The last sample that has mass ends the list, whatever rounding did to the sum.
-    index = torch.searchsorted(mass, rank, right=True)
+    # Ranks are whole and so are sums of frequencies; of shares they are so up to rounding.
+    index = torch.searchsorted(mass, rank + 0.5, right=True)
     last = (mass < mass[:, -1:]).sum(1, keepdim=True)
     return ordered.gather(1, torch.minimum(index, last))
 
@@ -331,4 +352,5 @@ def _quantile_edges(ordered: Tensor, mass: Tensor | None, bins: Tensor) -> Tenso
 def _total(ordered: Tensor, mass: Tensor | None) -> Tensor:
     if mass is None:
         return torch.full((ordered.shape[0], 1), ordered.shape[1], dtype=torch.float64, device=ordered.device)
-    return mass[:, -1:]
+    total = mass[:, -1:]
+    return torch.where((total - total.round()).abs() < 1e-9 * total, total.round(), total)

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -136,7 +137,7 @@ def check_kde_options(
     if isinstance(bandwidth, str) and bandwidth in RULES:
         return
     pair = both_axes(bandwidth)
-    numbers = all(isinstance(h, (int, float)) and not isinstance(h, bool) and 0 < h < math.inf for h in pair)
+    numbers = all(isinstance(h, Real) and not isinstance(h, bool) and 0 < float(h) < math.inf for h in pair)
     if len(pair) != 2 or not numbers:
         raise ValueError(
             'Expected `bandwidth` to be "silverman", "scott", or one or two positive numbers, but got '

@@ -26,11 +26,16 @@ References:
 """
 
 import warnings
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from mi_metrics.functional._arguments import check_choice, check_tensor, from_nats
+
+Normalization = Literal["none", "arithmetic", "geometric", "min", "max", "joint", "studholme"]
+BiasCorrection = Literal["none", "miller_madow", "grassberger"]
+Unit = Literal["nats", "bits"]
 
 NORMALIZATIONS = ("none", "arithmetic", "geometric", "min", "max", "joint", "studholme")
 BIAS_CORRECTIONS = ("none", "miller_madow", "grassberger")
@@ -77,7 +82,11 @@ def entropies(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def mutual_information(
-    counts: Tensor, *, normalization: str = "none", bias_correction: str = "none", unit: str = "nats"
+    counts: Tensor,
+    *,
+    normalization: Normalization = "none",
+    bias_correction: BiasCorrection = "none",
+    unit: Unit = "nats",
 ) -> Tensor:
     r"""Compute the mutual information of a table of counts, in nats or bits, or one of its normalised forms.
 
@@ -150,7 +159,7 @@ def mutual_information(
     return information(counts, normalization=normalization, bias_correction=bias_correction, unit=unit)
 
 
-def standard_error(counts: Tensor, *, unit: str = "nats") -> Tensor:
+def standard_error(counts: Tensor, *, unit: Unit = "nats") -> Tensor:
     r"""Compute the analytic standard error of the plug-in mutual information of a table, in nats or bits.
 
     .. math::
@@ -274,10 +283,10 @@ def information(
     return torch.where(undefined, independent, numerator / torch.where(undefined, 1, denominator))
 
 
-def undersampled(counts: Tensor) -> str | None:
-    """Return a message if the plug-in value of a table is biased by more than 0.1 nats."""
+def undersampled(counts: Tensor, effective_samples: Tensor | None = None) -> str | None:
+    """Return a message if the plug-in value of a hard table is biased by more than 0.1 nats."""
     n = _float64(counts).detach()
-    total = n.sum((-2, -1))
+    total = n.sum((-2, -1)) if effective_samples is None else effective_samples
     kx, ky, kxy = _occupied(n.sum(-1), 1), _occupied(n.sum(-2), 1), _occupied(n, 2)
     bias = torch.where(total > 0, (kxy - kx - ky + 1) / (2 * total), 0).flatten()
     if bias.numel() == 0 or not bool(bias.max() > UNDERSAMPLED):
@@ -287,7 +296,7 @@ def undersampled(counts: Tensor) -> str | None:
         f"{float(total.flatten()[worst]):g} samples occupy {int(kxy.flatten()[worst])} cells of the joint table, so "
         f"the uncorrected mutual information is about {float(bias[worst]):.2f} nats too large. Use fewer bins "
         '(num_bins="auto"), more samples, or a bias correction (bias_correction="grassberger", or "miller_madow" '
-        "for weights and soft kernels)."
+        "for fractional weights)."
     )
 
 
@@ -324,6 +333,8 @@ def _float64(counts: Tensor) -> Tensor:
 
 def _probabilities(counts: Tensor) -> Tensor:
     table = _float64(counts)
+    # The sum of weights near 1e308 is not a number.
+    table = table / table.detach().amax((-2, -1), keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     return table / table.sum((-2, -1), keepdim=True)
 
 
@@ -357,10 +368,11 @@ def _check_counts(counts: Tensor) -> Tensor:
             f"Expected `counts` of shape (..., B_x, B_y), but got {tuple(counts.shape)}. "
             "Its last two dimensions are the bins of x and of y."
         )
-    if not bool(((counts >= 0) & (counts < torch.inf)).all()):
+    table = _float64(counts)
+    if not bool(((table >= 0) & (table < torch.inf)).all()):
         raise ValueError(
             "Expected `counts` to be finite and not negative, but got values from "
-            f"{counts.min().item()} to {counts.max().item()}. Pass counts or weights, not their logarithms."
+            f"{table.min().item():g} to {table.max().item():g}. Pass counts or weights, not their logarithms."
         )
     return counts
 

@@ -68,7 +68,8 @@ from mi_metrics.functional._kernels import (
     warn_about,
     with_float64,
 )
-from mi_metrics.functional.binned import Normalization, Unit, ValueRange
+from mi_metrics.functional.binned import ValueRange
+from mi_metrics.functional.information import Normalization, Unit
 from mi_metrics.functional.kde_table import display_grids, smoothed_display
 
 
@@ -396,7 +397,7 @@ class _Counter:
 
     def axis(self, n: Tensor) -> CountedAxis:
         """Return the cells with their counts ``(size,)``; a cell of few samples stands at their mean."""
-        within = 0.5 if self.place is None else torch.where(n > 0, self.place / 2.0**20 / n.clamp_min(1), 0.5)
+        within = 0.5 if self.place is None else torch.where(n > 0, self.place.double() / 2.0**20 / n.clamp_min(1), 0.5)
         numbers = torch.nn.functional.pad(self.numbers, (0, self.size - self.numbers.numel()))
         return CountedAxis((numbers + within) * self.width + self.origin, self.width, n.double())
 

@@ -27,7 +27,7 @@ anything else, and ⟨ψ⟩ is read from integer histograms of the counts, whose
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -42,8 +42,10 @@ from mi_metrics.functional._arguments import (
     check_tensor,
     from_nats,
 )
+from mi_metrics.functional.information import Unit
 from mi_metrics.functional.neighbors import nearest, on_cpu, range_counts
 
+Algorithm = Literal["ksg1", "ksg2"]
 ALGORITHMS = ("ksg1", "ksg2")
 SCALE_BITS = 29
 
@@ -53,10 +55,10 @@ def knn_mutual_information(
     y: Tensor,
     n_neighbors: int = 3,
     *,
-    algorithm: str = "ksg1",
+    algorithm: Algorithm = "ksg1",
     discrete_y: bool = False,
     standardize: bool = True,
-    unit: str = "nats",
+    unit: Unit = "nats",
 ) -> Tensor:
     r"""Estimate the mutual information of two continuous variables from nearest neighbours, in nats.
 

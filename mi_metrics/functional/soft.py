@@ -222,10 +222,15 @@ def _pull_back(
                 along_y.append(_dot(cells, dy))
         w = 1 if weights is None else weights[r, c].double()
         if for_x:
-            to_x[r, c] = _dot(along_x, dx) * _slope_inside(u, ax, x.dtype) * w
+            to_x[r, c] = _within_dtype(_dot(along_x, dx) * _slope_inside(u, ax, x.dtype) * w, x.dtype)
         if for_y:
-            to_y[r, c] = _dot(along_y, wx) * _slope_inside(v, ay, y.dtype) * w
+            to_y[r, c] = _within_dtype(_dot(along_y, wx) * _slope_inside(v, ay, y.dtype) * w, y.dtype)
     return to_x, to_y
+
+
+def _within_dtype(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    # Gradients of narrow ranges pass 65504, where half precision has infinity.
+    return gradient.clamp(-65504, 65504) if dtype == torch.float16 else gradient
 
 
 def _dot(a: list[Tensor], b: list[Tensor]) -> Tensor:

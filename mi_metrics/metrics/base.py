@@ -275,7 +275,7 @@ class MutualInformationMetric(Metric):
                         f"size mismatch for {name}: expected {tuple(default.shape)} of {default.dtype}, but got "
                         f"{tuple(value.shape)} of {value.dtype}"
                     )
-            elif isinstance(value, Tensor) or isinstance(default, Tensor):
+            elif not isinstance(value, type(default)):
                 problems.append(f"expected `{name}` as a {type(default).__name__}, but got a {type(value).__name__}")
         return problems
 

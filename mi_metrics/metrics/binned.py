@@ -17,18 +17,15 @@ from mi_metrics.functional._geometry import (
     data_axis,
     table_correlation,
 )
-from mi_metrics.functional.binned import (
+from mi_metrics.functional.binned import Binning, Kernel, NumBins, ValueRange, check_correction, kernel_matrix
+from mi_metrics.functional.information import (
     BiasCorrection,
-    Binning,
-    Kernel,
     Normalization,
-    NumBins,
     Unit,
-    ValueRange,
-    check_correction,
-    kernel_matrix,
+    check_options,
+    information,
+    undersampled,
 )
-from mi_metrics.functional.information import check_options, information, undersampled
 from mi_metrics.metrics.base import WIDE_X, WIDE_Y
 from mi_metrics.metrics.table import JointTableMetric
 
@@ -173,7 +170,7 @@ class BinnedMutualInformation(JointTableMetric):
                 "Raise `resolution`, use fewer bins, or transform both variables monotonically first (torch.asinh, "
                 "ranks): mutual information does not change.",
             )
-        if self.bias_correction == "none":
+        if self.bias_correction == "none" and self.kernel == "hard":
             self._warn_once("undersampled", undersampled(counts))
         value = information(
             counts, normalization=self.normalization, bias_correction=self.bias_correction, unit=self.unit
@@ -198,6 +195,7 @@ class BinnedMutualInformation(JointTableMetric):
 
     def edges(self, output: int = 0) -> tuple[Tensor, Tensor]:
         """Return the edges of the bins of x and of y in data units, float64 ``(B + 1,)`` each."""
+        self._check_output(output)
         view = self._views()[output]
         x_edges, y_edges = (
             axis.borders(bins, *ends)

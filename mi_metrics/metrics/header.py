@@ -66,7 +66,7 @@ def describe(header: Tensor) -> str:
     """Return a configuration in words, for messages."""
     try:
         fields = decode(header)
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, OverflowError):
         return "(not a configuration of this package)"
     return ", ".join(f"{k}={v if isinstance(v, str) else f'{v:g}'}" for k, v in fields.items())
 

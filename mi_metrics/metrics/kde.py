@@ -10,7 +10,8 @@ from mi_metrics import grid
 from mi_metrics.functional._arguments import check_integer, from_nats
 from mi_metrics.functional._geometry import parse_value_range
 from mi_metrics.functional._kernels import COARSE, OUTLIERS, Bandwidth, Cells, Display, check_kde_options
-from mi_metrics.functional.binned import Normalization, Unit, ValueRange
+from mi_metrics.functional.binned import ValueRange
+from mi_metrics.functional.information import Normalization, Unit
 from mi_metrics.functional.kde_table import kde_from_table, kde_joint_from_table
 from mi_metrics.metrics.table import JointTableMetric
 
@@ -143,6 +144,7 @@ class KDEMutualInformation(JointTableMetric):
 
     def edges(self, output: int = 0) -> tuple[Tensor, Tensor]:
         """Return the edges of the cells of :meth:`joint` in data units, float64 ``(G + 1,)``; NaN without samples."""
+        self._check_output(output)
         display = self._display(output)
         if display is None:
             nothing = torch.full((self.grid_size + 1,), math.nan, dtype=torch.float64, device=self.table.device)
@@ -173,5 +175,6 @@ class KDEMutualInformation(JointTableMetric):
 
     def _cells(self, lo: float, hi: float) -> Cells:
         steps = torch.arange(self.grid_size, dtype=torch.float64, device=self.table.device)
-        width = (hi - lo) / self.grid_size
-        return Cells(lo + width * (steps + 0.5), width)
+        share = (steps + 0.5) / self.grid_size
+        # Not of the difference of the bounds: near 1e308 it is not a number.
+        return Cells(lo * (1 - share) + hi * share, hi / self.grid_size - lo / self.grid_size)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mi_metrics import reservoir
 from mi_metrics.functional._arguments import check_choice, check_integer, check_tensor, from_nats
-from mi_metrics.functional.binned import Unit
+from mi_metrics.functional.information import Unit
 from mi_metrics.functional.knn import ALGORITHMS, _sorted_rows, rows_mutual_information
 from mi_metrics.metrics.base import IGNORED, SEEN, MutualInformationMetric
 from mi_metrics.metrics.header import Value
@@ -153,7 +153,15 @@ class KNNMutualInformation(MutualInformationMetric):
                 f"Expected class labels in `y` (integers or bool) for discrete_y=True, but got {y.dtype}. "
                 "Convert labels with y.long(), or use discrete_y=False for a continuous variable."
             )
+        if self.discrete_y and y.dtype in (torch.int64, torch.uint64) and bool((y.double().abs() >= 2.0**53).any()):
+            raise ValueError(
+                "Expected class labels in `y` below 2**53, but got larger ones, which float64 would merge. Number the "
+                "classes with torch.unique(y, return_inverse=True)."
+            )
         if (self.x_dim, self.y_dim) == (1, 1):
+            if isinstance(x, Tensor) and isinstance(y, Tensor) and {x.ndim, y.ndim} == {1, 2}:
+                # (N, 1) beside (N,): one variable of dimension 1, as the functional API reads it.
+                x, y = (v.squeeze(1) if v.ndim == 2 else v for v in (x, y))
             x, y, valid = self._samples(x, y)
             rows = torch.stack([x.double(), y.double()], 2)
         else:
@@ -296,8 +304,8 @@ class KNNMutualInformation(MutualInformationMetric):
     def _problems(self, states: dict[str, Any]) -> list[str]:
         problems = super()._problems(states)
         if not problems and self.max_samples is None:
-            parts = states["samples"]
-            if any(p.shape[1:] != self._row_shape or p.dtype != torch.float64 for p in parts):
+            kinds = {(p.shape[1:], p.dtype) if isinstance(p, Tensor) else None for p in states["samples"]}
+            if kinds - {(self._row_shape, torch.float64)}:
                 problems.append(f"expected samples of shape (n, {', '.join(map(str, self._row_shape))}) in float64")
         return problems
 

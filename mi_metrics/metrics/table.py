@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mi_metrics import grid
+from mi_metrics.functional._arguments import check_integer
 from mi_metrics.functional._geometry import Axis, Interval, fixed_axis
 from mi_metrics.functional.binned import chunks, hard_counts, soft_counts
 from mi_metrics.metrics.base import MutualInformationMetric
@@ -91,6 +92,12 @@ class JointTableMetric(MutualInformationMetric):
         table = joint if self.num_outputs == 1 else joint[output]
         # With automatic bins, outputs that have fewer are padded.
         return plot_joint(table[: len(x_edges) - 1, : len(y_edges) - 1], x_edges, y_edges, ax=ax)
+
+    def _check_output(self, output: int) -> None:
+        if not 0 <= check_integer("output", output, 0) < self.num_outputs:
+            raise ValueError(
+                f"Expected `output` below num_outputs={self.num_outputs}, but got {output}. Outputs are counted from 0."
+            )
 
     def _squeeze(self, value: Tensor) -> Tensor:
         return value.squeeze(0) if self.num_outputs == 1 else value

@@ -262,6 +262,55 @@ def test_weights_are_frequencies(options):
         assert ours.item() == pytest.approx(theirs.item(), abs=1e-13)
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e-3, 1 / 700, 0.1, 1e6, 1e300])
+@pytest.mark.parametrize(
+    "options", [{}, {"clip_quantile": 0.03}, {"binning": "quantile"}, {"margin": 0.2}, {"num_bins": "auto"}]
+)
+def test_only_ratios_of_weights_matter(scale, options):
+    x, y = gaussian(700)
+    weights = torch.rand(700, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    options = {"num_bins": (9, 8), "bias_correction": "miller_madow"} | options
+    expected = binned_mutual_information(x, y, weights=weights, **options).item()
+    ours = binned_mutual_information(x, y, weights=scale * weights, **options).item()
+    assert ours == pytest.approx(expected, abs=1e-12)
+    if scale >= 1:
+        return  # whole weights are frequencies: a sample of weight 1e6 stands for 1e6 samples
+    equal = binned_mutual_information(x, y, weights=torch.full_like(x, scale), **options).item()
+    assert equal == pytest.approx(binned_mutual_information(x, y, **options).item(), abs=1e-12)
+
+
+def test_undersampling_of_weighted_samples_is_judged_by_their_effective_number():
+    x, y = gaussian(10_000)
+    binned_mutual_information(x, y, 16, weights=torch.full_like(x, 1e-4))  # silent, and warnings are errors
+    with pytest.warns(UserWarning, match="300 samples occupy"):
+        binned_mutual_information(x[:300], y[:300], 32, weights=torch.full((300,), 1e6))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_default_dtype_changes_nothing(dtype):
+    x, y = gaussian(500)
+    calls = [
+        lambda s=s, o=o: binned_mutual_information(s * x, s * y, 6, **o)
+        for s in (1.0, 1e307)
+        for o in ({}, {"clip_quantile": 0.1}, {"kernel": "cubic"}, {"weights": torch.ones(500)}, {"margin": 0.1})
+    ]
+    expected = [call() for call in calls]
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(dtype)
+        assert all(call().equal(value) for call, value in zip(calls, expected, strict=True))
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_views_of_memory_with_a_pending_sign():
+    z = torch.complex(*gaussian(300)).conj()
+    for options in ({}, {"binning": "quantile"}, {"clip_quantile": 0.1}):
+        assert binned_mutual_information(z.imag, z.real, 5, **options).equal(
+            binned_mutual_information(z.imag.clone(), z.real.clone(), 5, **options)
+        )
+
+
 def test_weight_zero_excludes_even_nan_and_does_not_stretch_the_range():
     x, y = gaussian(50)
     keep = torch.ones(50)
@@ -430,7 +479,7 @@ X = torch.linspace(0, 1, 10)
         ((X, X), {"num_bins": True}, TypeError, "`num_bins` to be an int, but got True"),
         ((X, X), {"num_bins": 2.5}, TypeError, "`num_bins` to be an int, but got 2.5"),
         ((X, X), {"num_bins": (2, 3, 4)}, ValueError, "but got 3 values"),
-        ((X, X), {"num_bins": "many"}, ValueError, "`num_bins` to be one of 'auto', but got 'many'"),
+        ((X, X), {"num_bins": "many"}, ValueError, "an int, .* or 'auto', but got 'many'"),
         ((X, X), {"value_range": (1, 0)}, ValueError, "lo < hi, but got"),
         ((X, X), {"value_range": (1, 1)}, ValueError, "lo < hi, but got"),
         ((X, X), {"value_range": (0, math.nan)}, ValueError, "finite, but got nan"),
@@ -439,6 +488,9 @@ X = torch.linspace(0, 1, 10)
         ((X, X), {"value_range": (0, 1, 2)}, ValueError, r"to be None, \(lo, hi\) or"),
         ((X, X), {"value_range": ((0, 1, 2), (0, 1))}, ValueError, "pair"),
         ((X, X), {"value_range": "minmax"}, ValueError, "to be None"),
+        ((X, X), {"value_range": (0, (1, 2))}, ValueError, "to be None"),
+        ((X, X), {"value_range": (0, 10**400)}, ValueError, "to be finite"),
+        ((X, X), {"num_bins": 10**6}, ValueError, "a table of 7451 GiB"),
         ((X, X), {"binning": "quantiles"}, ValueError, "`binning` to be one of 'uniform', 'quantile'"),
         ((X, X), {"kernel": "gaussian"}, ValueError, "`kernel` to be one of"),
         ((X, X), {"clip_quantile": 0.5}, ValueError, r"in \[0, 0.5\), but got 0.5"),

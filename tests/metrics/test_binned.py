@@ -72,6 +72,13 @@ def test_known_range_refuses_automatic_bins():
         BinnedMutualInformation("auto", value_range=(0, 1))
 
 
+def test_an_output_that_is_not_there_is_refused():
+    metric = BinnedMutualInformation(4, value_range=(0, 1), num_outputs=2)
+    for call in (metric.edges, metric.plot_joint):
+        with pytest.raises(ValueError, match="`output` below num_outputs=2, but got 2"):
+            call(output=2)
+
+
 def test_edges_of_a_known_range():
     metric = BinnedMutualInformation((4, 2), value_range=((0, 1), (-1, 3)))
     x_edges, y_edges = metric.edges()

@@ -123,6 +123,23 @@ def test_normalised_values_are_those_of_the_joint():
     assert metric.compute().item() == pytest.approx(((hx + hy - hxy) / hxy).item(), abs=1e-12)
 
 
+def test_a_range_as_wide_as_float64_is_finite():
+    x, y = gaussian(500)
+    metric = metric_of(1e307 * x, 1e307 * y, value_range=(-1.7e308, 1.7e308))
+    assert metric.compute().item() == pytest.approx(kde_mutual_information(x, y).item(), abs=0.02)
+    assert metric.joint().sum().item() == pytest.approx(1)
+
+
+def test_the_default_dtype_changes_nothing():
+    x, y = gaussian(500)
+    expected = kde_mutual_information(x, y)
+    try:
+        torch.set_default_dtype(torch.float16)
+        assert kde_mutual_information(x, y).equal(expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_no_samples_is_nan_everywhere():
     metric = KDEMutualInformation(num_outputs=2, nan_strategy="ignore")
     nan = torch.full((4, 2), torch.nan)

@@ -42,6 +42,15 @@ def test_vectors_and_labels():
     assert scalar.compute().equal(knn_mutual_information(x[:, :1], y))
 
 
+@pytest.mark.parametrize("discrete_y", [False, True])
+def test_one_column_is_one_variable(discrete_y):
+    x, y = gaussian(60)
+    y = (y > 0).long() if discrete_y else y
+    metric = KNNMutualInformation(discrete_y=discrete_y)
+    metric.update(x.unsqueeze(1), y)
+    assert metric.compute().equal(knn_mutual_information(x, y, discrete_y=discrete_y))
+
+
 @pytest.mark.parametrize("max_samples", [None, 5000])
 def test_outputs_are_evaluated_side_by_side_with_their_own_missing_pairs(max_samples):
     x, y = (v.view(100, 3, 7) for v in gaussian(2100))
@@ -154,6 +163,7 @@ def test_bad_options_are_refused_with_a_message(options, error, message):
     ("options", "x", "y", "error", "message"),
     [
         ({"discrete_y": True}, X, X, TypeError, r"class labels in `y` .* but got torch.float32.*y.long\(\)"),
+        ({"discrete_y": True}, X, X.long() + 2**60, ValueError, r"labels in `y` below 2\*\*53.*torch.unique"),
         ({"x_dim": 2}, X, X, ValueError, r"`x` of shape \(N, 2\) for x_dim=2, but got \(20,\)"),
         ({"x_dim": 2}, X.view(10, 2), X, ValueError, "as many samples .* 10 and 20"),
         ({"x_dim": 2}, X.view(10, 2) / 0, X[:10], ValueError, "10 of 10 samples hold NaN or inf"),
