@@ -7,6 +7,9 @@ try:
     from mi_metrics.lightning.autoencoder import DigitsAutoencoder
     from mi_metrics.lightning.callbacks import EpochTable, JointDistributionLogger
     from mi_metrics.lightning.digits import DigitsDataModule
+    from mi_metrics.lightning.fairness import DiabetesDataModule, FairRegression
+    from mi_metrics.lightning.registration import AffineRegistration, RegistrationReport
+    from mi_metrics.lightning.stains import StainsDataModule
 except ModuleNotFoundError as error:
     if error.name is None or error.name.split(".")[0] != "lightning":
         raise
@@ -14,4 +17,14 @@ except ModuleNotFoundError as error:
         'mi_metrics.lightning needs Lightning. Install it with: pip install "mi-metrics[lightning]"', name=error.name
     ) from error
 
-__all__ = ["DigitsAutoencoder", "DigitsDataModule", "EpochTable", "JointDistributionLogger"]
+__all__ = [
+    "AffineRegistration",
+    "DiabetesDataModule",
+    "DigitsAutoencoder",
+    "DigitsDataModule",
+    "EpochTable",
+    "FairRegression",
+    "JointDistributionLogger",
+    "RegistrationReport",
+    "StainsDataModule",
+]

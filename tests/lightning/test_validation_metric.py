@@ -14,6 +14,7 @@ import torch
 pytest.importorskip("lightning")
 pytest.importorskip("jsonargparse")
 pytest.importorskip("sklearn")
+pytest.importorskip("skimage")
 pytest.importorskip("tensorboard")
 
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -187,10 +188,12 @@ def test_the_demo_finds_two_processes_equal_to_one(tmp_path, monkeypatch, capfd)
     monkeypatch.chdir(tmp_path)
     assert demo.main(["--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"]) == 0
     printed = capfd.readouterr()
-    *_, one, two, verdict = printed.out.splitlines()
+    lines = printed.out.splitlines()
+    verdict = lines.index("equal, to the last bit")
+    one, two = lines[verdict - 2 : verdict]
     assert one.split()[1:] == two.split()[1:]
     assert (one.split()[0], two.split()[0]) == ("1", "2")
-    assert verdict == "equal, to the last bit"
+    assert "figure: runs/registration/version_0/registration.png" in lines
     # Lightning prints a warning with the file that gives it.
     assert "site-packages" not in printed.out + printed.err
     # The figure shows the samples of both processes.
@@ -213,10 +216,10 @@ def test_fitting_on_two_processes_prints_no_warning(tmp_path):
 
 
 def test_every_bundled_configuration_is_run_here():
-    # `fitted` runs the first, the demo both; whoever adds one adds the test that runs it.
+    # `fitted` runs the first, the demo the first three, test_fairness.py the last; whoever adds one adds the test.
     folder = configs_folder()
     names = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")}
-    assert names == {"validation_metric", "trainer/ddp_cpu"}
+    assert names == {"validation_metric", "trainer/ddp_cpu", "registration", "fair_representation"}
 
 
 class TestJointDistributionLogger:
