@@ -50,20 +50,21 @@ class Axis(NamedTuple):
     scale: Tensor | None = None
     edges: Tensor | None = None
 
-    def position(self, x: Tensor) -> Tensor:
+    def position(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Return :math:`t` of samples ``(R, n)``, in units of bins from the lower end, not clamped."""
         x = x.to(self.lo.dtype)
         if self.scale is not None:
             x = x * self.scale
-        return (x - self.lo).mul_(self.bins).div_(self.width)
+        return torch.sub(x, self.lo, out=out).mul_(self.bins).div_(self.width)
 
-    def cell(self, x: Tensor, most: int | None = None) -> Tensor:
+    def cell(self, x: Tensor, most: int | None = None, out: Tensor | None = None) -> Tensor:
         """Return the bin of samples ``(R, n)`` as a whole number in the dtype of the arithmetic.
 
-        ``most`` is the table's number of bins, if the caller has it on the host: one pass less.
+        ``most`` is the table's number of bins, if the caller has it on the host: one pass less. ``out`` is memory for
+        the result.
         """
         if self.edges is None:
-            t = self.position(x)
+            t = self.position(x, out)
             if most is not None and self.bins.shape[0] == 1:
                 return t.clamp_(0, most - 1).floor_()
             return t.clamp_min_(0).minimum(self.bins - 1).floor_()

@@ -31,7 +31,7 @@ from torch import Tensor
 from mi_metrics.functional._geometry import Axis
 
 # Samples that are in flight at once. A chunk and its temporaries stay in a core's cache; a GPU wants more work.
-CHUNK = {"cpu": 2**16, "other": 2**20}
+CHUNK = {"cpu": 2**17, "other": 2**20}
 # Cells of an axis that a sample reaches.
 SUPPORT = {"hard": 1, "linear": 2, "cubic": 4}
 
@@ -326,7 +326,7 @@ def _flat_index(first_x: Tensor, first_y: Tensor, table: Tensor) -> Tensor:
 def _soft_chunk(device: torch.device, shape: tuple[int, int]) -> int:
     # On the CPU the weights of both axes and their products stay in the cache, too; elsewhere two matrices of
     # (n, cells) must fit.
-    size = chunk_size(device)
+    size = chunk_size(device) // 2
     return max(1, size // 4 if device.type == "cpu" else 8 * size // sum(shape))
 
 
