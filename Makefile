@@ -24,7 +24,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python -m mi_metrics.lightning.demo
 
 test: $(VENV)/.dev
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
