@@ -23,7 +23,7 @@ class UnpaddedDistributedSampler(DistributedSampler[Any]):
     Evaluation only: with uneven numbers of batches, a model wrapped in ``DistributedDataParallel`` that runs forward
     with synchronised buffers can wait for a rank that has finished. ``trainer.validate`` and ``trainer.test`` do not
     wrap the model. Lightning leaves a sampler alone that is a ``DistributedSampler``, as this one is;
-    ``Trainer(use_distributed_sampler=False)`` says so explicitly, and keeps other loaders from being split.
+    ``Trainer(use_distributed_sampler=False)`` is not needed for it, and would leave a training loader unsplit.
 
     Args:
         dataset: What is sampled; only its length is used.

@@ -17,7 +17,7 @@ class JointDistributionLogger(Callback):
     """Draw the joint distribution behind a metric after validation and test, as PNG and in TensorBoard.
 
     The figure shows the samples of all processes. It is drawn after the first epoch, then every ``every_n_epochs``, and
-    after the last, into ``figures/<metric>/epoch_000.png`` of the run's folder, outside of fitting into
+    after epoch ``max_epochs - 1``, into ``figures/<metric>/epoch_000.png`` of the run's folder, outside of fitting into
     ``validate.png`` or ``test.png``; not at all in a ``fast_dev_run``.
 
     Args:

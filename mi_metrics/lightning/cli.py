@@ -70,7 +70,7 @@ class MutualInformationCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Return a parser whose ``--config`` knows the bundled configurations."""
         kwargs.setdefault("dump_header", [f"lightning.pytorch=={lightning.__version__}"])
-        parser = self.parser_class(**kwargs)
+        parser = LightningArgumentParser(**kwargs)
         help_text = "A YAML file, or the name of a bundled configuration; several are applied from left to right."
         parser.add_argument("-c", "--config", action=ConfigAction, help=help_text)
         return parser

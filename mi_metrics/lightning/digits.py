@@ -23,8 +23,8 @@ class DigitsDataModule(pl.LightningDataModule):
     A batch is ``(images, labels)``: float32 in [0, 1] of shape ``(N, 1, 8, 8)``, and int64 of shape ``(N,)``. The
     split into 1079, 359 and 359 scans is the same in every run and on every machine.
 
-    On several processes each scan is evaluated exactly once; pass ``use_distributed_sampler=False`` to the trainer, so
-    that Lightning keeps the sampler.
+    On several processes each scan is trained on by one of them and evaluated exactly once; the samplers are the
+    loaders' own, and Lightning leaves them alone.
 
     Args:
         batch_size: Scans per batch and process.

@@ -124,6 +124,15 @@ class FairRegression(pl.LightningModule):
         self.val_r2, self.test_r2 = R2Score(), R2Score()
         self.val_mi, self.test_mi = mi.clone(), mi.clone()
 
+    def setup(self, stage: str) -> None:
+        """Refuse several processes: each would train on, and evaluate, all of the few patients."""
+        if self.trainer.world_size > 1:
+            raise ValueError(
+                f"FairRegression runs in one process, but the trainer has {self.trainer.world_size}. Pass "
+                "--trainer.devices=1. (To train on several, split the data with samplers as DigitsDataModule does, and "
+                "give the penalty gather=True.)"
+            )
+
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return the codes ``(N, code_dim)`` and predictions ``(N,)`` of patients."""
         code = self.encoder(features)

@@ -141,6 +141,14 @@ class AffineRegistration(pl.LightningModule):
         """Return the mean distance in pixels between where a map puts pixels and where they belong."""
         return mean_displacement(compose(truth, transform), pixel_grid(size, truth.device))
 
+    def setup(self, stage: str) -> None:
+        """Refuse several processes: there is one pair, and maps that are dropped have no gradient to share."""
+        if self.trainer.world_size > 1:
+            raise ValueError(
+                "AffineRegistration finds one map for one pair and runs in one process, but the trainer has "
+                f"{self.trainer.world_size}. Pass --trainer.devices=1."
+            )
+
     def on_train_epoch_start(self) -> None:
         """Forget the blurred images of the epoch before."""
         self._blurred = None

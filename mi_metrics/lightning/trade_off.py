@@ -5,7 +5,9 @@ and prints a table of the test results, all weights and the mean over all splits
 the training were chosen on splits like these, so the table compares weights; it is no record of accuracy.
 """
 
+import argparse
 import logging
+import sys
 import warnings
 from collections.abc import Sequence
 
@@ -52,15 +54,22 @@ def trade_off(
     return results
 
 
-def main() -> None:
-    """Print :func:`trade_off` as a table of means and their standard errors."""
+def main(args: Sequence[str] = ()) -> None:
+    """Print :func:`trade_off` as a table of means and their standard errors.
+
+    Args:
+        args: Options of the command line.
+    """
+    parser = argparse.ArgumentParser(prog="python -m mi_metrics.lightning.trade_off", description=__doc__)
+    parser.add_argument("--splits", type=int, default=10, help="splits of the data (default: 10)")
+    splits = parser.parse_args(args).splits
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # The data are in memory, where worker processes only cost time.
         warnings.filterwarnings("ignore", message=".*does not have many workers which may be a bottleneck.*")
         warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).* is deprecated")
-        results = trade_off()
+        results = trade_off(splits=splits)
     print("penalty weight    R² (test)        MI(code; sex) in nats (test)")
     for weight, rows in results.items():
         (r2, mi), (r2_error, mi_error) = rows.mean(0).tolist(), (rows.std(0) / len(rows) ** 0.5).tolist()
@@ -68,4 +77,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

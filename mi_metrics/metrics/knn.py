@@ -282,7 +282,7 @@ class KNNMutualInformation(MutualInformationMetric):
                 return (
                     f"{repeated} of {len(r)} samples of {type(self).__name__} are repeated on {ranks} ranks, as the "
                     "padding of DistributedSampler makes them. A copy is a neighbour at distance 0 and raises the "
-                    "value. Use mi_metrics.UnpaddedDistributedSampler, and Trainer(use_distributed_sampler=False)."
+                    "value. Use mi_metrics.UnpaddedDistributedSampler."
                 )
             # Quantised variables repeat each other's values in ever new pairs; copies repeat whole samples only.
             variables = [r[:, : self.x_dim]] if self.discrete_y else [r[:, : self.x_dim], r[:, self.x_dim :]]

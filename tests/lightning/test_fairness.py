@@ -55,7 +55,7 @@ def test_the_penalty_removes_what_the_code_tells_about_sex_on_patients_not_train
 
 
 def test_the_table_has_a_row_for_each_weight(monkeypatch, capsys):
-    monkeypatch.setattr(trade_off, "trade_off", lambda: {0.0: torch.tensor([[0.4, 0.2], [0.2, 0.4]])})
+    monkeypatch.setattr(trade_off, "trade_off", lambda **_: {0.0: torch.tensor([[0.4, 0.2], [0.2, 0.4]])})
     trade_off.main()
     assert capsys.readouterr().out.splitlines()[1].split() == ["0", "0.300", "±", "0.100", "0.300", "±", "0.100"]
 
