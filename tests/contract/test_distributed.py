@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data.distributed import DistributedSampler
 
+from mi_metrics import KNNMutualInformation, UnpaddedDistributedSampler
+from mi_metrics.functional import knn_mutual_information
 from tests.contract.cases import CAUTIONS, Batch, Case, batches_of, ignore_cautions
 from tests.contract.ranks import Ranks, Report
 
@@ -171,3 +174,27 @@ def test_a_rank_that_dies_fails_its_test_and_no_other(ranks: Ranks, case: Case):
         ranks.run(case.metric, [case.kwargs, {"no_such_argument": 1}], [[], []])
     for report in feed(ranks, case, [[case.samples()], []], ("compute",)):
         case.assert_same(report.results[-1], case.value(case.samples()))
+
+
+def test_repeated_samples_of_a_padding_sampler_are_named_on_every_rank(ranks: Ranks):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(58, generator=generator, dtype=torch.float64)
+    y = 0.6 * x + 0.8 * torch.randn(58, generator=generator, dtype=torch.float64)
+    for sampler, named in ((DistributedSampler, True), (UnpaddedDistributedSampler, False)):
+        shares = [list(sampler(range(58), num_replicas=3, rank=rank)) for rank in range(3)]
+        steps = [[("update", x[share], y[share]), ("compute",), ("compute",)] for share in shares]
+        for report in ranks.run(KNNMutualInformation, {}, steps):
+            said = [w for w in report.warnings if "are repeated on 3 ranks, as the padding of DistributedSampler" in w]
+            assert len(said) == named
+            assert not report.synced
+
+
+def test_padding_inflates_the_nearest_neighbour_estimate():
+    # The figures of the documentation: 57 samples on 8 ranks, of which 7 are repeated.
+    generator = torch.Generator().manual_seed(0)
+    x, noise = torch.randn(2, 100, 57, 1, generator=generator, dtype=torch.float64)
+    y = 0.6 * x + 0.8 * noise
+    clean = knn_mutual_information(x, y).mean().item()
+    padded = knn_mutual_information(*(torch.cat([v, v[:, :7]], 1) for v in (x, y))).mean().item()
+    assert clean == pytest.approx(0.22, abs=0.03)
+    assert padded == pytest.approx(0.32, abs=0.03)
