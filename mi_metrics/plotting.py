@@ -28,7 +28,7 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            'Figures need matplotlib. Install it with: pip install "mi-metrics[lightning]"', name="matplotlib"
+            'Figures need matplotlib. Install it with: pip install "mi-metrics[plot]"', name="matplotlib"
         ) from error
 
 
