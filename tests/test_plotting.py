@@ -121,5 +121,5 @@ def test_infinite_edges_are_refused():
 
 def test_without_matplotlib_the_message_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "mi-metrics\[lightning\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "mi-metrics\[plot\]"'):
         plot_joint(JOINT, X_EDGES, Y_EDGES)
