@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint doctest bench clean
+.PHONY: demo test lint doctest package bench figures clean
 
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -34,8 +34,22 @@ lint: $(VENV)/.dev
 doctest: $(VENV)/.dev
 	$(BIN)/pytest --doctest-modules mi_metrics --doctest-glob=README.md README.md
 
+# The wheel in an environment of its own: without extras, then with each.
+package: $(VENV)/.dev
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python tests/install.py dist/*.whl
+
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
+
+# What the README and the notebooks show.
+figures: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.accuracy --write
+	$(BIN)/mi-metrics study --out runs/study
+	$(BIN)/mi-metrics fit --config registration --trainer.logger false --trainer.default_root_dir runs/registration_figure
+	cp runs/study/study_gaussian_estimates.png runs/registration_figure/registration.png .github/images
+	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 clean:
 	rm -rf $(VENV) runs dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -12,10 +12,16 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import binned, kde, knn, losses
+from benchmarks import binned, estimate, kde, knn, losses
 from benchmarks.timing import Row, print_rows
 
-SUITES = {"binned": binned.rows, "kde": kde.rows, "knn": knn.rows, "losses": losses.rows}
+SUITES = {
+    "binned": binned.rows,
+    "estimate": estimate.rows,
+    "kde": kde.rows,
+    "knn": knn.rows,
+    "losses": losses.rows,
+}
 
 
 def main() -> None:

@@ -11,6 +11,8 @@ COMMANDS = {
     "fit": ("mi_metrics.lightning.cli", "train a model, for example: mi-metrics fit --config validation_metric"),
     "validate": ("mi_metrics.lightning.cli", "evaluate a checkpoint on the validation data"),
     "test": ("mi_metrics.lightning.cli", "evaluate a checkpoint on the test data"),
+    "estimate": ("mi_metrics.estimate", "mutual information between columns of a CSV, Parquet or NPY file"),
+    "study": ("mi_metrics.study", "measure the estimators' accuracy and duration on samples of known information"),
 }
 
 

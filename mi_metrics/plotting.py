@@ -1,9 +1,11 @@
-"""Figures of joint distributions; matplotlib is imported only when one is drawn.
+"""Figures of joint distributions and of matrices; matplotlib is imported only when one is drawn.
 
 Figures are :class:`matplotlib.figure.Figure` objects without pyplot's global state: nothing needs a display, nothing
 has to be closed, and a notebook shows what a function returns.
 """
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 # Below this fraction of the fullest cell a probability has no colour: soft kernels leave traces of 1e-17 that would
 # stretch the scale until everything else is one colour.
 FAINTEST = 1e-6
+# A matrix of no larger value than this has a colour scale up to it: else the noise of independent columns would shine.
+LEAST_SCALE = 0.05
+# Up to so many columns the cells of a matrix hold their values, and up to so many every column has its label.
+WRITTEN, LABELLED = 12, 60
 
 
 def require_matplotlib() -> None:
@@ -140,3 +146,85 @@ def plot_joint(
     right.set_xlim(left=0)
     figure.colorbar(mesh, cax=colors, label="probability of a cell (blank: none)")
     return figure, ax
+
+
+def plot_matrices(
+    matrices: Mapping[str, Tensor], names: Sequence[str], *, label: str, title: str | None = None
+) -> "Figure":
+    """Draw symmetric matrices of a quantity between columns as heat maps side by side, on one colour scale.
+
+    The scale runs from 0 to the largest value of all; negative estimates have the colour of 0. The diagonal is grey,
+    whatever it holds: mutual information of a column with itself is its entropy, and would outshine every dependence.
+    Small matrices have their values in the cells.
+
+    Args:
+        matrices: Name and matrix ``(k, k)`` of each heat map; NaN is left grey and written as "none".
+        names: Names of the k columns.
+        label: What the values are, and their unit.
+        title: Title above the figure.
+
+    Returns:
+        The figure.
+
+    Raises:
+        ModuleNotFoundError: If matplotlib is not installed.
+        ValueError: If there is no matrix, or a shape does not fit the names.
+
+    Example:
+        >>> import torch
+        >>> from mi_metrics.plotting import plot_matrices
+        >>> values = torch.tensor([[torch.nan, 0.22], [0.22, torch.nan]])
+        >>> figure = plot_matrices({"bins": values}, ["dose", "response"], label="mutual information (nats)")
+        >>> [text.get_text() for text in figure.axes[0].texts]
+        ['0.22', '0.22']
+    """
+    require_matplotlib()
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+    k = len(names)
+    if not matrices or any(m.shape != (k, k) for m in matrices.values()):
+        raise ValueError(
+            f"Expected one or more matrices of shape ({k}, {k}) for {k} names, but got "
+            f"{[tuple(m.shape) for m in matrices.values()]}."
+        )
+    apart = ~torch.eye(k, dtype=torch.bool)
+    shown = {name: m.detach().to("cpu", torch.float64).where(apart, torch.nan) for name, m in matrices.items()}
+    finite = torch.cat([v[v.isfinite()] for v in shown.values()])
+    largest = max(LEAST_SCALE, float(finite.max()) if len(finite) else 0.0)
+    norm = Normalize(0, largest)
+    decimals = max(2, 1 - math.floor(math.log10(largest)))
+
+    side = min(max(2.4, 0.6 * k), 12)
+    figure = Figure(figsize=(len(shown) * (side + 0.1) + 2.4, side + 1.6), layout="compressed")
+    axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
+    labels = [name if len(name) <= 24 else name[:23] + "…" for name in names]
+    ticks = range(0, k, math.ceil(k / LABELLED))
+    for ax, (name, values) in zip(axes, shown.items(), strict=True):
+        ax.set_facecolor("0.85")
+        ax.imshow(values.numpy(), norm=norm, cmap="viridis")
+        ax.set_title(name)
+        ax.set_xticks(ticks, [labels[i] for i in ticks], rotation=45, ha="right", rotation_mode="anchor")
+        ax.set_yticks(ticks, [labels[i] for i in ticks])
+        ax.tick_params(length=0, labelsize=10 if k <= 30 else 7)
+        ax.spines[:].set_visible(False)
+        if k <= LABELLED:  # lines between the cells; of more columns nothing but lines would remain
+            ax.set_xticks([i - 0.5 for i in range(1, k)], minor=True)
+            ax.set_yticks([i - 0.5 for i in range(1, k)], minor=True)
+            ax.grid(which="minor", color="white", linewidth=1 if k <= 30 else 0.3)
+            ax.tick_params(which="minor", length=0)
+        for i, j in apart.nonzero().tolist() if k <= WRITTEN else []:
+            value = float(values[i, j])
+            text = "none" if math.isnan(value) else f"{value:z.{decimals}f}"
+            dark = norm(value) < 0.6 and not math.isnan(value)
+            ax.text(j, i, text, ha="center", va="center", fontsize=9, color="white" if dark else "black")
+    negative = len(finite) and float(finite.min()) < 0
+    colors = ScalarMappable(norm, "viridis")
+    figure.colorbar(colors, ax=axes, label=label, extend="min" if negative else "neither")
+    if title is not None:
+        figure.suptitle(title)
+    gaps = len(finite) < len(shown) * k * (k - 1)
+    grey = "grey: a column with itself, not estimated" + (", or no value" if gaps else "")
+    figure.supxlabel(grey, fontsize=9, color="0.4")
+    return figure

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mi_metrics import BinnedMutualInformation
-from mi_metrics.plotting import plot_joint
+from mi_metrics.plotting import plot_joint, plot_matrices
 
 pytest.importorskip("matplotlib")
 
@@ -123,3 +123,66 @@ def test_without_matplotlib_the_message_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ModuleNotFoundError, match=r'pip install "mi-metrics\[plot\]"'):
         plot_joint(JOINT, X_EDGES, Y_EDGES)
+
+
+class TestMatrices:
+    NAMES = ("dose", "response", "a name that is too long to be shown")
+    VALUES = torch.tensor([[9.0, 0.3, -0.004], [0.3, 9.0, torch.nan], [-0.004, torch.nan, 9.0]], dtype=torch.float64)
+
+    def panels(self, figure):
+        return [ax for ax in figure.axes if ax.images]
+
+    def test_values_colours_and_labels_are_those_of_the_pair(self):
+        figure = plot_matrices({"bins": self.VALUES}, self.NAMES, label="mutual information (bits)", title="t.csv")
+        (ax,) = self.panels(figure)
+        shown = ax.images[0].get_array()
+        assert shown.mask.tolist() == [[True, False, False], [False, True, True], [False, True, True]]
+        np.testing.assert_array_equal(shown.filled(9), self.VALUES.nan_to_num(9))
+        written = {(int(text.get_position()[1]), int(text.get_position()[0])): text.get_text() for text in ax.texts}
+        assert written == {
+            (0, 1): "0.30", (1, 0): "0.30", (0, 2): "0.00", (2, 0): "0.00", (1, 2): "none", (2, 1): "none"
+        }  # fmt: skip
+        for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
+            assert [label.get_text() for label in labels] == ["dose", "response", "a name that is too long…"]
+        assert ax.get_title() == "bins"
+        assert figure.get_suptitle() == "t.csv"
+        assert "a column with itself, not estimated, or no value" in figure.get_supxlabel()
+        assert "mutual information (bits)" in [other.get_ylabel() for other in figure.axes]
+
+    def test_heat_maps_share_a_scale_from_zero_that_noise_does_not_fill(self):
+        small = self.VALUES.clamp(-0.01, 0.001)
+        figure = plot_matrices({"bins": self.VALUES, "knn": small}, self.NAMES, label="MI")
+        assert [ax.get_title() for ax in self.panels(figure)] == ["bins", "knn"]
+        assert [(ax.images[0].norm.vmin, ax.images[0].norm.vmax) for ax in self.panels(figure)] == [(0, 0.3)] * 2
+        figure = plot_matrices({"knn": small}, self.NAMES, label="MI")
+        assert self.panels(figure)[0].images[0].norm.vmax == 0.05
+
+    def test_the_text_stands_out_from_its_cell(self):
+        figure = plot_matrices({"bins": self.VALUES}, self.NAMES, label="MI")
+        (ax,) = self.panels(figure)
+        colors = {text.get_text(): text.get_color() for text in ax.texts}
+        assert colors == {"0.30": "black", "0.00": "white", "none": "black"}
+
+    @pytest.mark.parametrize(("k", "written", "labels"), [(2, 2, 2), (12, 132, 12), (13, 0, 13), (150, 0, 50)])
+    def test_large_matrices_are_thinned_out(self, k, written, labels, tmp_path):
+        figure = plot_matrices({"bins": torch.rand(k, k)}, [f"c{i}" for i in range(k)], label="MI")
+        (ax,) = self.panels(figure)
+        assert len(ax.texts) == written
+        assert [label.get_text() for label in ax.get_xticklabels()] == [f"c{i}" for i in range(0, k, k // labels)]
+        assert "no value" not in figure.get_supxlabel()
+        figure.savefig(tmp_path / "matrix.png")
+
+    def test_nothing_but_gaps_can_be_drawn(self, tmp_path):
+        figure = plot_matrices({"bins": torch.full((2, 2), torch.nan)}, ["a", "b"], label="MI")
+        figure.savefig(tmp_path / "matrix.png")
+        assert [text.get_text() for text in self.panels(figure)[0].texts] == ["none", "none"]
+
+    @pytest.mark.parametrize("matrices", [{}, {"bins": torch.zeros(2, 3)}, {"bins": torch.zeros(3, 3)}])
+    def test_other_shapes_are_refused(self, matrices):
+        with pytest.raises(ValueError, match=r"matrices of shape \(2, 2\) for 2 names, but got"):
+            plot_matrices(matrices, ["a", "b"], label="MI")
+
+    def test_without_matplotlib_the_message_names_the_extra(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        with pytest.raises(ModuleNotFoundError, match=r'pip install "mi-metrics\[plot\]"'):
+            plot_matrices({"bins": self.VALUES}, self.NAMES, label="MI")

@@ -1,0 +1,88 @@
+"""Every command that the README shows runs as it stands there; its Python is run by `make doctest`."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("lightning")
+datasets = pytest.importorskip("sklearn.datasets")
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+COMMANDS = [
+    line.split("   #")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
+    for line in block.replace("\\\n", " ").splitlines()
+]
+# What these do is what CI consists of.
+RUN_BY_CI = ("make demo", "make test")
+# What needs several GPUs or hosts, as it runs on this machine.
+ONE_MACHINE = {
+    "trainer/ddp_gpu": "trainer/ddp_cpu",
+    "--nnodes=2 ": "--nnodes=1 ",
+    "--rdzv-endpoint=host0:29500": "--rdzv-endpoint=localhost:0",
+}
+
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the README's files are: a table, a trained model, the script for torchrun."""
+    folder = tmp_path_factory.mktemp("readme")
+    data = datasets.load_diabetes(scaled=False)
+    rows = [[*data.feature_names, "progression"], *([*x, y] for x, y in zip(data.data, data.target, strict=True))]
+    (folder / "diabetes.csv").write_text("\n".join(",".join(map(str, row)) for row in rows))
+    (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
+    run("mi-metrics fit --config validation_metric --trainer.max_epochs=1", folder)
+    return folder
+
+
+def run(command, folder):
+    """Run a command with the programs of this Python."""
+    program, *arguments = shlex.split(command)
+    modules = {"mi-metrics": "mi_metrics.cli", "torchrun": "torch.distributed.run"}
+    program = [sys.executable, "-m", modules[program]] if program in modules else [sys.executable]
+    result = subprocess.run([*program, *arguments], cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+def test_commands_are_found():
+    assert {"make demo", "make test"} < set(COMMANDS)
+    assert len(COMMANDS) >= 6
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in RUN_BY_CI])
+def test_command_runs(command, folder):
+    for there, here in ONE_MACHINE.items():
+        command = command.replace(there, here)
+    run(command, folder)
+
+
+def test_the_estimates_shown_are_those_printed(folder):
+    (command,) = (c for c in COMMANDS if "diabetes.csv --x" in c)
+    printed = run(command, folder).splitlines()
+    shown = TEXT[TEXT.index("x    y            estimator") :].split("\n```")[0].splitlines()
+    assert [line for line in shown if line != "..."] == [line for line in printed if line in shown]
+
+
+@pytest.mark.parametrize("link", sorted({l for l in re.findall(r"\]\(([^)]+)\)", TEXT) if not l.startswith("http")}))
+def test_what_is_linked_is_there(link):
+    path, _, anchor = link.partition("#")
+    assert (ROOT / path).exists()
+    if anchor:
+        headings = re.findall(r"^#+ (.*)$", (ROOT / path).read_text(), re.MULTILINE)
+        assert anchor in {heading.lower().replace(" ", "-") for heading in headings}
+
+
+def test_configurations_and_modules_named_in_prose_exist():
+    for name in re.findall(r"--config (\S+?)[`\s]", TEXT):
+        assert (ROOT / "configs" / f"{name}.yaml").is_file(), name
+    for name in re.findall(r"python -m ([\w.]+)", TEXT):
+        path = ROOT.joinpath(*name.split("."))
+        assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), name
