@@ -49,7 +49,7 @@ def update(state: Tensor, rows: Tensor, valid: Tensor | None = None) -> Tensor:
     order = (~candidates).to(torch.uint8).sort(dim=1, stable=True).indices[:, :most]
     found = torch.cat([keys.unsqueeze(2), bits], 2).gather(1, order.unsqueeze(2).expand(-1, -1, bits.shape[2] + 1))
     found = torch.where(found[:, :, :1] == EMPTY, EMPTY, found)
-    return _least(torch.cat([state, found], 1), size)
+    return _insert(state, _least(found, most))
 
 
 def fold(stacked: Tensor) -> Tensor:
@@ -68,6 +68,20 @@ def is_representative(state: Tensor, seen: Tensor) -> Tensor:
     largest = state[:, -1, 0].double() / 2.0**63
     deviation = (size - seen.double() * largest).abs()
     return (seen <= size) | (deviation <= 6 * math.sqrt(size))
+
+
+def _insert(state: Tensor, found: Tensor) -> Tensor:
+    """Return the least of the rows of a state and of others that are sorted too: a merge, as most batches add few."""
+    keys, new = (v[:, :, 0].contiguous() for v in (state, found))
+    both = torch.empty_like(torch.cat([state, found], 1))
+    for rows, place in ((state, torch.searchsorted(new, keys)), (found, torch.searchsorted(keys, new, right=True))):
+        place = place + torch.arange(rows.shape[1], device=place.device)
+        both.scatter_(1, place.unsqueeze(2).expand_as(rows), rows)
+    # Different rows of one key are too rare to be merged by more than their key.
+    after, before = both[:, 1:], both[:, :-1]
+    if bool(((after[:, :, 0] == before[:, :, 0]) & (after != before).any(2)).any()):
+        return _least(both, state.shape[1])
+    return both[:, : state.shape[1]].clone()
 
 
 def _least(candidates: Tensor, size: int) -> Tensor:

@@ -42,6 +42,16 @@ def test_the_kept_rows_are_a_function_of_the_multiset(pairs, size, cuts, random)
     assert reservoir.fold(torch.stack([reservoir.empty(1, size, 2), *ranks])).equal(expected)
 
 
+def test_rows_of_one_key_are_ordered_by_their_bits(monkeypatch):
+    monkeypatch.setattr(reservoir, "_hash", lambda bits: bits[..., 0].bitwise_and(1 << 52) >> 52)
+    rows = torch.randint(0, 9, (40, 2), generator=torch.Generator().manual_seed(0)).double()
+    for parts in (rows.split(7), rows.flip(0).split(3)):
+        state = reservoir.empty(1, 25, 2)
+        for part in parts:
+            state = reservoir.update(state, part[None])
+        assert state.equal(oracle(rows, 25))
+
+
 def test_everything_is_kept_up_to_the_size():
     rows = torch.randn(1, 50, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     (kept,) = reservoir.rows(reservoir.update(reservoir.empty(1, 60, 3), rows))
