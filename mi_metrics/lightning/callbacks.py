@@ -17,8 +17,10 @@ class JointDistributionLogger(Callback):
     """Draw the joint distribution behind a metric after validation and test, as PNG and in TensorBoard.
 
     The figure shows the samples of all processes. It is drawn after the first epoch, then every ``every_n_epochs``, and
-    after epoch ``max_epochs - 1``, into ``figures/<metric>/epoch_000.png`` of the run's folder, outside of fitting into
-    ``validate.png`` or ``test.png``; not at all in a ``fast_dev_run``.
+    when fitting ends for the last epoch that was validated, whatever ended it: ``max_epochs``, ``max_steps``,
+    ``max_time`` or an early stop. The file is ``figures/<metric>/epoch_000.png``, outside of fitting ``validate.png``
+    or ``test.png``, in the folder of the first logger; without a logger in the trainer's ``default_root_dir``, by
+    default the current folder. A ``fast_dev_run`` draws nothing.
 
     Args:
         metric: Where the metric is in the LightningModule, for example ``val_mi`` for ``self.val_mi`` and
@@ -45,24 +47,41 @@ class JointDistributionLogger(Callback):
         self.x_label = x_label
         self.y_label = y_label
         self.last_figure: Path | None = None
+        # This rank's share of the latest validation, until it is drawn: the metric, the epoch and the step.
+        self._undrawn: tuple[Any, int, int] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Check that the module has the metric, before any time is spent on training."""
         self._find(pl_module)
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget an earlier fit."""
+        self._undrawn = None
+
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw what validation has added to the metric."""
-        if not trainer.sanity_checking and self._is_due(trainer):
-            self._draw(trainer, pl_module)
+        """Draw what validation has added to the metric, or keep it until it is known whether it was the last."""
+        if trainer.sanity_checking:
+            return
+        metric, epoch, step = self._find(pl_module), trainer.current_epoch, trainer.global_step
+        if trainer.state.fn != TrainerFn.FITTING:
+            # Lightning counts epochs from 0 again when it evaluates a checkpoint.
+            self._draw(trainer, metric, "validate", "validate", step)
+        elif epoch % self.every_n_epochs == 0:
+            self._undrawn = None
+            self._draw_epoch(trainer, metric, epoch, step)
+        else:
+            # A copy, because Lightning is about to reset the metric.
+            self._undrawn = metric.clone(), epoch, step
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the last validation, if it was not due."""
+        if self._undrawn is not None:
+            self._draw_epoch(trainer, *self._undrawn)
+            self._undrawn = None
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw what the test has added to the metric."""
-        self._draw(trainer, pl_module)
-
-    def _is_due(self, trainer: pl.Trainer) -> bool:
-        epoch = trainer.current_epoch
-        last = trainer.should_stop or epoch + 1 == trainer.max_epochs
-        return trainer.state.fn != TrainerFn.FITTING or last or epoch % self.every_n_epochs == 0
+        self._draw(trainer, self._find(pl_module), "test", "test", trainer.global_step)
 
     def _find(self, pl_module: pl.LightningModule) -> Any:
         try:
@@ -77,10 +96,12 @@ class JointDistributionLogger(Callback):
             f"{self.metric!r}. It has: {', '.join(drawable) or 'none'}."
         )
 
-    def _draw(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _draw_epoch(self, trainer: pl.Trainer, metric: Any, epoch: int, step: int) -> None:
+        self._draw(trainer, metric, f"epoch_{epoch:03d}", f"epoch {epoch}", step)
+
+    def _draw(self, trainer: pl.Trainer, metric: Any, name: str, title: str, step: int) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        metric = self._find(pl_module)
         # These two wait for all processes, so every rank has to come here, and to the same decisions.
         folder = Path(trainer.log_dir or ".") / "figures" / self.metric
         with metric.sync_context():
@@ -88,17 +109,13 @@ class JointDistributionLogger(Callback):
                 return
             figure, ax = metric.plot_joint()
         ax.set(xlabel=self.x_label, ylabel=self.y_label)
-        name, title = f"epoch_{trainer.current_epoch:03d}", f"epoch {trainer.current_epoch}"
-        if trainer.state.fn is not None and trainer.state.fn != TrainerFn.FITTING:
-            # Lightning counts epochs from 0 again when it evaluates a checkpoint.
-            name = title = trainer.state.fn.value
         figure.suptitle(f"{self.metric}, {title}", y=0.99)
         folder.mkdir(parents=True, exist_ok=True)
         self.last_figure = folder / f"{name}.png"
         figure.savefig(self.last_figure, dpi=120)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure(self.metric, figure, trainer.global_step)
+                logger.experiment.add_figure(self.metric, figure, step)
 
 
 class EpochTable(Callback):

@@ -1,16 +1,19 @@
 """The command line's `fit`, `validate` and `test`: LightningCLI with bundled configurations."""
 
 import logging
+import os
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning
 import lightning.pytorch as pl
 import torch
 from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
 from jsonargparse.typing import PositiveInt
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -46,6 +49,31 @@ def resolve_config(value: str, folder: Path | None = None) -> str:
     )
 
 
+def condense(message: str) -> str:
+    """Return what is wrong in a message of jsonargparse as one line.
+
+    Left out are the options that would have been allowed beside the one that was meant, and dumps of whole objects.
+    """
+    lines = (line.strip().removeprefix("- ") for line in message.splitlines())
+    empty = r"Does not validate against|Subtypes: |Errors:|Given value type: |Given value: .*(Namespace|NestedArg)\("
+    empty += r"|Expected a <class 'NoneType'>$"
+    kept = dict.fromkeys(line for line in lines if line and not re.match(empty, line))
+    return re.sub(r"([:.;]) *;", r"\1", "; ".join(kept))
+
+
+class Parser(LightningArgumentParser):
+    """Say in one line what is wrong, without two pages of options above it.
+
+    ``JSONARGPARSE_DEBUG=true`` in the environment, which is jsonargparse's own, gives the traceback instead.
+    """
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """End the process with a message."""
+        if not self.exit_on_error or "JSONARGPARSE_DEBUG" in os.environ:
+            super().error(message, ex)
+        self.exit(2, f"mi-metrics: error: {condense(message)}\n")
+
+
 class ConfigAction(ActionConfigFile):
     """Read a configuration from a file or from the bundled ones."""
 
@@ -54,8 +82,7 @@ class ConfigAction(ActionConfigFile):
         try:
             values = resolve_config(values)
         except ValueError as error:
-            # `parser.error` would print two pages of options above it.
-            parser.exit(2, f"mi-metrics: error: {error}\n")
+            parser.error(str(error))
         super().__call__(parser, cfg, values, option_string)  # type: ignore[no-untyped-call]
 
 
@@ -70,7 +97,7 @@ class MutualInformationCLI(LightningCLI):
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Return a parser whose ``--config`` knows the bundled configurations."""
         kwargs.setdefault("dump_header", [f"lightning.pytorch=={lightning.__version__}"])
-        parser = LightningArgumentParser(**kwargs)
+        parser = Parser(**kwargs)
         help_text = "A YAML file, or the name of a bundled configuration; several are applied from left to right."
         parser.add_argument("-c", "--config", action=ConfigAction, help=help_text)
         return parser
@@ -81,13 +108,27 @@ class MutualInformationCLI(LightningCLI):
         parser.add_argument("--num_threads", type=PositiveInt | None, default=None, help=help_text)
 
     def before_instantiate_classes(self) -> None:
-        """Set the number of threads."""
+        """Look for the checkpoint before anything else is done, and set the number of threads."""
+        checkpoint = self._get(self.config, "ckpt_path")
+        # Lightning knows some by name, and reads from other file systems.
+        elsewhere = not checkpoint or checkpoint in ("best", "last", "hpc") or ":" in checkpoint
+        if not elsewhere and not Path(checkpoint).exists():
+            self.parser.error(f"Expected --ckpt_path to be a checkpoint, but there is no {checkpoint}.")
         if num_threads := self._get(self.config, "num_threads"):
             torch.set_num_threads(num_threads)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse a list of arguments, without a warning that the process has some as well."""
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
+
+    def instantiate_classes(self) -> None:
+        """Build trainer, model and data, or say in one line why they can't be: no GPU, for example."""
+        try:
+            super().instantiate_classes()
+        except MisconfigurationException as error:
+            self.parser.error(str(error), error)
+        except (TypeError, ValueError) as error:
+            self.parser.error(f"{condense(str(error))} (JSONARGPARSE_DEBUG=true shows where)", error)
 
     def after_instantiate_classes(self) -> None:
         """Let loggers of one name share one folder.

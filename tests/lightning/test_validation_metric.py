@@ -224,10 +224,12 @@ def test_fitting_on_two_processes_prints_no_warning(tmp_path):
 
 
 def test_every_bundled_configuration_is_run_here():
-    # `fitted` runs the first, the demo the first three, test_fairness.py the last; whoever adds one adds the test.
+    # `fitted` runs the first, the demo the first two, test_fairness.py the third, and test_trainer_overlays.py the
+    # overlays, as far as there is a GPU; whoever adds one adds the test.
     folder = configs_folder()
     names = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")}
-    assert names == {"validation_metric", "trainer/ddp_cpu", "registration", "fair_representation"}
+    jobs = {"validation_metric", "registration", "fair_representation"}
+    assert names == jobs | {"trainer/cpu", "trainer/ddp_cpu", "trainer/gpu", "trainer/ddp_gpu"}
 
 
 class TestJointDistributionLogger:

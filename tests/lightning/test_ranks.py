@@ -1,0 +1,85 @@
+"""Lightning on two processes logs the values of one, draws the samples of both, and goes on from a checkpoint."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("lightning")
+pytest.importorskip("matplotlib")
+
+from tests.lightning.modules import offline
+from tests.lightning.ranks import Scaling, images
+
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The folders of a run on one process and of one on two, and what each of their ranks has logged."""
+    folders, logged = {}, {}
+    for processes in (1, 2):
+        folders[processes] = tmp_path_factory.mktemp(f"on_{processes}")
+        command = [sys.executable, "-m", "tests.lightning.ranks", str(folders[processes]), str(processes)]
+        # A rank that waits for another in vain fails here.
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr
+        logged[processes] = [torch.load(folders[processes] / f"{rank}.pt") for rank in range(processes)]
+    return folders, logged
+
+
+@pytest.fixture(scope="module")
+def one(runs):
+    return runs[1][1][0]
+
+
+@pytest.fixture(scope="module", params=[0, 1])
+def of_two(runs, request):
+    return runs[1][2][request.param]
+
+
+def test_one_process_logs_what_all_samples_give(one):
+    x, y = images()
+    factor = Scaling(0.0).factor.detach()
+    for name, rows in (("all", slice(None)), ("one image", slice(1))):
+        expected = offline([(factor * x[rows], y[rows])], "val/")
+        assert one[name] == [{key: value.item() for key, value in expected.items()}]
+
+
+def test_two_processes_log_what_one_does(one, of_two):
+    assert set(one["all"][0]) == {"val/known", "val/found", "val/kde", "val/knn", "val/bounded"}
+    assert of_two["all"] == one["all"]
+    # Also in training, and in the validations of a fit.
+    assert set(one["frozen"][1]) == set(one["all"][0]) | {"train" + name[3:] for name in one["all"][0]}
+    assert of_two["frozen"] == one["frozen"]
+
+
+def test_a_rank_without_a_batch_takes_part(one, of_two):
+    assert of_two["one image"] == one["one image"] != one["all"]
+
+
+def test_both_stop_early_and_draw_the_last_epoch_with_the_samples_of_both(runs, one):
+    assert len(one["frozen"]) == 2
+    folders, _ = runs
+    figures = [folders[n] / "figures" / "val_metrics.found" for n in (1, 2)]
+    for name in ("epoch_000.png", "epoch_001.png"):
+        first, second = (folder / name for folder in figures)
+        assert first.read_bytes() == second.read_bytes()
+    assert all(len(list(folder.iterdir())) == 2 for folder in figures)
+
+
+def test_a_fit_goes_on_from_a_checkpoint_after_an_epoch(one, of_two):
+    for logged in (one, of_two):
+        assert len(logged["whole"]) == 3
+        assert logged["resumed"] == logged["whole"][1:]
+        assert logged["whole"][1] != logged["whole"][2]
+
+
+def test_a_checkpoint_holds_no_state_unless_it_is_asked_to(runs):
+    for folder in runs[0].values():
+        checkpoint = torch.load(folder / "checkpoints" / "epoch=0.ckpt", weights_only=True)
+        assert list(checkpoint["state_dict"]) == ["factor"]
