@@ -48,7 +48,7 @@ figures: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.accuracy --write
 	$(BIN)/mi-metrics study --out runs/study
 	$(BIN)/mi-metrics fit --config registration --trainer.logger false --trainer.default_root_dir runs/registration_figure
-	cp runs/study/study_gaussian_estimates.png runs/registration_figure/registration.png .github/images
+	$(BIN)/python -m benchmarks.images
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
 
 clean:

@@ -121,7 +121,8 @@ def plot_joint(
     right.tick_params(labelleft=False)
     # Without the tick at 0, which would run into the last one of the table's own axis.
     above.yaxis.set_major_locator(MaxNLocator(3, prune="lower"))
-    right.xaxis.set_major_locator(MaxNLocator(3, prune="lower"))
+    # One label: two would run into each other.
+    right.xaxis.set_major_locator(MaxNLocator(1, prune="lower"))
     above.set_ylabel("P(bin)")
     right.set_xlabel("P(bin)")
     if title is not None:

@@ -18,7 +18,8 @@ class UnpaddedDistributedSampler(DistributedSampler[Any]):
     it is a neighbour at distance zero: 57 Gaussian samples on 8 ranks read .32 nats instead of .22.
 
     Rank r takes the samples r, r + W, r + 2W, …: in order, without repeats, at most one sample apart between ranks.
-    With fewer samples than ranks some ranks have none.
+    With fewer samples than ranks some ranks have none: the metrics allow for it, but Lightning skips the evaluation
+    loop on such a rank, and the others wait for it.
 
     Evaluation only: with uneven numbers of batches, a model wrapped in ``DistributedDataParallel`` that runs forward
     with synchronised buffers can wait for a rank that has finished. ``trainer.validate`` and ``trainer.test`` do not

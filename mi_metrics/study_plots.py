@@ -166,7 +166,6 @@ def plot_duration(rows: Sequence[Row], distribution: str) -> "Figure":
 def plot_joints(x: Tensor, y: Tensor, distribution: str, truth: float) -> "Figure":
     """Draw the joint tables that the estimators read one sample ``(N,)`` from, and the sample itself."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
     from mpl_toolkits.axes_grid1 import make_axes_locatable  # type: ignore[import-untyped]
 
     figure = Figure(figsize=(12.5, 10.5))
@@ -190,10 +189,6 @@ def plot_joints(x: Tensor, y: Tensor, distribution: str, truth: float) -> "Figur
         joint = kde_joint(x, y, value_range=(limits[0], limits[1]))
     edges = [torch.linspace(*ends, len(joint) + 1, dtype=torch.float64) for ends in limits]
     plot_joint(joint, *edges, ax=smooth, title=f"kernel density, shown on {len(joint)} × {len(joint)} cells")
-    for ax in figure.axes:
-        if ax.get_xlabel() == "P(bin)":
-            # The panels are small: more labels would run into each other.
-            ax.xaxis.set_major_locator(MaxNLocator(1, prune="lower"))
 
     scatter.scatter(x, y, 3, color="k", alpha=0.4, linewidths=0)
     scatter.set(xlabel="x", ylabel="y")

@@ -278,7 +278,6 @@ class RegistrationReport(Callback):
 
     def _draw(self, fixed: Tensor, views: list[_View]) -> Any:
         from matplotlib.figure import Figure
-        from matplotlib.ticker import MaxNLocator
 
         # In inches from the left, bottom: a column is 6 wide, its image 5.4 high and its table 5.
         width, height = 6 * len(views), 12.0
@@ -293,9 +292,5 @@ class RegistrationReport(Callback):
             ax = figure.add_axes(((6 * column + 0.8) / width, 0.5 / height, 5.1 / width, 4.9 / height))
             view.metric.plot_joint(ax=ax)
             ax.set(xlabel=self.fixed_label, ylabel=self.moving_label)
-        for ax in figure.axes:
-            if ax.get_xlabel() == "P(bin)":
-                # The panel beside a table is too narrow here for two labels.
-                ax.xaxis.set_major_locator(MaxNLocator(2, prune="lower"))
         figure.suptitle(f"{self.fixed_label} (magenta) and {self.moving_label} (green)", fontsize=16)
         return figure
