@@ -192,16 +192,23 @@ class MutualInformationMetric(Metric):
         states = {name: getattr(self, name) for name in self._defaults}
         return {name: value if isinstance(value, Tensor) else list(value) for name, value in states.items()}
 
-    def sync(self, *args: Any, **kwargs: Any) -> None:
+    def sync(self, dist_sync_fn: Callable[..., Any] | None = None, *args: Any, **kwargs: Any) -> None:
         """Gather the states of all ranks; if that fails, keep this rank's own."""
         before = self._copy_state_dict()
         try:
-            super().sync(*args, **kwargs)
-        except BaseException:
+            # Upstream's default forgets the function that the metric was built with.
+            super().sync(dist_sync_fn or self.dist_sync_fn, *args, **kwargs)
+        except BaseException as error:
             if not self._is_synced:
                 for name, value in before.items():
                     setattr(self, name, value)
                 self._cache = None
+                if isinstance(error, RuntimeError):  # as those of torch.distributed are
+                    error.add_note(
+                        f"{type(self).__name__} could not gather the states of all ranks: one has ended, or has not "
+                        "called `compute` as often. This rank's own state is as it was. For its value alone, merge it "
+                        "into a metric built with sync_on_compute=False."
+                    )
             raise
 
     def _sync_dist(self, dist_sync_fn: Callable[..., Any] = gather_all_tensors, process_group: Any = None) -> None:

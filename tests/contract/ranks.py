@@ -52,27 +52,35 @@ class CountedGather:
 
 
 class Ranks:
-    """Three processes, started at the first use and again after one has died or hung."""
+    """Four processes, started at the first use and again after one has died or hung."""
 
-    world_size = 3
+    world_size = 4
 
     def __init__(self) -> None:
         self._processes: list[Any] = []
         self._ends: list[Connection] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def run(
-        self, metric: type[Metric], kwargs: dict[str, Any] | Sequence[dict[str, Any]], steps: Sequence[Sequence[Step]]
+        self,
+        metric: type[Metric] | Sequence[type[Metric]],
+        kwargs: dict[str, Any] | Sequence[dict[str, Any]],
+        steps: Sequence[Sequence[Step]],
     ) -> list[Report]:
         """Take one metric per rank through its own steps, ``(method, *arguments)``; as many ranks as lists of steps.
 
         A rank that dies, or does not answer in time, fails the test that asked and no other.
         """
         self._start()
+        metrics = [metric] * len(steps) if isinstance(metric, type) else metric
         kwargs = [kwargs] * len(steps) if isinstance(kwargs, dict) else kwargs
-        for end, own_kwargs, own_steps in zip(self._ends, kwargs, steps, strict=False):
-            end.send_bytes(pickle.dumps((metric, own_kwargs, own_steps, len(steps))))
-        deadline = time.monotonic() + ANSWER_TIMEOUT
         reports, problems = [], []
+        for rank, (end, *own) in enumerate(zip(self._ends, metrics, kwargs, steps, strict=False)):
+            try:
+                end.send_bytes(pickle.dumps((*own, len(steps))))
+            except ConnectionError:
+                problems.append(f"the process of rank {rank} had died before")
+        deadline = time.monotonic() + ANSWER_TIMEOUT
         for rank, end in enumerate(self._ends[: len(steps)]):
             try:
                 if not end.poll(max(0.0, deadline - time.monotonic())):
@@ -96,7 +104,11 @@ class Ranks:
         for process in self._processes:
             process.kill()
             process.join()
-        self._processes, self._ends = [], []
+        for end in self._ends:
+            end.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+        self._processes, self._ends, self._folder = [], [], None
 
     def _start(self) -> None:
         if self._processes:
@@ -106,7 +118,8 @@ class Ranks:
         context = multiprocessing.get_context("forkserver" if forks else "spawn")
         if forks:
             context.set_forkserver_preload([__name__, "mi_metrics"])
-        store = Path(tempfile.mkdtemp()) / "store"
+        self._folder = tempfile.TemporaryDirectory()
+        store = Path(self._folder.name) / "store"
         for rank in range(self.world_size):
             ours, theirs = context.Pipe()
             process = context.Process(target=_serve, args=(rank, self.world_size, store, theirs), daemon=True)
@@ -129,15 +142,16 @@ def _serve(rank: int, world_size: int, store: Path, end: Connection) -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     timeout = timedelta(seconds=GROUP_TIMEOUT)
     dist.init_process_group("gloo", f"file://{store}", timeout, world_size, rank)
-    groups = {2: dist.new_group([0, 1], timeout), 3: dist.group.WORLD}
+    groups = {size: dist.new_group(list(range(size)), timeout) for size in range(2, world_size)}
     while True:
         try:
             metric, kwargs, steps, size = pickle.loads(end.recv_bytes())
         except EOFError:
             return
         try:
-            # Three ranks use the default group, as users do; two ranks one that is named.
-            answer: Any = _take(metric, kwargs if size == 3 else kwargs | {"process_group": groups[size]}, steps)
+            # All ranks use the default group, as users do; fewer use one that is named.
+            named = {} if size == world_size else {"process_group": groups[size]}
+            answer: Any = _take(metric, kwargs | named, steps)
         except Exception:
             answer = traceback.format_exc()
         end.send_bytes(pickle.dumps(answer))

@@ -2,13 +2,20 @@
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
 
-from mi_metrics import KNNMutualInformation, UnpaddedDistributedSampler
+from mi_metrics import (
+    BinnedMutualInformation,
+    KDEMutualInformation,
+    KNNMutualInformation,
+    UnpaddedDistributedSampler,
+)
 from mi_metrics.functional import knn_mutual_information
 from tests.contract.cases import CAUTIONS, Batch, Case, batches_of, ignore_cautions
 from tests.contract.ranks import Ranks, Report
@@ -22,6 +29,8 @@ UNEVEN = {
     "3 ranks, uneven": [[50, 50, 3], [1], [200, 96]],
     "3 ranks, one empty": [[150], [], [1, 249]],
     "3 ranks, two empty": [[], [], [400]],
+    "4 ranks, uneven": [[50, 50, 3], [1], [200, 46], [50]],
+    "4 ranks, two empty": [[150], [], [1, 249], []],
 }
 
 
@@ -58,18 +67,20 @@ def test_every_rank_has_the_value_of_one_process(ranks: Ranks, case: Case, sizes
         case.assert_same_state(report.states[-1], case.fed(own))
 
 
-def test_no_samples_anywhere_is_nan_and_one_warning_on_every_rank(ranks: Ranks, case: Case):
-    for report in feed(ranks, case, [[], [], []], ("compute",), ("compute",), ("compute",)):
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_no_samples_anywhere_is_nan_and_one_warning_on_every_rank(ranks: Ranks, case: Case, size: int):
+    for report in feed(ranks, case, [[]] * size, ("compute",), ("compute",), ("compute",)):
         assert all(bool(value.isnan().all()) for value in report.results)
         assert len(report.warnings) == 1
         assert "valid samples" in report.warnings[0]
         assert not report.synced
 
 
-def test_ranks_may_have_samples_of_different_precision(ranks: Ranks, case: Case):
-    dtypes = (torch.float32, torch.float64, torch.float16)
-    x, y = (v.half().float() for v in case.samples())
-    batches = dealt((x, y), [[150], [50, 100], [100]])
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_ranks_may_have_samples_of_different_dtypes(ranks: Ranks, case: Case, size: int):
+    dtypes = (torch.float32, torch.int16, torch.float64, torch.bfloat16)[:size]
+    sizes = [[150], [50, 100], [60], [40]][: size - 1]
+    batches = dealt(case.samples(), [*sizes, [400 - sum(map(sum, sizes))]])
     batches = [[(a.to(t), b.to(t)) for a, b in own] for own, t in zip(batches, dtypes, strict=True)]
     expected = case.fed([batch for own in batches for batch in own]).compute()
     for report in feed(ranks, case, batches, ("compute",)):
@@ -77,11 +88,37 @@ def test_ranks_may_have_samples_of_different_precision(ranks: Ranks, case: Case)
         case.assert_same(report.results[-1], expected)
 
 
-@pytest.mark.parametrize("size", [2, 3])
+BAD: dict[str, Callable[[Tensor, Tensor], tuple[Any, ...]]] = {
+    "NaN": lambda x, y: (torch.full_like(x, math.nan), y),
+    "lengths": lambda x, y: (x, y[:-1]),
+    "a list": lambda x, y: (x.tolist(), y),
+}
+
+
+@pytest.mark.parametrize("call", ["update", "forward"])
+@pytest.mark.parametrize("sizes", [[[150], [250]], [[150], [50, 100], [100]], [[150], [50, 100], [], [100]]])
+def test_a_rank_that_raised_and_went_on_costs_no_sample(ranks: Ranks, case: Case, sizes: list[list[int]], call: str):
+    """Every second rank is given bad input after each good batch, and one before any."""
+    batch, bad = case.samples(), [(call, *spoil(*case.samples(10))) for spoil in BAD.values()]
+    batches = dealt(batch, sizes)
+    steps = [
+        [*(bad if rank % 2 else []), *(s for u in updates(own) for s in (u, *(bad if rank % 2 else []))), ("compute",)]
+        for rank, own in enumerate(batches)
+    ]
+    for rank, (own, report) in enumerate(zip(batches, ranks.run(case.metric, case.kwargs, steps), strict=True)):
+        errors = [str(r) for r in report.results if isinstance(r, Exception)]
+        assert len(errors) == (len(own) + 1) * len(bad) * (rank % 2)
+        assert all(re.match("(ValueError|TypeError): Expected", error) for error in errors)
+        assert not report.synced
+        case.assert_same(report.results[-1], case.value(batch))
+        case.assert_same_state(report.states[-1], case.fed(own))
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
 def test_accumulation_continues_after_compute(ranks: Ranks, case: Case, size: int):
     first, second = case.samples(seed=0), case.samples(seed=1)
     both = tuple(torch.cat(pair) for pair in zip(first, second, strict=True))
-    sizes = [[100], [300], []][:size]
+    sizes = [[100], [300], [], []][:size]
     steps = [
         [*updates(a), ("compute",), *updates(b), ("forward", *case.samples(9)), ("compute",), ("reset",), ("compute",)]
         for a, b in zip(dealt(first, sizes), dealt(second, sizes), strict=True)
@@ -123,6 +160,12 @@ def test_a_compute_gathers_each_of_at_most_three_states_once(ranks: Ranks, case:
         assert report.gathers == len(case.build()._defaults) <= 3
 
 
+def test_a_sync_by_hand_uses_the_metrics_own_function(ranks: Ranks, case: Case):
+    batches = dealt(case.samples(), [[100], [300]])
+    for report in feed(ranks, case, batches, ("sync",), ("unsync",)):
+        assert report.gathers == len(case.build()._defaults)
+
+
 def test_a_sync_can_be_held_open(ranks: Ranks, case: Case):
     batches = dealt(case.samples(), [[100], [300]])
     whole = case.fed([case.samples()])
@@ -154,6 +197,17 @@ def test_a_rank_built_differently_is_an_error_on_every_rank_and_costs_no_sample(
     # The processes are as good as new.
     for report in feed(ranks, case, batches, ("compute",)):
         case.assert_same(report.results[-1], case.value(case.samples()))
+
+
+def test_a_rank_that_is_at_another_metric_is_an_error_on_every_rank(ranks: Ranks):
+    """As after an exception between the two: the first thing that is gathered tells them apart."""
+    x, y = torch.arange(20.0), torch.arange(20.0).remainder(7)
+    metrics = [BinnedMutualInformation, KNNMutualInformation, KDEMutualInformation, BinnedMutualInformation]
+    for size in (2, 3, 4):
+        steps: list[Any] = [[("update", x, y), ("compute",)]] * size
+        for report in ranks.run(metrics[:size], {}, steps):
+            assert str(report.results[1]).startswith("ValueError: Expected metrics of one configuration, but got\n")
+            assert report.states[1]["counters"][0].item() == 20
 
 
 def test_invalid_samples_of_one_rank_are_dropped_everywhere(ranks: Ranks, case: Case):
