@@ -47,6 +47,7 @@ from mi_metrics.functional._kernels import (
     FEW,
     NOTHING,
     OUTLIERS,
+    RESOLVED,
     SINGULAR,
     Bandwidth,
     CountedAxis,
@@ -114,8 +115,9 @@ def kde_mutual_information(
         UserWarning says so and names what to do. A given ``bandwidth`` ignores far samples on one axis, but the
         correlation does not ignore those on both; a ``value_range`` cures both.
         Discretisation: kernels are summed between the cells of a table, to within 5e-4 nats of the sums over all
-        pairs of samples (N ≥ 1000, ``grid_size=256``). A kernel narrower than half a cell is taken that wide, with a
-        UserWarning. Swapping x and y changes the value by as little; shifts and scales of the axes do not matter.
+        pairs of samples (N ≥ 1000, ``grid_size=256``). A kernel narrower than three quarters of a cell is taken that
+        wide, with a UserWarning below half a cell. Swapping x and y changes the value by as little; shifts and scales
+        of the axes do not matter.
         Gradient: none; :class:`KDEMutualInformationLoss` has one.
         Memory: a few tables of ``grid_size`` squared and a bounded chunk, for one pair at a time. Time: linear in N.
         Exact under splits and ranks: no, the kernel depends on all samples (:class:`KDEMutualInformation` is). The
@@ -380,11 +382,16 @@ class _Counter:
         if start * 2.0**low >= self.width:
             return False
         self.origin, self.width, self.numbers = 0.0, start * 2.0**low, cells(low)
+        self.start, self.shrink = start, 2.0**-low
         return True
 
     def index(self, v: Tensor) -> Tensor:
         """Return the cells of samples as whole numbers in float64."""
-        t = (v - self.origin).mul_(1 / self.width if self.width > 0 else 0.0)
+        if self.gaps:
+            # As the cells were found, to the last bit: a sample must lie in one of them.
+            t = (v / self.start).mul_(self.shrink)
+        else:
+            t = (v - self.origin).mul_(1 / self.width if self.width > 0 else 0.0)
         number = t.floor() if self.place is not None else t.floor_()
         cell = torch.searchsorted(self.numbers, number).double() if self.gaps else number
         if self.place is not None:
@@ -421,12 +428,14 @@ def _resubstitution(pair: _Pair, bandwidth: Any, size: int) -> tuple[float, bool
     outliers = too_wide(moments, bandwidth, x_axis, y_axis)
     if moments.x == 0 or moments.y == 0:
         return 0.0, outliers, False
-    variance_x, coarse_x = sheppard(kernel.x, x.width, x.width)
-    variance_z, coarse_z = sheppard(kernel.residual, z.width, z.width)
-    table = counts.double()
-    others = gauss(x_axis.centres, x_axis.centres, variance_x) @ table
-    others = others @ gauss(z_axis.centres, z_axis.centres, variance_z)
-    occupied = counts.flatten().nonzero().squeeze(1)
+    variance_x, coarse_x = sheppard(kernel.x, x.width, x.width, RESOLVED)
+    variance_z, coarse_z = sheppard(kernel.residual, z.width, z.width, RESOLVED)
+    # Rows and columns without samples, many where N is small, are a part of neither sum.
+    rows, columns = (counts.sum(d).nonzero().squeeze(1) for d in (1, 0))
+    table = counts[rows][:, columns].double()
+    a, b = x_axis.centres[rows], z_axis.centres[columns]
+    others = gauss(a, a, variance_x) @ table @ gauss(b, b, variance_z)
+    occupied = table.flatten().nonzero().squeeze(1)
     own = (variance_x + x.width**2 / 12) * (variance_z + z.width**2 / 12)
     joint = mean_log_density(table.take(occupied), others.take(occupied) - 1, variance_x * variance_z, own, n)
     alone_x, coarse_x_alone = marginal_density(x_axis, kernel.x_alone, n, CENTRE)

@@ -19,6 +19,7 @@ from mi_metrics.functional._kernels import (
     MARGIN,
     MOST_FREQUENCIES,
     REACH,
+    RESOLVED,
     SINGULAR,
     Cells,
     CountedAxis,
@@ -53,11 +54,12 @@ def kde_from_table(
 
     For tables that were counted before the covariance was known. The sums run between the occupied cells. Moments come
     from the table, with Sheppard's correction; the mean log density over a cell is
-    :math:`\log f - (\delta^2 / 24) (\log f)''`, by differences; the pair's kernel is at least half a cell wide along
-    each principal axis (``coarse`` where that acts). Between 256 × 256 cells of Gaussian samples the value is within
-    1e-3 nats of the samples' own for \|r\| ≤ .6, within 5e-3 at .99 and N = 4900, within 1e-2 at .99 and N = 1000 (the
-    rounding to cells is noise in 1 - r²). A function of the counts alone: the same bits
-    for any order in which they were added. No counts: NaN. One occupied row or column: 0.
+    :math:`\log f - (\delta^2 / 24) (\log f)''`, by differences; kernels are at least three quarters of a cell wide
+    on each axis, and the pair's half a cell along each principal axis (``coarse`` where one is narrower than half a
+    cell). Between 256 × 256 cells of Gaussian samples the value is within 1e-3 nats of the samples' own for
+    \|r\| ≤ .6, within 5e-3 at .99 and N = 4900, within 1e-2 at .99 and N = 1000 (the rounding to cells is noise in
+    1 - r²). A function of the counts alone: the same bits for any order in which they were added. No counts: NaN. One
+    occupied row or column: 0.
 
     Args:
         counts: Counts of any real dtype, shape ``(m_x, m_y)``; x has the rows. Empty rows and columns do not matter.
@@ -149,10 +151,15 @@ class _Smoother(NamedTuple):
     coarse: bool
 
 
-def _smoother(kernel: Kernel, widths: tuple[float, float], least: tuple[float, float]) -> _Smoother:
-    """Take the cells' variance off the pair's kernel; at least half a cell is left along each principal axis."""
-    vx, coarse_x = sheppard(kernel.x, widths[0], least[0])
-    vy, coarse_y = sheppard(kernel.y, widths[1], least[1])
+def _smoother(
+    kernel: Kernel, widths: tuple[float, float], least: tuple[float, float], resolved: float = 0.5
+) -> _Smoother:
+    """Take the cells' variance off the pair's kernel.
+
+    At least half a cell is left along each principal axis, and ``resolved`` cells on the axes of the table.
+    """
+    vx, coarse_x = sheppard(kernel.x, widths[0], least[0], resolved)
+    vy, coarse_y = sheppard(kernel.y, widths[1], least[1], resolved)
     r = min(max(kernel.r * (kernel.x / math.sqrt(vx)) * (kernel.y / math.sqrt(vy)), -1.0), 1.0)
     # In units of the kernel the principal axes are the diagonals, and their variances 1 + r and 1 - r.
     floor = (least[0] ** 2 / vx + least[1] ** 2 / vy) / 8
@@ -170,7 +177,7 @@ def _table_information(table: CountedTable, kernel: Kernel) -> tuple[float, bool
     total = float(n.sum())
     occupied = n > 0
     counts = n[occupied]
-    base = _smoother(kernel, (x.width, y.width), (x.width, y.width))
+    base = _smoother(kernel, (x.width, y.width), (x.width, y.width), RESOLVED)
     value, coarse = 0.0, base.coarse
     # Cells much smaller than the kernel, as few distinct values have them, are points.
     fine = (x.width / base.x) ** 2 + (y.width / base.residual) ** 2 < 1e-3

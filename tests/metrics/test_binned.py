@@ -22,9 +22,9 @@ VIEWS = [
 ]
 
 
-def gaussian(n, r=0.6, seed=0, dtype=torch.float64):
+def gaussian(n, r=0.6, seed=0, dtype=torch.float64, device="cpu"):
     generator = torch.Generator().manual_seed(seed)
-    x, noise = torch.randn(2, n, generator=generator, dtype=dtype)
+    x, noise = torch.randn(2, n, generator=generator, dtype=dtype).to(device)
     return x, r * x + math.sqrt(1 - r * r) * noise
 
 
@@ -33,7 +33,7 @@ def cauchy(values):
 
 
 def metric_value(x, y, **options):
-    metric = BinnedMutualInformation(bias_correction="miller_madow", **options)
+    metric = BinnedMutualInformation(bias_correction="miller_madow", **options).to(x.device)
     metric.update(x, y)
     return metric.compute().item()
 
@@ -45,13 +45,13 @@ def functional_value(x, y, **options):
 # -- known range ------------------------------------------------------------------------------------------------------
 
 
-def test_known_range_counts_what_lies_outside_and_warns_above_one_percent():
-    x = torch.linspace(0, 1, 1000)
-    metric = BinnedMutualInformation(4, value_range=(0, 1))
+def test_known_range_counts_what_lies_outside_and_warns_above_one_percent(device):
+    x = torch.linspace(0, 1, 1000, device=device)
+    metric = BinnedMutualInformation(4, value_range=(0, 1)).to(device)
     metric.update(x, x)
-    metric.update(torch.tensor([2.0] * 10), torch.tensor([0.5] * 10))
+    metric.update(torch.tensor([2.0] * 10, device=device), torch.tensor([0.5] * 10, device=device))
     metric.compute()  # 10 of 1010: silent, and warnings are errors
-    metric.update(torch.tensor([0.5, 0.5]), torch.tensor([-1.0, -2.0]))
+    metric.update(torch.tensor([0.5, 0.5], device=device), torch.tensor([-1.0, -2.0], device=device))
     assert metric.counters[2].item() == 12
     with pytest.warns(UserWarning, match="1.19 % of the samples .* outside `value_range`") as caught:
         metric.compute()
@@ -96,11 +96,11 @@ def test_edges_of_a_known_range():
     st.sampled_from([(torch.float32, 0.1), (torch.float64, 0.3), (torch.float64, 1e-300), (torch.float32, 1e30)]),
     st.integers(0, 79),
 )
-def test_few_distinct_values_give_the_functional_value_to_the_bit(pairs, view, kind, cut):
+def test_few_distinct_values_give_the_functional_value_to_the_bit(device, pairs, view, kind, cut):
     dtype, scale = kind
-    x, y = (torch.tensor(pairs, dtype=dtype) * scale).T
+    x, y = (torch.tensor(pairs, dtype=dtype, device=device) * scale).T
     view = {"num_bins": (6, 4)} | view
-    metric = BinnedMutualInformation(resolution=256, bias_correction="miller_madow", **view)
+    metric = BinnedMutualInformation(resolution=256, bias_correction="miller_madow", **view).to(device)
     for batch in ((x[:cut], y[:cut]), (x[cut:], y[cut:])):
         if batch[0].numel():
             metric.update(*batch)
@@ -108,12 +108,13 @@ def test_few_distinct_values_give_the_functional_value_to_the_bit(pairs, view, k
     assert metric.joint().equal(binned_joint(x, y, **view))
 
 
-def test_eight_bit_images_are_lossless_with_soft_kernels_too():
+def test_eight_bit_images_are_lossless_with_soft_kernels_too(device):
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 256, (4, 32, 32), generator=generator, dtype=torch.uint8)
     y = (x // 2 + torch.randint(0, 100, x.shape, generator=generator)).to(torch.uint8)
+    x, y = x.to(device), y.to(device)
     for kernel in ("linear", "cubic"):
-        metric = BinnedMutualInformation(32, kernel=kernel, bias_correction="miller_madow")
+        metric = BinnedMutualInformation(32, kernel=kernel, bias_correction="miller_madow").to(device)
         for a, b in zip(x, y, strict=True):
             metric.update(a, b)
         expected = functional_value(x.flatten(), y.flatten(), kernel=kernel)
@@ -138,9 +139,9 @@ def test_eight_bit_images_are_lossless_with_soft_kernels_too():
         (0.99, 50000, 0.01),
     ],
 )
-def test_gaussian_samples_stay_within_the_documented_bound(view, r, n, bound):
+def test_gaussian_samples_stay_within_the_documented_bound(device, view, r, n, bound):
     for seed in range(3):
-        x, y = gaussian(n, r, seed)
+        x, y = gaussian(n, r, seed, device=device)
         assert metric_value(x, y, **view) == pytest.approx(functional_value(x, y, **view), abs=bound)
 
 
@@ -149,9 +150,9 @@ def test_gaussian_samples_stay_within_the_documented_bound(view, r, n, bound):
     ("options", "bound"),
     [({"clip_quantile": 0.01}, 0.006), ({"binning": "quantile"}, 0.006)],
 )
-def test_far_outliers_do_not_move_the_value(n, options, bound):
+def test_far_outliers_do_not_move_the_value(device, n, options, bound):
     # A fill value of 1e20 in 0.1 % of the samples: the grid keeps its resolution, and the bins stay where the data are.
-    x, y = gaussian(n)
+    x, y = gaussian(n, device=device)
     spoiled_x, spoiled_y = x.clone(), y.clone()
     spoiled_x[::1000] = 1e20
     spoiled_y[1::1000] = -1e20
@@ -223,48 +224,51 @@ def test_automatic_bins_stay_within_the_resolution():
 
 
 @pytest.mark.parametrize("options", [{}, {"binning": "quantile"}, {"clip_quantile": 0.05}, {"margin": 0.1}])
-def test_counts_are_those_between_the_edges(options):
+def test_counts_are_those_between_the_edges(device, options):
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 60, (2000,), generator=generator).double()
     y = x + torch.randint(0, 30, (2000,), generator=generator)
-    metric = BinnedMutualInformation((6, 5), **options)
+    x, y = x.to(device), y.to(device)
+    metric = BinnedMutualInformation((6, 5), **options).to(device)
     metric.update(x, y)
     x_edges, y_edges = metric.edges()
     assert x_edges.shape == (7,)
     assert y_edges.shape == (6,)
     ix = torch.bucketize(x, x_edges[1:-1], right=True)
     iy = torch.bucketize(y, y_edges[1:-1], right=True)
-    expected = torch.zeros(6, 5, dtype=torch.int64).index_put_((ix, iy), torch.ones_like(ix), accumulate=True)
+    expected = torch.zeros(6, 5, dtype=torch.int64, device=device).index_put_(
+        (ix, iy), torch.ones_like(ix), accumulate=True
+    )
     assert metric.counts().equal(expected)
     assert metric.joint().sum().item() == pytest.approx(1, abs=1e-12)
 
 
-def test_outputs_are_evaluated_side_by_side():
-    x, y = gaussian(3000)
+def test_outputs_are_evaluated_side_by_side(device):
+    x, y = gaussian(3000, device=device)
     batch_x = torch.stack([x, 1e6 * x.round(decimals=1), torch.ones_like(x)], 1).view(100, 30, 3).movedim(2, 1)
     batch_y = torch.stack([y, -y.round(decimals=1), y], 1).view(100, 30, 3).movedim(2, 1)
     for options in ({}, {"num_bins": "auto"}, {"binning": "quantile"}):
-        together = BinnedMutualInformation(num_outputs=3, bias_correction="grassberger", **options)
+        together = BinnedMutualInformation(num_outputs=3, bias_correction="grassberger", **options).to(device)
         together.update(batch_x, batch_y)
         values = together.compute()
         assert values.shape == (3,)
         assert values[2] == 0
         for i in range(3):
-            alone = BinnedMutualInformation(bias_correction="grassberger", **options)
+            alone = BinnedMutualInformation(bias_correction="grassberger", **options).to(device)
             alone.update(batch_x[:, i], batch_y[:, i])
             assert values[i].equal(alone.compute())
             for ours, theirs in zip(together.edges(i), alone.edges(), strict=True):
                 assert ours.equal(theirs)
 
 
-def test_an_output_does_not_feel_what_lies_beside_it():
+def test_an_output_does_not_feel_what_lies_beside_it(device):
     # Grey levels in float32 are lossless and evaluated in float32, also next to a continuous output.
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 200, (500,), generator=generator).float() / 199
     y = (x * 50 + torch.randint(0, 9, (500,), generator=generator)).round() / 7
-    z = torch.randn(500, generator=generator)
+    x, y, z = (v.to(device) for v in (x, y, torch.randn(500, generator=generator)))
     for bins in (19, 57):
-        metric = BinnedMutualInformation(bins, num_outputs=2, bias_correction="grassberger")
+        metric = BinnedMutualInformation(bins, num_outputs=2, bias_correction="grassberger").to(device)
         metric.update(torch.stack([x, z], 1), torch.stack([y, z], 1))
         assert metric.compute()[0].equal(binned_mutual_information(x, y, bins, bias_correction="grassberger"))
 

@@ -1,6 +1,7 @@
 """What is particular to the kernel density metric; what every metric promises is tested in tests/contract."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -10,14 +11,14 @@ from mi_metrics import BinnedMutualInformation, KDEMutualInformation
 from mi_metrics.functional import kde_joint, kde_mutual_information
 
 
-def gaussian(n, r=0.6, seed=0):
+def gaussian(n, r=0.6, seed=0, device="cpu"):
     generator = torch.Generator().manual_seed(seed)
-    x, noise = torch.randn(2, n, generator=generator, dtype=torch.float64)
+    x, noise = torch.randn(2, n, generator=generator, dtype=torch.float64).to(device)
     return x, r * x + math.sqrt(1 - r * r) * noise
 
 
 def metric_of(x, y, **options):
-    metric = KDEMutualInformation(**options)
+    metric = KDEMutualInformation(**options).to(x.device)
     metric.update(x, y)
     return metric
 
@@ -25,9 +26,9 @@ def metric_of(x, y, **options):
 @pytest.mark.parametrize("value_range", [None, (-5.0, 5.0)])
 @pytest.mark.parametrize("bandwidth", ["silverman", "scott", 0.3, (0.25, 0.4)])
 @pytest.mark.parametrize(("r", "bound"), [(0.0, 1e-3), (0.6, 1e-3), (0.99, 6e-3)])
-def test_value_is_the_functional_one_within_the_documented_bound(value_range, bandwidth, r, bound):
+def test_value_is_the_functional_one_within_the_documented_bound(device, value_range, bandwidth, r, bound):
     for seed, n in enumerate((300, 1000, 4900)):
-        x, y = gaussian(n, r, seed)
+        x, y = gaussian(n, r, seed, device)
         ours = metric_of(x, y, bandwidth=bandwidth, value_range=value_range).compute().item()
         theirs = kde_mutual_information(x, y, bandwidth=bandwidth).item()
         # The rules' kernels are wide enough for 5e-3; few samples feel their cells more.
@@ -45,21 +46,21 @@ def test_a_variable_against_itself_is_finite_and_says_that_the_table_limits_it()
     metric.compute()  # once
 
 
-def test_constants_are_exactly_zero_and_two_samples_finite():
-    x, _ = gaussian(100)
+def test_constants_are_exactly_zero_and_two_samples_finite(device):
+    x, _ = gaussian(100, device=device)
     for value_range in (None, (-4.0, 4.0)):
         for pair in ((x, torch.ones_like(x)), (torch.ones_like(x), x), (torch.ones_like(x),) * 2):
             for normalization in ("none", "max"):
                 metric = metric_of(*pair, value_range=value_range, normalization=normalization)
                 assert metric.compute() == 0
-    two = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    two = torch.tensor([0.0, 1.0], dtype=torch.float64, device=device)
     # On a line, so that no table is fine enough; it says so.
     with pytest.warns(UserWarning, match="narrower than half a cell"):
         assert metric_of(two, two.flip(0), bandwidth=1.0).compute().isfinite()
 
 
-def test_a_far_outlier_warns_and_names_the_remedies():
-    x, y = gaussian(1000)
+def test_a_far_outlier_warns_and_names_the_remedies(device):
+    x, y = gaussian(1000, device=device)
     x[0] = y[0] = 1e6
     metric = metric_of(x, y)
     with pytest.warns(UserWarning, match="kernel is") as caught:
@@ -98,8 +99,8 @@ def test_one_state_serves_bins_and_kernels():
 
 
 @pytest.mark.parametrize("value_range", [None, ((-4.0, 5.0), (-6.0, 3.0))])
-def test_joint_is_the_functional_one_in_data_units(value_range):
-    x, y = gaussian(4000)
+def test_joint_is_the_functional_one_in_data_units(device, value_range):
+    x, y = gaussian(4000, device=device)
     metric = metric_of(x, y, value_range=value_range, grid_size=64)
     joint = metric.joint()
     assert joint.shape == (64, 64)
@@ -115,16 +116,16 @@ def test_joint_is_the_functional_one_in_data_units(value_range):
     assert metric.counts().sum() == 4000
 
 
-def test_normalised_values_are_those_of_the_joint():
-    x, y = gaussian(2000)
+def test_normalised_values_are_those_of_the_joint(device):
+    x, y = gaussian(2000, device=device)
     metric = metric_of(x, y, normalization="joint")
     joint = metric.joint()
     hx, hy, hxy = (torch.special.entr(p).sum() for p in (joint.sum(1), joint.sum(0), joint))
     assert metric.compute().item() == pytest.approx(((hx + hy - hxy) / hxy).item(), abs=1e-12)
 
 
-def test_a_range_as_wide_as_float64_is_finite():
-    x, y = gaussian(500)
+def test_a_range_as_wide_as_float64_is_finite(device):
+    x, y = gaussian(500, device=device)
     metric = metric_of(1e307 * x, 1e307 * y, value_range=(-1.7e308, 1.7e308))
     assert metric.compute().item() == pytest.approx(kde_mutual_information(x, y).item(), abs=0.02)
     assert metric.joint().sum().item() == pytest.approx(1)
@@ -174,3 +175,31 @@ def test_merging_another_configuration_is_refused_with_both_named():
     ours, theirs = KDEMutualInformation(value_range=(0, 1)), KDEMutualInformation(value_range=(0, 2))
     with pytest.raises(ValueError, match=r"(?s)x_hi=2.*x_hi=1"):
         ours.merge_state(theirs)
+
+
+@pytest.mark.parametrize(("r", "bound"), [(0.0, 0.005), (0.6, 0.005), (0.99, 0.015)])
+@pytest.mark.parametrize("value_range", [None, (-6.0, 6.0)])
+def test_with_ever_more_samples_the_kernel_stays_as_wide_as_the_cells_need(r, bound, value_range):
+    # At half a cell the marginals would be .03 nats off, each.
+    generator = torch.Generator().manual_seed(0)
+    x, noise = torch.randn(2, 1_000_000, generator=generator)
+    metric = KDEMutualInformation(value_range=value_range, grid_size=170)
+    metric.update(x, r * x + math.sqrt(1 - r * r) * noise)
+    for _ in range(11):  # up to 2e9 samples
+        metric.merge_state(metric)
+        metric._warned.clear()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The kernel is narrower than half a cell")
+            assert metric.compute().item() == pytest.approx(-0.5 * math.log(1 - r * r), abs=bound)
+
+
+@pytest.mark.parametrize("r", [0.0, 0.6, 0.95])
+def test_a_coarse_table_is_no_more_wrong_than_its_cells(r):
+    # A million samples have kernels of half a cell of 64, and with that the value was .025 nats off.
+    x, y = gaussian(1_000_000, r)
+    fine = kde_mutual_information(x, y, grid_size=512)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The kernel is narrower than half a cell")
+        for grid_size in (32, 64, 96, 128):
+            coarse = kde_mutual_information(x, y, grid_size=grid_size)
+            assert coarse.item() == pytest.approx(fine.item(), abs=2e-3)

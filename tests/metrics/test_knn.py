@@ -10,30 +10,31 @@ from mi_metrics import KNNMutualInformation
 from mi_metrics.functional import knn_mutual_information
 
 
-def gaussian(n, r=0.6, seed=0, dtype=torch.float64):
+def gaussian(n, r=0.6, seed=0, dtype=torch.float64, device="cpu"):
     generator = torch.Generator().manual_seed(seed)
-    x, noise = torch.randn(2, n, generator=generator, dtype=dtype)
+    x, noise = torch.randn(2, n, generator=generator, dtype=dtype).to(device)
     return x, r * x + math.sqrt(1 - r * r) * noise
 
 
 @pytest.mark.parametrize("options", [{}, {"algorithm": "ksg2"}, {"standardize": False}, {"max_samples": 2000}])
-def test_value_is_the_functional_one_to_the_bit(options):
-    x, y = gaussian(1500, dtype=torch.float32)
-    metric = KNNMutualInformation(**options)
+def test_value_is_the_functional_one_to_the_bit(device, options):
+    x, y = gaussian(1500, dtype=torch.float32, device=device)
+    metric = KNNMutualInformation(**options).to(device)
     for a, b in zip(x.split(400), y.split(400), strict=True):
         metric.update(a, b)
     functional = {k: v for k, v in options.items() if k != "max_samples"}
     assert metric.compute().equal(knn_mutual_information(x, y, **functional))
 
 
-def test_vectors_and_labels():
+def test_vectors_and_labels(device):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(600, 3, generator=generator)
     y = x[:, :2] + torch.randn(600, 2, generator=generator)
-    vectors = KNNMutualInformation(5, x_dim=3, y_dim=2)
-    labels = KNNMutualInformation(x_dim=3, discrete_y=True)
-    scalar = KNNMutualInformation(y_dim=2)
-    for part in torch.arange(600).split(250):
+    x, y = x.to(device), y.to(device)
+    vectors = KNNMutualInformation(5, x_dim=3, y_dim=2).to(device)
+    labels = KNNMutualInformation(x_dim=3, discrete_y=True).to(device)
+    scalar = KNNMutualInformation(y_dim=2).to(device)
+    for part in torch.arange(600, device=device).split(250):
         vectors.update(x[part], y[part])
         labels.update(x[part], (y[part, 0] > 0).long())
         scalar.update(x[part, 0], y[part])
@@ -43,20 +44,20 @@ def test_vectors_and_labels():
 
 
 @pytest.mark.parametrize("discrete_y", [False, True])
-def test_one_column_is_one_variable(discrete_y):
-    x, y = gaussian(60)
+def test_one_column_is_one_variable(device, discrete_y):
+    x, y = gaussian(60, device=device)
     y = (y > 0).long() if discrete_y else y
-    metric = KNNMutualInformation(discrete_y=discrete_y)
+    metric = KNNMutualInformation(discrete_y=discrete_y).to(device)
     metric.update(x.unsqueeze(1), y)
     assert metric.compute().equal(knn_mutual_information(x, y, discrete_y=discrete_y))
 
 
 @pytest.mark.parametrize("max_samples", [None, 5000])
-def test_outputs_are_evaluated_side_by_side_with_their_own_missing_pairs(max_samples):
-    x, y = (v.view(100, 3, 7) for v in gaussian(2100))
+def test_outputs_are_evaluated_side_by_side_with_their_own_missing_pairs(device, max_samples):
+    x, y = (v.view(100, 3, 7) for v in gaussian(2100, device=device))
     x[3, 1, 2] = torch.nan
     y[5, 2] = torch.inf
-    metric = KNNMutualInformation(num_outputs=3, nan_strategy="ignore", max_samples=max_samples)
+    metric = KNNMutualInformation(num_outputs=3, nan_strategy="ignore", max_samples=max_samples).to(device)
     metric.update(x[:40], y[:40])
     metric.update(x[40:], y[40:])
     for i in range(3):
@@ -65,9 +66,9 @@ def test_outputs_are_evaluated_side_by_side_with_their_own_missing_pairs(max_sam
         assert metric.compute()[i].equal(knn_mutual_information(a[keep], b[keep]))
 
 
-def test_a_bounded_sample_estimates_the_same():
-    x, y = gaussian(40_000, 0.9)
-    metric = KNNMutualInformation(max_samples=4000)
+def test_a_bounded_sample_estimates_the_same(device):
+    x, y = gaussian(40_000, 0.9, device=device)
+    metric = KNNMutualInformation(max_samples=4000).to(device)
     for a, b in zip(x.split(5000), y.split(5000), strict=True):
         metric.update(a, b)
     assert metric.compute().item() == pytest.approx(-0.5 * math.log(1 - 0.81), abs=0.06)
@@ -129,10 +130,10 @@ def test_quantised_images_do_not_warn_of_copies():
     assert abs(metric.compute().item()) < 0.05
 
 
-def test_constants_are_exactly_zero():
-    x, _ = gaussian(100)
+def test_constants_are_exactly_zero(device):
+    x, _ = gaussian(100, device=device)
     for pair in ((x, torch.ones_like(x)), (torch.ones_like(x), x)):
-        metric = KNNMutualInformation()
+        metric = KNNMutualInformation().to(device)
         metric.update(*pair)
         assert metric.compute() == 0
 
