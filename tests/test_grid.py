@@ -118,16 +118,16 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 @given(pairs(), RESOLUTIONS)
 @thorough
-def test_state_is_what_exact_arithmetic_gives(pair: tuple[Tensor, Tensor], m: int) -> None:
-    x, y = pair
+def test_state_is_what_exact_arithmetic_gives(device: torch.device, pair: tuple[Tensor, Tensor], m: int) -> None:
+    x, y = (v.to(device) for v in pair)
     state = grid.encode(x, y, m)
     assert state.shape == (1, 2 + 2 * m + m * m)
     assert decode(state[0], m) == oracle(x[0].tolist(), y[0].tolist(), m)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_state_is_what_exact_arithmetic_gives_at_full_resolution(kind: str) -> None:
-    x, y = draw(kind, 300, 0), draw(kind, 300, 1)
+def test_state_is_what_exact_arithmetic_gives_at_full_resolution(device: torch.device, kind: str) -> None:
+    x, y = draw(kind, 300, 0).to(device), draw(kind, 300, 1).to(device)
     for m in (7, 256):
         assert decode(grid.encode(x[None], y[None], m)[0], m) == oracle(x.tolist(), y.tolist(), m)
 
@@ -161,21 +161,21 @@ def test_zeros_are_one_and_negatives_stay_below() -> None:
 
 @given(pairs(), RESOLUTIONS, st.randoms(use_true_random=False))
 @thorough
-def test_orders_splits_and_merge_trees_do_not_matter(pair, m, random) -> None:
-    x, y = pair
+def test_orders_splits_and_merge_trees_do_not_matter(device, pair, m, random) -> None:
+    x, y = (v.to(device) for v in pair)
     n = x.shape[1]
     expected = grid.encode(x, y, m)
-    order = torch.tensor(random.sample(range(n), n), dtype=torch.int64)
+    order = torch.tensor(random.sample(range(n), n), dtype=torch.int64, device=device)
     cuts = sorted(random.randint(0, n) for _ in range(random.randint(0, 5)))
     parts = order.tensor_split(cuts)
 
-    running = grid.empty(1, m)
+    running = grid.empty(1, m, device)
     for part in parts:
         running = grid.update(running, x[:, part], y[:, part])
     assert same(running, expected)
 
     states = [grid.encode(x[:, part], y[:, part], m) for part in parts]
-    states.insert(random.randint(0, len(states)), grid.empty(1, m))
+    states.insert(random.randint(0, len(states)), grid.empty(1, m, device))
     assert same(grid.fold(torch.stack(states)), expected)
     while len(states) > 1:
         a = states.pop(random.randrange(len(states)))
@@ -198,7 +198,8 @@ def test_empty_is_neutral_and_fold_idempotent(pair: tuple[Tensor, Tensor], m: in
 
 @given(pairs(), pairs(), RESOLUTIONS)
 @brief
-def test_total_is_the_number_of_samples(first, second, m) -> None:
+def test_total_is_the_number_of_samples(device, first, second, m) -> None:
+    first, second = ([v.to(device) for v in pair] for pair in (first, second))
     joint = grid.view(grid.update(grid.encode(*first, m), *second)).joint
     assert joint.sum() == first[0].numel() + second[0].numel()
     assert (joint >= 0).all()
@@ -217,9 +218,9 @@ def test_counts_pass_two_to_the_31() -> None:
 
 @pytest.mark.parametrize("m", [16, 256])
 @pytest.mark.parametrize("kind", KINDS)
-def test_update_equals_merging_small_parts(kind: str, m: int) -> None:
+def test_update_equals_merging_small_parts(device: torch.device, kind: str, m: int) -> None:
     # states of a few samples are sorted; the second update finds nearly all in its tables
-    x, y = draw(kind, 3000, 2)[None], draw(kind, 3000, 3)[None]
+    x, y = draw(kind, 3000, 2)[None].to(device), draw(kind, 3000, 3)[None].to(device)
     seen = grid.update(grid.encode(x[:, :1500], y[:, :1500], m), x[:, 1500:], y[:, 1500:])
     parts = [grid.encode(a, b, m) for a, b in zip(x.split(500, 1), y.split(500, 1), strict=True)]
     assert same(seen, grid.fold(torch.stack(parts)))
@@ -227,7 +228,8 @@ def test_update_equals_merging_small_parts(kind: str, m: int) -> None:
 
 @given(pairs(), pairs(), RESOLUTIONS)
 @thorough
-def test_update_equals_merge_of_encode(first, second, m) -> None:
+def test_update_equals_merge_of_encode(device, first, second, m) -> None:
+    first, second = ([v.to(device) for v in pair] for pair in (first, second))
     state = grid.encode(*first, m)
     expected = grid.merge(state, grid.encode(*second, m))
     assert same(grid.update(state, *second), expected)
@@ -236,15 +238,16 @@ def test_update_equals_merge_of_encode(first, second, m) -> None:
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_many_chunks_of_data_that_drift(ordered: bool, rng: torch.Generator) -> None:
+def test_many_chunks_of_data_that_drift(device: torch.device, ordered: bool, rng: torch.Generator) -> None:
     # new cells in every chunk, which push the level up on the way
     C, n = 8, 40_000
     x = torch.linspace(-3, 3, n) ** 3 * torch.arange(1, C + 1)[:, None]
     y = torch.linspace(5, 0, n).exp().expand(C, n)
     if not ordered:
         x, y = x * torch.randn(C, n, generator=rng), y * torch.randn(C, n, generator=rng)
+    x, y = x.to(device), y.to(device)
     state = grid.update(grid.encode(x[:, :99], y[:, :99], 64), x[:, 99:], y[:, 99:])
-    order = torch.randperm(n, generator=rng)
+    order = torch.randperm(n, generator=rng).to(device)
     assert same(state, grid.encode(x[:, order], y[:, order], 64))
     assert (grid.view(state).joint.sum((1, 2)) == n).all()
 
@@ -277,13 +280,13 @@ def test_lookups_find_nearly_all_similar_data(kind: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8])
 @pytest.mark.parametrize("kind", ["gaussian", "gaussian, mean 100", "8-bit image", "labels", "outlier 1e20"])
-def test_dtype_of_the_batch_does_not_matter(kind: str, dtype: torch.dtype) -> None:
+def test_dtype_of_the_batch_does_not_matter(device: torch.device, kind: str, dtype: torch.dtype) -> None:
     x, y = draw(kind, 500, 6), draw(kind, 500, 7)
     if not dtype.is_floating_point:
         x, y = x.clamp(0, 255), y.clamp(0, 255)
     elif dtype is torch.float16:
         x, y = x.clamp(-6e4, 6e4), y.clamp(-6e4, 6e4)
-    x, y = x[None].to(dtype), y[None].to(dtype)
+    x, y = x[None].to(device, dtype), y[None].to(device, dtype)
     for m in (2, 20, 256):
         state = grid.encode(x, y, m)
         assert same(state, grid.encode(x.double(), y.double(), m))
@@ -304,11 +307,12 @@ def test_invalid_samples_are_dropped(pair, random, m) -> None:
 
 
 @pytest.mark.parametrize("m", [2, 16, 256])
-def test_outputs_do_not_touch_each_other(m: int) -> None:
+def test_outputs_do_not_touch_each_other(device: torch.device, m: int) -> None:
     x = torch.stack([draw(kind, 700, i) for i, kind in enumerate(KINDS)])
     y = torch.stack([draw(kind, 700, 50 + i) for i, kind in enumerate(reversed(KINDS))])
     valid = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.8
     valid[5] = False
+    x, y, valid = x.to(device), y.to(device), valid.to(device)
     state = grid.update(grid.encode(x, y, m), 1.1 * x.clamp(-1e300, 1e300), y, valid)
     for c in range(len(x)):
         one = slice(c, c + 1)

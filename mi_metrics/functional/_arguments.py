@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 UNITS = ("nats", "bits")
+# A gibibyte of counts. Far below it, samples that fill a table are hard to find.
+MAX_CELLS = 2**27
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
@@ -29,6 +31,16 @@ def check_integer(name: str, value: Any, least: int) -> int:
     return int(value)
 
 
+def check_cells(what: str, cells: int) -> None:
+    """Refuse tables that no memory holds, before it is asked for; ``what`` names the arguments with their values."""
+    if cells > MAX_CELLS:
+        gibibytes = (8 * cells + 2**29) >> 30
+        raise ValueError(
+            f"Expected at most 2**{MAX_CELLS.bit_length() - 1} cells, but got {what}, a table of {gibibytes} GiB. "
+            "Use fewer."
+        )
+
+
 def check_number(name: str, value: Any) -> float:
     """Return a finite real number as float; refuse everything else."""
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -46,7 +58,7 @@ def check_number(name: str, value: Any) -> float:
 
 
 def check_tensor(name: str, value: Any) -> Tensor:
-    """Return a tensor of real numbers as it is; refuse everything else."""
+    """Return a dense tensor of real numbers as it is; refuse everything else."""
     if not isinstance(value, Tensor):
         raise TypeError(
             f"Expected `{name}` to be a torch.Tensor, but got {type(value).__name__}. "
@@ -56,6 +68,16 @@ def check_tensor(name: str, value: Any) -> Tensor:
         raise TypeError(
             f"Expected `{name}` to be real, but got {value.dtype}. "
             "Pass its real part, its magnitude, or both as two variables."
+        )
+    if value.layout != torch.strided:
+        raise TypeError(
+            f"Expected `{name}` to be a dense tensor, but got the layout {value.layout}. Convert it with "
+            f"{name}.to_dense()."
+        )
+    if value.is_floating_point() and value.dtype.itemsize < 2:
+        raise TypeError(
+            f"Expected `{name}` in a dtype that has arithmetic, but got {value.dtype}, which only stores numbers. "
+            f"Convert it with {name}.float()."
         )
     return value
 
@@ -88,11 +110,32 @@ def lift(x: Tensor) -> Tensor:
     x = x.resolve_neg()
     if x.dtype in (torch.float32, torch.float64):
         return x
-    return x.float() if x.is_floating_point() else x.double()
+    return cast(x, torch.float32) if x.is_floating_point() else x.double()
+
+
+def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return x in a wider dtype; where its gradient is larger than any number of its own dtype, the largest one."""
+    if not x.requires_grad or x.dtype == dtype:
+        return x.to(dtype)
+    wide: Tensor = _Cast.apply(x, dtype)  # type: ignore[no-untyped-call]
+    return wide
+
+
+class _Cast(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.dtype = x.dtype
+        return x.to(dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        most = torch.finfo(ctx.dtype).max
+        return grad.clamp(-most, most).to(ctx.dtype), None
 
 
 def check_finite(x: Tensor, y: Tensor) -> None:
-    """Refuse NaN and infinite samples."""
+    """Refuse NaN and infinite samples, and such as have no values at all."""
+    check_values("x", x)
     for name, values in (("x", x), ("y", y)):
         # The sum shows every NaN and infinity, in a quarter of the time; where it merely overflowed, count.
         if not values.is_floating_point() or bool(values.detach().sum().isfinite()):
@@ -102,6 +145,12 @@ def check_finite(x: Tensor, y: Tensor) -> None:
                 f"Expected `{name}` to be finite, but it holds {count} NaN or infinite of {values.numel()} values. "
                 "Remove these samples from `x` and `y` first, for example with keep = x.isfinite() & y.isfinite()."
             )
+
+
+def check_values(name: str, values: Tensor) -> None:
+    """Refuse a tensor that has a shape and a dtype only."""
+    if values.is_meta:
+        raise ValueError(f"Expected `{name}` to hold values, but it is on the device meta. Move real data to the CPU.")
 
 
 def non_finite(values: Tensor) -> int:

@@ -19,14 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mi_metrics.functional._arguments import check_choice, check_integer, check_number
+from mi_metrics.functional._arguments import check_cells, check_choice, check_integer, check_number
 
 BINNINGS = ("uniform", "quantile")
 KERNELS = ("hard", "linear", "cubic")
 MAX_AUTO_BINS = 256
 MAX_MARGIN = 1000.0
-# A gibibyte of counts. Far below it, samples that fill a table are hard to find.
-MAX_CELLS = 2**27
 # Above it, whole numbers are not exact in float32.
 MAX_BINS_FLOAT32 = 2**24
 
@@ -143,11 +141,7 @@ def _parse_num_bins(num_bins: Any) -> tuple[int, int] | None:
         bins = check_integer("num_bins", num_bins[0], 1), check_integer("num_bins", num_bins[1], 1)
     else:
         bins = (check_integer("num_bins", num_bins, 1),) * 2
-    if bins[0] * bins[1] > MAX_CELLS:
-        raise ValueError(
-            f"Expected `num_bins` of at most {MAX_CELLS} cells B_x * B_y, but got {bins[0]} * {bins[1]}, a table of "
-            f"{8 * bins[0] * bins[1] / 2**30:.0f} GiB. Use fewer bins."
-        )
+    check_cells(f"num_bins={bins[0]} x {bins[1]}", bins[0] * bins[1])
     return bins
 
 

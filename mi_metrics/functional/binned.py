@@ -25,7 +25,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from mi_metrics.functional._arguments import check_finite, check_pair, check_tensor, lift
+from mi_metrics.functional._arguments import cast, check_finite, check_pair, check_tensor, check_values, lift
 from mi_metrics.functional._geometry import (
     Axis,
     Interval,
@@ -281,7 +281,8 @@ def hard_counts(
             index = index.add_(first.unsqueeze(1), alpha=cells)
         if valid is not None:
             index = torch.where(valid[r, c], index, rows * cells)
-        flat = index.view(-1)
+        # Of a mask in another layout `where` takes the layout over.
+        flat = index.reshape(-1)
         if small:
             # A quarter faster than to scatter; on other devices it would read its bounds back to the host.
             counts += torch.bincount(flat, minlength=counts.numel())
@@ -303,6 +304,7 @@ def _table(
 ) -> Table:
     bins, ranges = check_binning(num_bins, value_range, binning, clip_quantile, margin, kernel)
     x, y = check_pair(x, y)
+    check_values("x", x)
     if x.ndim == 0:
         raise ValueError("Expected `x` and `y` of shape (..., N), but got scalars. Pass at least one dimension.")
     effective = None
@@ -319,7 +321,7 @@ def _table(
         check_finite(x, y)
     x, y = (v.reshape(-1, v.shape[-1]) for v in (x, y))
     if kernel != "hard":
-        x, y = x.double(), y.double()
+        x, y = cast(x, torch.float64), cast(y, torch.float64)
 
     bx, by = _bins_per_row(bins, x, y, weights, effective)
     if ranges is None:

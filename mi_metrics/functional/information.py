@@ -31,7 +31,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mi_metrics.functional._arguments import check_choice, check_tensor, from_nats
+from mi_metrics.functional._arguments import check_choice, check_tensor, check_values, from_nats
 
 Normalization = Literal["none", "arithmetic", "geometric", "min", "max", "joint", "studholme"]
 BiasCorrection = Literal["none", "miller_madow", "grassberger"]
@@ -201,9 +201,9 @@ def standard_error(counts: Tensor, *, unit: Unit = "nats") -> Tensor:
     log_ratio = _log(p) - _log(p.sum(-1, keepdim=True)) - _log(p.sum(-2, keepdim=True))
     # Centred, not the difference of two moments: that cancels to ±1e-16 where every sample has the same log ratio.
     mean = (p * log_ratio).sum((-2, -1), keepdim=True)
-    variance = (p * (log_ratio - mean).square()).sum((-2, -1)) / total
-    # The root of an exact 0 has an infinite slope.
-    error = torch.where(variance > 0, variance, 1).sqrt() * (variance > 0)
+    variance = (p * (log_ratio - mean).square()).sum((-2, -1))
+    # The root of an exact 0 has an infinite slope. Two roots: of weights near 1e-322 the ratio is not a number.
+    error = torch.where(variance > 0, variance, 1).sqrt() * (variance > 0) / torch.where(total > 0, total, 1).sqrt()
     return from_nats(torch.where(total > 0, error, torch.nan), unit)
 
 
@@ -269,6 +269,7 @@ def information(
     kx, ky = _occupied(p_x, 1), _occupied(p_y, 1)
     if bias_correction == "miller_madow":
         n = table.sum((-2, -1)) if effective_samples is None else effective_samples
+        n = n.clamp_min(1e-290)  # of subnormal weights the inverse is not a number
         hx = hx + (kx - 1) / (2 * n)
         hy = hy + (ky - 1) / (2 * n)
         hxy = hxy + (_occupied(p, 2) - 1) / (2 * n)
@@ -368,6 +369,12 @@ def _check_counts(counts: Tensor) -> Tensor:
             f"Expected `counts` of shape (..., B_x, B_y), but got {tuple(counts.shape)}. "
             "Its last two dimensions are the bins of x and of y."
         )
+    if 0 in counts.shape[-2:]:
+        raise ValueError(
+            f"Expected `counts` with at least one bin of x and one of y, but got shape {tuple(counts.shape)}. "
+            "A table without samples has bins with count 0."
+        )
+    check_values("counts", counts)
     table = _float64(counts)
     if not bool(((table >= 0) & (table < torch.inf)).all()):
         raise ValueError(
@@ -378,7 +385,13 @@ def _check_counts(counts: Tensor) -> Tensor:
 
 
 def _check_whole(counts: Tensor, who: str) -> None:
-    if counts.is_floating_point() and not bool((counts == counts.round()).all()):
+    table = _float64(counts).detach()
+    if table.numel() and float(table.max()) > 2.0**53:
+        raise ValueError(
+            f"{who} needs whole counts, but got {float(table.max()):g}, and above 2**53 float64 does not tell whole "
+            'numbers apart. Use bias_correction="none": so many samples have no bias.'
+        )
+    if not bool((table == table.round()).all()):
         raise ValueError(
             f"{who} needs whole counts, but got fractional ones, as weights and soft kernels make them. "
             'Use the hard kernel without weights, or bias_correction="miller_madow".'

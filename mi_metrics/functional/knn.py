@@ -150,7 +150,7 @@ def knn_mutual_information(
         W. Gao, S. Kannan, S. Oh, P. Viswanath, Estimating mutual information for discrete-continuous mixtures,
         NeurIPS (2017), arXiv:1709.06212.
     """
-    check_integer("n_neighbors", n_neighbors, 1)
+    n_neighbors = check_integer("n_neighbors", n_neighbors, 1)
     check_choice("algorithm", algorithm, ALGORITHMS)
     check_choice("unit", unit, UNITS)
     for name, value in (("discrete_y", discrete_y), ("standardize", standardize)):

@@ -229,8 +229,9 @@ def _pull_back(
 
 
 def _within_dtype(gradient: Tensor, dtype: torch.dtype) -> Tensor:
-    # Gradients of narrow ranges pass 65504, where half precision has infinity.
-    return gradient.clamp(-65504, 65504) if dtype == torch.float16 else gradient
+    # Gradients of narrow ranges pass the largest number of a dtype, 65504 in half precision.
+    most = torch.finfo(dtype).max
+    return gradient.clamp(-most, most)
 
 
 def _dot(a: list[Tensor], b: list[Tensor]) -> Tensor:

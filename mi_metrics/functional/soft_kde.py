@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mi_metrics.functional._arguments import from_nats
+from mi_metrics.functional._arguments import cast, from_nats
 from mi_metrics.functional._geometry import Axis
 from mi_metrics.functional._kernels import LEAST_EXPONENT, MARGIN, RULES, SINGULAR
 from mi_metrics.functional.information import _ratio
@@ -115,7 +115,7 @@ def soft_kde_information(
         grid_x, grid_y, grid_z = (_spanning(e, grid_size) for e in ((zero, one), (zero, one), z_ends))
     else:
         ends = ((zero, one, h_x), (zero, one, h_y), (*z_ends, h_z))
-        grid_x, grid_y, grid_z = (_covering(lo - MARGIN * h, hi + MARGIN * h, grid_size) for lo, hi, h in ends)
+        grid_x, grid_y, grid_z = (_covering(lo, hi, h, grid_size) for lo, hi, h in ends)
     bins = grid_size, grid_size
     joint = soft_counts(u, z, (grid_x.axis, grid_z.axis), bins, "linear", weights)
     single = Axis(zero, one, one)
@@ -141,7 +141,7 @@ def soft_kde_information(
 
 def _in_units_of_the_range(x: Tensor, axis: Axis) -> Tensor:
     """Return samples as 0 … 1, where nothing overflows whatever the input, with a gradient that does not either."""
-    return axis.position(x.detach()) + (x - x.detach()).double() * slope(axis, x.dtype)
+    return axis.position(x.detach()) + cast(x - x.detach(), torch.float64) * slope(axis, x.dtype)
 
 
 class _Kernel(NamedTuple):
@@ -219,7 +219,7 @@ def _bandwidths(bandwidth: Any, m: _Moments, axes: tuple[Axis, Axis]) -> tuple[T
     widths = []
     for h, axis in zip(given, axes, strict=True):
         unit = axis.width if axis.scale is None else axis.width / axis.scale
-        widths.append((h / unit).clamp(2.0**-200, 2.0**200))
+        widths.append((float(h) / unit).clamp(2.0**-200, 2.0**200))
     return widths[0], widths[1], widths[0], widths[1]
 
 
@@ -239,6 +239,9 @@ def _spanning(ends: tuple[Tensor, Tensor], size: int) -> _Grid:
     return _Grid(Axis(lo - step * (0.5 + SLACK / 2), step * size, torch.full_like(step, size)), step.unsqueeze(2), size)
 
 
-def _covering(lo: Tensor, hi: Tensor, size: int) -> _Grid:
-    """Return the grid of the centres of equal cells between the ends."""
+def _covering(lo: Tensor, hi: Tensor, h: Tensor, size: int) -> _Grid:
+    """Return the grid of the centres of equal cells over the data, with room for the kernels."""
+    # A constant far from 0 would not see the room.
+    room = MARGIN * torch.maximum(h, 2.0**-40 * torch.maximum(lo.abs(), hi.abs()))
+    lo, hi = lo - room, hi + room
     return _Grid(Axis(lo, hi - lo, torch.full_like(lo, size)), ((hi - lo) / size).unsqueeze(2), size)

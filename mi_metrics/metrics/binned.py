@@ -131,7 +131,7 @@ class BinnedMutualInformation(JointTableMetric):
         bins, ranges = check_binning(num_bins, value_range, binning, clip_quantile, margin, kernel)
         check_options(normalization, bias_correction, unit)
         check_correction(bias_correction, kernel)
-        check_integer("resolution", resolution, 2)
+        resolution = check_integer("resolution", resolution, 2)
         if ranges is not None and bins is None:
             raise ValueError(
                 '`num_bins="auto"` is chosen from the data and excludes a given `value_range`, whose table has to '

@@ -27,7 +27,7 @@ class KDEMutualInformation(JointTableMetric):
         Exact under splits and ranks: bit for bit, in any order. The samples are known up to their cell, so that the
         value differs from that of the functional call on all samples: for Gaussian samples by at most 1e-3 nats at a
         correlation of .6, and at .99 by 5e-3 for N = 4900 and 1e-2 for N = 1000; a finer grid is closer. A kernel
-        narrower than half a cell is widened to it, with a warning.
+        narrower than three quarters of a cell is widened to them, with a warning below half a cell.
         Far outliers and heavy tails widen the kernel: ``compute`` warns once where it is wider than the
         interquartile range.
         No samples: NaN, with a warning. ``compute`` never raises.
@@ -96,7 +96,7 @@ class KDEMutualInformation(JointTableMetric):
         **kwargs: Any,
     ) -> None:
         check_kde_options(bandwidth, grid_size, value_range, normalization, unit)
-        check_integer("resolution", resolution, 2)
+        grid_size, resolution = int(grid_size), check_integer("resolution", resolution, 2)
         ranges = parse_value_range(value_range)
         super().__init__(
             None if ranges is None else (grid_size, grid_size),

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mi_metrics import reservoir
-from mi_metrics.functional._arguments import check_choice, check_integer, check_tensor, from_nats
+from mi_metrics.functional._arguments import check_cells, check_choice, check_integer, check_tensor, from_nats
 from mi_metrics.functional.information import Unit
 from mi_metrics.functional.knn import ALGORITHMS, _sorted_rows, rows_mutual_information
 from mi_metrics.metrics.base import IGNORED, SEEN, MutualInformationMetric
@@ -98,10 +98,9 @@ class KNNMutualInformation(MutualInformationMetric):
         nan_strategy: Literal["error", "ignore"] = "error",
         **kwargs: Any,
     ) -> None:
-        check_integer("n_neighbors", n_neighbors, 1)
-        check_integer("x_dim", x_dim, 1)
-        check_integer("y_dim", y_dim, 1)
-        check_integer("num_outputs", num_outputs, 1)
+        n_neighbors = check_integer("n_neighbors", n_neighbors, 1)
+        x_dim, y_dim = check_integer("x_dim", x_dim, 1), check_integer("y_dim", y_dim, 1)
+        num_outputs = check_integer("num_outputs", num_outputs, 1)
         check_choice("algorithm", algorithm, ALGORITHMS)
         check_choice("unit", unit, ("nats", "bits"))
         for name, flag in (("discrete_y", discrete_y), ("standardize", standardize)):
@@ -118,7 +117,9 @@ class KNNMutualInformation(MutualInformationMetric):
                 "Encode combinations of labels as one."
             )
         if max_samples is not None:
-            check_integer("max_samples", max_samples, n_neighbors + 1)
+            max_samples = check_integer("max_samples", max_samples, n_neighbors + 1)
+        rows = num_outputs * (max_samples or 1)
+        check_cells(f"{num_outputs=}, {max_samples=} with {x_dim=}, {y_dim=}", rows * (1 + x_dim + y_dim))
         configuration: dict[str, Value] = {
             "state": "samples",
             "x_dim": x_dim,
@@ -148,7 +149,9 @@ class KNNMutualInformation(MutualInformationMetric):
             ValueError: If shapes or devices differ, there is no sample, or with ``nan_strategy="error"`` a sample is
                 NaN or infinite. The state is left as it was.
         """
-        if self.discrete_y and check_tensor("y", y).is_floating_point():
+        if self.discrete_y:
+            self._check_device(check_tensor("y", y))
+        if self.discrete_y and y.is_floating_point():
             raise TypeError(
                 f"Expected class labels in `y` (integers or bool) for discrete_y=True, but got {y.dtype}. "
                 "Convert labels with y.long(), or use discrete_y=False for a continuous variable."

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mi_metrics import grid
-from mi_metrics.functional._arguments import check_integer
+from mi_metrics.functional._arguments import check_cells, check_integer
 from mi_metrics.functional._geometry import Axis, Interval, fixed_axis
 from mi_metrics.functional.binned import chunks, hard_counts, soft_counts
 from mi_metrics.metrics.base import MutualInformationMetric
@@ -39,6 +39,9 @@ class JointTableMetric(MutualInformationMetric):
             (x_lo, x_hi), (y_lo, y_hi) = ranges
             configuration = {"state": "table", "kernel": kernel, "num_bins_x": bins[0], "num_bins_y": bins[1]}
             configuration |= {"x_lo": x_lo, "x_hi": x_hi, "y_lo": y_lo, "y_hi": y_hi}
+        num_outputs = check_integer("num_outputs", num_outputs, 1)
+        bx, by = bins or (resolution, resolution)
+        check_cells(f"{num_outputs=} with {bx} x {by} each", num_outputs * bx * by)
         super().__init__(configuration, num_outputs=num_outputs, nan_strategy=nan_strategy, **kwargs)
         self._bins, self._ranges, self._kernel = bins, ranges, kernel
         if bins is not None and ranges is not None:

@@ -23,6 +23,7 @@ CAUTIONS = (
     ".*samples of [A-Za-z]* are (repeated|copies)",
     "Repeated samples make",
     "The kernel is (narrower|wider) than",
+    "The grid of [0-9]+ cells per axis is coarser",
 )
 ignore_cautions = pytest.mark.filterwarnings(*(f"ignore:{caution}:UserWarning" for caution in CAUTIONS))
 

@@ -1,0 +1,221 @@
+"""Random calls of the functional API."""
+
+import math
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mi_metrics import functional
+from tests.fuzzing import inputs
+from tests.fuzzing.outcome import Call, attempt, require, require_close, require_joint, require_number, same
+
+TABLE = {
+    "value_range": inputs.RANGES,
+    "binning": ("uniform", "uniform", "quantile"),
+    "clip_quantile": (0.0, 0.0, 0.01, 0.3, 0.499),
+    "margin": (0.0, 0.0, 0.1, 1000.0),
+    "kernel": ("hard", "hard", "linear", "cubic"),
+}
+CORRECTIONS = ("none", "none", "miller_madow", "grassberger")
+VIEW = {"normalization": inputs.NORMALIZATIONS, "unit": inputs.UNITS}
+# 256 cells squared take their time.
+KDE = {"bandwidth": inputs.BANDWIDTHS, "grid_size": inputs.GRIDS, "value_range": inputs.RANGES}
+
+
+def binned_mutual_information(random: Random) -> Call:
+    args, kwargs = _binned(random)
+    kwargs |= inputs.arguments(random, VIEW | {"bias_correction": CORRECTIONS})
+    return Call("binned_mutual_information", functional.binned_mutual_information, args, kwargs, _check_binned)
+
+
+def binned_joint(random: Random) -> Call:
+    args, kwargs = _binned(random)
+    return Call("binned_joint", functional.binned_joint, args, kwargs, _check_binned_joint)
+
+
+def _binned(random: Random) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    shape = inputs.shape(random)
+    kwargs = inputs.arguments(random, {"num_bins": inputs.BINS[:-1]} | TABLE)
+    if random.random() < 0.15:
+        weights = inputs.tensor(random, shape)
+        if not weights.is_complex() and random.random() < 0.8:
+            weights = weights.abs() if weights.dtype in inputs.FLOATS else weights
+        kwargs["weights"] = weights
+    return inputs.pair(random, shape), kwargs
+
+
+def _check_binned(call: Call, value: Tensor) -> None:
+    x, y = call.args
+    require_number(value, x.shape[:-1])
+    _check_layout(call, value)
+    options = {k: v for k, v in call.kwargs.items() if k not in ("normalization", "unit", "bias_correction")}
+    joint = functional.binned_joint(x, y, **options)
+    normalization, unit = (call.kwargs.get(k, v) for k, v in (("normalization", "none"), ("unit", "nats")))
+    if call.kwargs.get("bias_correction", "none") == "none":
+        require_information(value, joint, normalization, unit)
+    if value.requires_grad and call.kwargs.get("kernel") != "hard":
+        _check_gradients(call.args, value)
+
+
+def _check_binned_joint(call: Call, joint: Tensor) -> None:
+    x, _ = call.args
+    require_joint(joint, (*x.shape[:-1], *joint.shape[-2:]))
+    bins = call.kwargs.get("num_bins", 32)
+    if not isinstance(bins, str):
+        expected = tuple(bins) if hasattr(bins, "__len__") else (bins, bins)
+        require(tuple(joint.shape[-2:]) == tuple(int(b) for b in expected), f"a joint of {tuple(joint.shape)}")
+    _check_layout(call, joint)
+
+
+def require_information(value: Tensor, joint: Tensor, normalization: str, unit: str) -> None:
+    """Check that a plug-in value is that of its joint, and within its bounds."""
+    value, joint = value.detach(), joint.detach()
+    hx, hy, _ = functional.entropies(joint)
+    if normalization == "none":
+        nats = value * (math.log(2) if unit == "bits" else 1)
+        require((nats >= -1e-9).all() and (nats <= torch.minimum(hx, hy) + 1e-9).all(), f"out of bounds: {nats}")
+    else:
+        least = 1.0 if normalization == "studholme" else 0.0
+        # A ratio of nothing to nothing, where a soft kernel leaves 1e-16 in the next cell.
+        sane = torch.minimum(hx, hy) > 1e-6
+        require((value[sane] >= least - 1e-9).all() and (value[sane] <= least + 1 + 1e-9).all(), f"no ratio: {value}")
+
+
+def kde_mutual_information(random: Random) -> Call:
+    kwargs = {"grid_size": 32} | inputs.arguments(random, KDE | VIEW)
+    args = inputs.pair(random, inputs.shape(random))
+    return Call("kde_mutual_information", functional.kde_mutual_information, args, kwargs, _check_value)
+
+
+def kde_joint(random: Random) -> Call:
+    kwargs = {"grid_size": 32} | inputs.arguments(random, KDE)
+    return Call("kde_joint", functional.kde_joint, inputs.pair(random, inputs.shape(random)), kwargs, _check_kde_joint)
+
+
+def _check_value(call: Call, value: Tensor) -> None:
+    require_number(value, call.args[0].shape[:-1])
+    _check_layout(call, value)
+
+
+def _check_kde_joint(call: Call, joint: Tensor) -> None:
+    size = int(call.kwargs.get("grid_size", 256))
+    require_joint(joint, (*call.args[0].shape[:-1], size, size))
+    _check_layout(call, joint)
+
+
+def knn_mutual_information(random: Random) -> Call:
+    shape = inputs.shape(random)
+    options = {
+        "n_neighbors": (1, 2, 3, 3, 10),
+        "algorithm": ("ksg1", "ksg2"),
+        "discrete_y": (False, False, True),
+        "standardize": (True, False),
+        "unit": inputs.UNITS,
+    }
+    kwargs = inputs.arguments(random, options)
+    if random.random() < 0.2:
+        args = inputs.pair(random, shape)
+    else:
+        args = (inputs.tensor(random, (*shape, random.choice((1, 1, 2, 5)))),)
+        args = (*args, inputs.tensor(random, (*shape, random.choice((1, 1, 1, 3)))))
+    if kwargs.get("discrete_y") is True and random.random() < 0.8:
+        args = args[0], inputs.cast(inputs.numbers(random, shape), random.choice(inputs.INTEGERS))
+    return Call("knn_mutual_information", functional.knn_mutual_information, args, kwargs, _check_knn)
+
+
+def _check_knn(call: Call, value: Tensor) -> None:
+    x = call.args[0]
+    require_number(value, x.shape[:-2] if x.ndim > 1 else ())
+    _check_layout(call, value)
+
+
+def table(random: Random) -> Any:
+    """Return counts (..., B_x, B_y), or what is not."""
+    shape = (
+        *random.choice([(), (), (1,), (2,), (0,)]),
+        *random.choice([(1, 1), (2, 3), (5, 5), (1, 7), (40, 3), (0, 2)]),
+    )
+    if random.random() < 0.05:
+        shape = random.choice([(), (3,)])
+    counts = inputs.tensor(random, shape)
+    if random.random() < 0.85 and not counts.is_complex() and counts.dtype in (*inputs.FLOATS, *inputs.INTEGERS):
+        counts = counts.abs() if counts.dtype != torch.bool else counts
+        counts = counts.round() if random.random() < 0.5 and counts.is_floating_point() else counts
+    return counts if random.random() < 0.98 else random.choice(inputs.NONSENSE)
+
+
+def mutual_information(random: Random) -> Call:
+    kwargs = inputs.arguments(random, VIEW | {"bias_correction": CORRECTIONS})
+    return Call("mutual_information", functional.mutual_information, (table(random),), kwargs, _check_measure)
+
+
+def entropies(random: Random) -> Call:
+    return Call("entropies", functional.entropies, (table(random),), {}, _check_entropies)
+
+
+def standard_error(random: Random) -> Call:
+    kwargs = inputs.arguments(random, {"unit": inputs.UNITS})
+    return Call("standard_error", functional.standard_error, (table(random),), kwargs, _check_measure)
+
+
+def independence_p_value(random: Random) -> Call:
+    return Call("independence_p_value", functional.independence_p_value, (table(random),), {}, _check_measure)
+
+
+def _check_measure(call: Call, value: Tensor) -> None:
+    (counts,) = call.args
+    empty = (counts.detach().double() == 0).flatten(-2).all(-1)
+    require_number(value, counts.shape[:-2], empty)
+    full = value[~empty]
+    if call.name == "independence_p_value":
+        require(((full >= 0) & (full <= 1)).all(), f"no probability: {value}")
+    if call.name == "standard_error":
+        require((full >= 0).all(), f"a negative error: {value}")
+    if call.name == "mutual_information" and call.kwargs.get("bias_correction", "none") == "none":
+        options = call.kwargs.get("normalization", "none"), call.kwargs.get("unit", "nats")
+        require_information(full, counts.detach()[~empty], *options)
+
+
+def _check_entropies(call: Call, found: tuple[Tensor, Tensor, Tensor]) -> None:
+    (counts,) = call.args
+    empty = (counts.detach().double() == 0).flatten(-2).all(-1)
+    for h in found:
+        require_number(h, counts.shape[:-2], empty)
+        require((h[~empty] >= -1e-12).all(), f"a negative entropy: {h}")
+    hx, hy, hxy = (h[~empty] for h in found)
+    require((hxy <= hx + hy + 1e-9).all() and (hxy >= torch.maximum(hx, hy) - 1e-9).all(), f"no entropies: {found}")
+
+
+def _check_layout(call: Call, value: Tensor) -> None:
+    """Check that the numbers count, not their place in memory, and that NumPy's order of dimensions is kept."""
+    args = [v.detach().clone(memory_format=torch.contiguous_format) for v in call.args]
+    again = attempt(call.function, *args, **call.kwargs)
+    require(not isinstance(again, Exception), f"refused as a copy: {again}")
+    if call.kwargs.get("kernel", "hard") == "hard" and call.kwargs.get("weights") is None:
+        require(same(value.detach(), again), f"another value for a copy: {value.tolist()} and {again.tolist()}")
+    else:
+        require_close(value.detach(), again, 1e-12, "another value for a copy")
+
+
+def _check_gradients(args: tuple[Any, ...], value: Tensor) -> None:
+    leaves = [v for v in args if v.requires_grad and v.is_leaf]
+    for leaf, gradient in zip(leaves, torch.autograd.grad(value.sum(), leaves, allow_unused=True), strict=True):
+        if gradient is not None:
+            require(gradient.isfinite().all(), f"a gradient that is not finite: {gradient}")
+            require(gradient.shape == leaf.shape and gradient.dtype == leaf.dtype, "a gradient of another kind")
+
+
+FUNCTIONS = (
+    binned_mutual_information,
+    binned_joint,
+    kde_mutual_information,
+    kde_joint,
+    knn_mutual_information,
+    mutual_information,
+    entropies,
+    standard_error,
+    independence_p_value,
+)
+KINDS = {function.__name__: function for function in FUNCTIONS}

@@ -1,0 +1,219 @@
+"""Random lives of metrics: built, fed with good and bad batches, copied, saved, merged and computed."""
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mi_metrics import BinnedMutualInformation, KDEMutualInformation, KNNMutualInformation
+from mi_metrics.functional import binned_mutual_information, knn_mutual_information
+from mi_metrics.metrics.base import IGNORED, SEEN, MutualInformationMetric
+from tests.fuzzing import functions, inputs
+from tests.fuzzing.outcome import Call, attempt, require, require_close, require_number, same
+
+COMMON: dict[str, Any] = {
+    "unit": inputs.UNITS,
+    "num_outputs": (1, 1, 1, 2, 3, 2**40),
+    "nan_strategy": ("error", "ignore", "ignore"),
+    "compute_on_cpu": (False, True),
+    "sync_on_compute": (True, False),
+}
+TABLE: dict[str, Any] = {"normalization": inputs.NORMALIZATIONS, "resolution": (2, 5, 64, 64, 2**30)}
+BINNED = COMMON | TABLE | functions.TABLE | {"num_bins": inputs.BINS, "bias_correction": functions.CORRECTIONS}
+KDE = COMMON | TABLE | functions.KDE
+KNN = COMMON | {
+    "n_neighbors": (1, 2, 3, 3, 10),
+    "x_dim": (1, 1, 1, 2),
+    "y_dim": (1, 1, 1, 3),
+    "algorithm": ("ksg1", "ksg2"),
+    "discrete_y": (False, False, True),
+    "standardize": (True, False),
+    "max_samples": (None, None, 12, 100, 2**50),
+}
+
+
+@dataclass
+class Life:
+    """A metric with what it was fed: the batches that it took, as they came."""
+
+    metric: MutualInformationMetric
+    taken: list[tuple[Tensor, Tensor]]
+
+
+def _case(cls: type[MutualInformationMetric], options: dict[str, Any]) -> Callable[[Random], Call]:
+    def case(random: Random) -> Call:
+        kwargs = inputs.arguments(random, options)
+        # 256 cells squared take their time to be copied about.
+        kwargs = {k: 64 for k in ("resolution", "grid_size") if k in options} | kwargs
+        seed = random.getrandbits(32)
+        return Call(
+            f"{cls.__name__}, fed with seed {seed},", cls, (), kwargs, lambda _, metric: _live(metric, Random(seed))
+        )
+
+    return case
+
+
+def _live(metric: MutualInformationMetric, random: Random) -> None:
+    life = Life(metric, [])
+    shape = _batch_shape(metric, random)
+    for _ in range(random.choice((0, 1, 2, 4))):
+        _feed(life, *_batch(metric, random, shape), random.choice(("update", "update", "forward")))
+        step = random.choice((_nothing, _nothing, _nothing, _saved, _pickled, _merged, _computed))
+        step(life, random)
+    _check(life)
+
+
+def _batch_shape(metric: MutualInformationMetric, random: Random) -> tuple[int, ...]:
+    if getattr(metric, "x_dim", 1) > 1 or getattr(metric, "y_dim", 1) > 1:
+        return (inputs.size(random),)
+    if metric.num_outputs > 1:
+        return (inputs.size(random), metric.num_outputs, *random.choice(((), (), (3,))))
+    return inputs.shape(random)
+
+
+def _batch(metric: MutualInformationMetric, random: Random, shape: tuple[int, ...]) -> tuple[Any, Any]:
+    if isinstance(metric, KNNMutualInformation):
+        if (metric.x_dim, metric.y_dim) != (1, 1):
+            return tuple(inputs.tensor(random, (*shape, dim)) for dim in (metric.x_dim, metric.y_dim))
+        if metric.discrete_y and random.random() < 0.8:
+            return inputs.tensor(random, shape), inputs.cast(inputs.numbers(random, shape), torch.int32)
+    return inputs.pair(random, shape)
+
+
+def _feed(life: Life, x: Any, y: Any, how: str) -> None:
+    """Give a metric a batch; if it is refused, check that the metric is as it was."""
+    metric = life.metric
+    before = {k: copy.copy(v) for k, v in metric.metric_state.items()}, metric.update_count
+    found = attempt(getattr(metric, how), x, y)
+    if not isinstance(found, Exception):
+        life.taken.append((x.detach().clone(), y.detach().clone()))
+        if how == "forward":
+            require_number(found, _shape(metric), may_be_nan=True)
+        return
+    require(metric.update_count == before[1], "a refused batch was counted")
+    for name, state in metric.metric_state.items():
+        kept = before[0][name]
+        pairs = zip(state, kept, strict=True) if isinstance(state, list) else [(state, kept)]
+        require(all(same(a, b) for a, b in pairs), f"a refused batch changed `{name}`")
+
+
+def _nothing(life: Life, random: Random) -> None:
+    pass
+
+
+def _saved(life: Life, random: Random) -> None:
+    """Save the states and load them into a new metric, as a checkpoint that nobody has to trust."""
+    life.metric.persistent(True)
+    file = io.BytesIO()
+    torch.save(life.metric.state_dict(), file)
+    file.seek(0)
+    other = pickle.loads(pickle.dumps(life.metric))
+    other.reset()
+    other.load_state_dict(torch.load(file, weights_only=True))
+    life.metric = other
+
+
+def _pickled(life: Life, random: Random) -> None:
+    life.metric = pickle.loads(pickle.dumps(life.metric))
+
+
+def _merged(life: Life, random: Random) -> None:
+    """Go on with an empty metric into which this one was merged."""
+    other = life.metric.clone()
+    other.reset()
+    other.merge_state(life.metric)
+    life.metric = other
+
+
+def _computed(life: Life, random: Random) -> None:
+    value = attempt(life.metric.compute)
+    require(not isinstance(value, Exception), f"compute raised {value!r}")
+    again = attempt(life.metric.compute)
+    require(same(value, again), "another value at the second call")
+
+
+def _shape(metric: MutualInformationMetric) -> tuple[int, ...]:
+    return () if metric.num_outputs == 1 else (metric.num_outputs,)
+
+
+def _check(life: Life) -> None:
+    """Check the final value: finite where there are samples, and that of the function where that is promised."""
+    metric = life.metric
+    value = attempt(metric.compute)
+    require(not isinstance(value, Exception), f"compute raised {value!r}")
+    used = metric.counters[SEEN] - metric.counters[IGNORED]
+    few = used <= (min(metric.n_neighbors, 2**62) if isinstance(metric, KNNMutualInformation) else 0)
+    # No class of two members: nothing can be said.
+    few = few | bool(getattr(metric, "discrete_y", False))
+    require_number(value, _shape(metric), few.view(_shape(metric)))
+    if isinstance(metric, BinnedMutualInformation | KDEMutualInformation):
+        _check_table(metric, used, value)
+    if life.taken and not metric.counters[IGNORED].any():
+        _compare(life, value)
+
+
+def _check_table(metric: Any, used: Tensor, value: Tensor) -> None:
+    counts, joint = attempt(metric.counts), attempt(metric.joint)
+    require(not isinstance(counts, Exception) and not isinstance(joint, Exception), "a table was refused")
+    require_close(counts.sum((-2, -1)).double(), used.view(_shape(metric)).double(), 1e-12, "samples got lost")
+    if bool((used > 0).all()):
+        require_close(joint.sum((-2, -1)), torch.ones(_shape(metric)), 1e-9, "a joint that does not sum to 1")
+        if isinstance(metric, BinnedMutualInformation) and metric.bias_correction == "none":
+            functions.require_information(value, joint, metric.normalization, metric.unit)
+    for output in range(metric.num_outputs):
+        for edges, size in zip(metric.edges(output), joint.shape[-2:], strict=True):
+            require(len(edges) <= size + 1, "more edges than bins have")
+            require(not bool((edges.diff() < 0).any()), f"edges that are not in order: {edges.tolist()}")
+
+
+def _compare(life: Life, value: Tensor) -> None:
+    """Compare with the functional call on all samples."""
+    metric, dtypes = life.metric, {v.dtype for batch in life.taken for v in batch}
+    # Batches of several dtypes are evaluated each in its own; one call has one.
+    if len(dtypes) > 1 or not dtypes <= {*inputs.FLOATS, *inputs.INTEGERS}:
+        return
+    if isinstance(metric, KNNMutualInformation) and metric.max_samples is None:
+        parts = [_vectors(metric, *batch) for batch in life.taken]
+        x, y = (torch.cat(v, -2) for v in zip(*parts, strict=True))
+        if x.shape[-2] <= metric.n_neighbors:
+            return
+        names = ("n_neighbors", "algorithm", "discrete_y", "standardize", "unit")
+        options = {name: getattr(metric, name) for name in names}
+        expected = attempt(knn_mutual_information, x, y, **options)
+        if isinstance(expected, Exception):
+            # Of some leading index no class has two members.
+            require(metric.discrete_y and value.isnan().any(), f"the metric took what the function refuses: {expected}")
+            return
+        require(same(value, expected.view(_shape(metric))), f"{value.tolist()} against {expected.tolist()}")
+    if isinstance(metric, BinnedMutualInformation) and metric.value_range is not None:
+        x, y = (torch.cat(v, 1) for v in zip(*(_rows(metric, *batch) for batch in life.taken), strict=True))
+        names = ("num_bins", "value_range", "kernel", "normalization", "bias_correction", "unit")
+        options = {name: getattr(metric, name) for name in names}
+        expected = attempt(binned_mutual_information, x, y, **options).view(_shape(metric))
+        if metric.kernel == "hard":
+            require(same(value, expected), f"{value.tolist()} against {expected.tolist()}")
+        elif metric.normalization == "none" and metric.bias_correction == "none":
+            require_close(value, expected, 1e-12, "another value than the function's")
+
+
+def _rows(metric: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    if metric.num_outputs > 1:
+        x, y = (v.movedim(1, 0).reshape(metric.num_outputs, -1) for v in (x, y))
+    return x.reshape(metric.num_outputs, -1), y.reshape(metric.num_outputs, -1)
+
+
+def _vectors(metric: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    if (metric.x_dim, metric.y_dim) != (1, 1):
+        return (x.unsqueeze(1) if x.ndim == 1 else x), (y.unsqueeze(1) if y.ndim == 1 else y)
+    x, y = (v.unsqueeze(-1) for v in _rows(metric, x, y))
+    return x, y
+
+
+CLASSES = ((BinnedMutualInformation, BINNED), (KDEMutualInformation, KDE), (KNNMutualInformation, KNN))
+KINDS = {cls.__name__: _case(cls, options) for cls, options in CLASSES}
