@@ -26,6 +26,9 @@ differ.
 **No hidden checks.** A loss looks at shapes, dtypes and devices, never at values: torch.compile traces it as one graph,
 and a GPU is not waited for. A NaN or infinite pixel, a negative weight, or a mask that leaves nothing makes the loss of
 its own table NaN (and so the reduced loss, for GradScaler or a check to find) and leaves the other tables alone.
+
+**Gradients are finite** for all finite input: what is larger than any number of its dtype is the largest one. Only in
+half precision it is infinite, as in all of PyTorch: it is how GradScaler learns that its scale is too large.
 """
 
 from collections.abc import Sequence
@@ -35,7 +38,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from mi_metrics.functional._arguments import check_choice, check_tensor
+from mi_metrics.functional._arguments import cast, check_choice, check_tensor
 from mi_metrics.functional._geometry import Axis, check_binning, fixed_axis, parse_value_range, scaled_axis
 from mi_metrics.functional._kernels import Bandwidth, check_kde_options
 from mi_metrics.functional.binned import ValueRange
@@ -175,6 +178,8 @@ class _Loss(nn.Module):
         y = y.expand_as(x)
         if weights is None:
             return _Rows(x, y, None, None, _spoilt(x) + _spoilt(y))
+        if weights.dtype in (torch.uint16, torch.uint32, torch.uint64):
+            weights = weights.double()  # PyTorch can't compare them
         kept = weights > 0
         # Not a product with the mask: that would move what is masked to 0, and NaN would stay.
         x, y = torch.where(kept, x, 0), torch.where(kept, y, 0)
@@ -444,8 +449,10 @@ class KDEMutualInformationLoss(_Loss):
     def _information(self, rows: _Rows) -> Tensor:
         reduce = self._reduce()
         if self.value_range is not None:
+            # In float64, which has every range.
             x_range, y_range = self.value_range
-            rows = rows._replace(x=rows.x.clamp(*x_range), y=rows.y.clamp(*y_range))
+            x, y = cast(rows.x, torch.float64), cast(rows.y, torch.float64)
+            rows = rows._replace(x=x.clamp(*x_range), y=y.clamp(*y_range))
         axes = _data_axes(rows, (1, 1), reduce)
         value = soft_kde_information(
             rows.x,

@@ -48,7 +48,7 @@ def test_many_seeded_calls_keep_their_promises(kind: str) -> None:
         call.run()
 
 
-# What the campaign found.
+# What campaigns of benchmarks/fuzz.py have found.
 
 SPARSE, META, FLOAT8 = X.to_sparse(), X.to("meta"), X.to(torch.float8_e4m3fn)
 FUNCTIONS = (binned_mutual_information, binned_joint, kde_mutual_information, kde_joint)
@@ -104,7 +104,7 @@ HUGE = 10**400
     ],
 )
 def test_tables_that_no_memory_holds_are_refused_before_it_is_asked_for(build, message):
-    with pytest.raises(ValueError, match=rf"(?s)at most 2\*\*27 cells, but got .*{message}.*GiB. Use fewer"):
+    with pytest.raises(ValueError, match=rf"(?s)fits in \d+ GiB, .* but got .*{message}.*GiB. Use fewer"):
         build()
 
 
@@ -165,14 +165,13 @@ def test_invalid_samples_of_a_batch_in_any_layout_are_dropped():
     assert values[1].sum((1, 2)).tolist() == [12, 11]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("normalization", ["none", "arithmetic"])
 def test_gradients_of_a_range_next_to_nothing_stay_within_their_dtype(dtype, normalization):
-    # Slopes of 1 / range, times GradScaler's scale, pass the largest number that the samples' dtype has.
+    # Slopes of 1 / range pass the largest number that float32 has.
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 1, 8, generator=generator, dtype=torch.float64)
-    scale = 2.0**-22 if dtype == torch.float16 else 2.0**-130
-    x = (x * scale).to(dtype).requires_grad_()
+    x = (x * 2.0**-130).to(dtype).requires_grad_()
     y = torch.randn(1, 1, 8, generator=generator)
     (65536 * KDEMutualInformationLoss(normalization=normalization)(x, y)).backward()
     assert x.grad.isfinite().all()
@@ -194,11 +193,11 @@ def test_labels_on_another_device_are_refused_as_all_samples_are():
         metric.update(X.to("meta"), Y.long().to("meta"))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kernel", ["linear", "cubic"])
 def test_gradients_of_the_function_stay_within_their_dtype(dtype, kernel):
-    # A given range next to nothing, in which the samples lie: 1e-7 is one of the least numbers in half precision.
-    least = {torch.float16: 1e-7, torch.float32: 1e-44, torch.float64: 1e-323}[dtype]
+    # A given range next to nothing, in which the samples lie.
+    least = {torch.float32: 1e-44, torch.float64: 1e-323}[dtype]
     x = (least * torch.tensor([0, 1, 1, 2, 3, 5, 4], dtype=torch.float64)).to(dtype).requires_grad_()
     y = torch.tensor([0.0, 0.1, 0.4, 0.8, 0.9, 0.7, 0.2])
     value_range = ((0, 5 * least), (0, 1))
@@ -230,3 +229,10 @@ def test_every_sample_lies_in_a_cell_where_only_occupied_stretches_have_some():
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The kernel is narrower than half a cell")
             assert kde_mutual_information(x, y, grid_size=64, bandwidth=1e-300).isfinite()
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", np.array([1.0, 2.0])], ids=["name", "array"])
+def test_an_unknown_kernel_is_named_whatever_the_correction(kernel):
+    for correction in ("none", "grassberger"):
+        with pytest.raises(ValueError, match="Expected `kernel` to be one of 'hard', 'linear', 'cubic', but got"):
+            binned_mutual_information(X, Y, kernel=kernel, bias_correction=correction)

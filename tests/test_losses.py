@@ -416,6 +416,46 @@ def test_a_scaled_loss_of_half_precision():
     assert scaler.get_scale() == 2.0**9
 
 
+@pytest.mark.parametrize("loss", all_losses(), ids=lambda v: type(v).__name__)
+def test_a_scale_too_large_for_half_precision_is_noticed(loss):
+    x, y = images(1, 1, 64, dtype=torch.float32)
+    x = (x / 64).half().requires_grad_()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**32)
+    parameter = torch.ones((), requires_grad=True)
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    for _ in range(40):
+        optimizer.zero_grad()
+        scale = scaler.get_scale()
+        scaler.scale(loss(parameter.half() * x, y)).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        if parameter != 1:
+            break
+    # Skipped until all numbers could be represented, with the scale halved each time.
+    assert 1 < scale < 2.0**32
+    assert parameter.isfinite()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_a_range_that_the_samples_dtype_does_not_have(dtype):
+    x, y = images(1, 1, 300, dtype=torch.float32)
+    expected = KDEMutualInformationLoss(value_range=((-2.0, 2.0), (-2.0, 2.0)))(x, y)
+    for most in (1e-30, 1e5, 1e300):
+        value = KDEMutualInformationLoss(value_range=((-most, most), (-2.0, 2.0)))(x.to(dtype), y.to(dtype))
+        assert value.isfinite()
+    assert KDEMutualInformationLoss(value_range=((-2.0, 2.0), (-2.0, 2.0)))(x.to(dtype), y.to(dtype)).item() == (
+        pytest.approx(expected.item(), abs=1e-3)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int16, torch.bool])
+@pytest.mark.parametrize("loss", all_losses(), ids=lambda v: type(v).__name__)
+def test_a_mask_of_any_integer_dtype(loss, dtype):
+    x, y = images(1, 1, 100)
+    kept = (torch.arange(100) % 3 > 0).expand_as(x)
+    assert loss(x, y, kept.to(dtype)).equal(loss(x, y, kept.double()))
+
+
 class _Reads(TorchDispatchMode):
     """Fails where a value is read back from the device."""
 
@@ -544,8 +584,17 @@ def test_bad_input_is_refused_with_a_message(pool, arguments, error, message):
 
 
 @pytest.mark.parametrize("kernel", ["linear", "cubic"])
-def test_half_precision_gradient_of_a_narrow_range_is_finite(kernel: str) -> None:
-    x = (torch.arange(4) * 2.5e-7).half().requires_grad_()
-    MutualInformationLoss(8, kernel=kernel, pool="batch")(x, torch.tensor([0.3, 0.1, 0.7, 0.2])).backward()
-    assert x.grad is not None
-    assert x.grad.isfinite().all()
+def test_half_precision_gradient_of_a_narrow_range_overflows_and_keeps_its_sign(kernel: str) -> None:
+    """As everywhere in PyTorch, for GradScaler to see; wider dtypes have a number for it."""
+    x = (torch.arange(4) * 2.5e-7).half()
+    y = torch.tensor([0.3, 0.1, 0.7, 0.2])
+    gradients = []
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        leaf = x.to(dtype, copy=True).requires_grad_()
+        MutualInformationLoss(8, kernel=kernel, pool="batch")(leaf, y).backward()
+        gradients.append(leaf.grad)
+    half, *others = gradients
+    assert all(g.isfinite().all() for g in others)
+    assert not half.isnan().any()
+    assert half.sign().equal(others[-1].sign().half())
+    assert half.isfinite().equal(others[-1].abs() < 65520)

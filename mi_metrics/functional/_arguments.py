@@ -31,13 +31,13 @@ def check_integer(name: str, value: Any, least: int) -> int:
     return int(value)
 
 
-def check_cells(what: str, cells: int) -> None:
-    """Refuse tables that no memory holds, before it is asked for; ``what`` names the arguments with their values."""
-    if cells > MAX_CELLS:
+def check_cells(what: str, cells: int, most: int = MAX_CELLS) -> None:
+    """Refuse states that no memory holds, before it is asked for; ``what`` names the arguments with their values."""
+    if cells > most:
         gibibytes = (8 * cells + 2**29) >> 30
         raise ValueError(
-            f"Expected at most 2**{MAX_CELLS.bit_length() - 1} cells, but got {what}, a table of {gibibytes} GiB. "
-            "Use fewer."
+            f"Expected what fits in {most >> 27} GiB, 2**{most.bit_length() - 1} numbers, but got {what}, which takes "
+            f"{gibibytes} GiB. Use fewer."
         )
 
 
@@ -114,7 +114,7 @@ def lift(x: Tensor) -> Tensor:
 
 
 def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return x in a wider dtype; where its gradient is larger than any number of its own dtype, the largest one."""
+    """Return x in a wider dtype, its gradient in its own as `narrow` does it."""
     if not x.requires_grad or x.dtype == dtype:
         return x.to(dtype)
     wide: Tensor = _Cast.apply(x, dtype)  # type: ignore[no-untyped-call]
@@ -129,8 +129,18 @@ class _Cast(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        most = torch.finfo(ctx.dtype).max
-        return grad.clamp(-most, most).to(ctx.dtype), None
+        return narrow(grad, ctx.dtype), None
+
+
+def narrow(gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a gradient in a dtype; where it is larger than any number of that, the largest one.
+
+    In half precision infinity: there GradScaler has to see that its scale is too large.
+    """
+    if dtype != torch.float16:
+        most = torch.finfo(dtype).max
+        gradient = gradient.clamp(-most, most)
+    return gradient.to(dtype)
 
 
 def check_finite(x: Tensor, y: Tensor) -> None:

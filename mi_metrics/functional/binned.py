@@ -25,8 +25,17 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from mi_metrics.functional._arguments import cast, check_finite, check_pair, check_tensor, check_values, lift
+from mi_metrics.functional._arguments import (
+    cast,
+    check_choice,
+    check_finite,
+    check_pair,
+    check_tensor,
+    check_values,
+    lift,
+)
 from mi_metrics.functional._geometry import (
+    KERNELS,
     Axis,
     Interval,
     auto_num_bins,
@@ -230,6 +239,7 @@ def binned_joint(
 
 def check_correction(bias_correction: str, kernel: str) -> None:
     """Refuse Grassberger's correction, which needs whole counts, with a soft kernel."""
+    check_choice("kernel", kernel, KERNELS)
     if bias_correction == "grassberger" and kernel != "hard":
         raise ValueError(
             f'`bias_correction="grassberger"` needs whole counts, but kernel={kernel!r} makes fractional ones. '

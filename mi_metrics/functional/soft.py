@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mi_metrics.functional._arguments import narrow
 from mi_metrics.functional._geometry import Axis
 
 # Samples that are in flight at once. A chunk and its temporaries stay in a core's cache; a GPU wants more work.
@@ -222,16 +223,10 @@ def _pull_back(
                 along_y.append(_dot(cells, dy))
         w = 1 if weights is None else weights[r, c].double()
         if for_x:
-            to_x[r, c] = _within_dtype(_dot(along_x, dx) * _slope_inside(u, ax, x.dtype) * w, x.dtype)
+            to_x[r, c] = narrow(_dot(along_x, dx) * _slope_inside(u, ax, x.dtype) * w, x.dtype)
         if for_y:
-            to_y[r, c] = _within_dtype(_dot(along_y, wx) * _slope_inside(v, ay, y.dtype) * w, y.dtype)
+            to_y[r, c] = narrow(_dot(along_y, wx) * _slope_inside(v, ay, y.dtype) * w, y.dtype)
     return to_x, to_y
-
-
-def _within_dtype(gradient: Tensor, dtype: torch.dtype) -> Tensor:
-    # Gradients of narrow ranges pass the largest number of a dtype, 65504 in half precision.
-    most = torch.finfo(dtype).max
-    return gradient.clamp(-most, most)
 
 
 def _dot(a: list[Tensor], b: list[Tensor]) -> Tensor:

@@ -203,10 +203,11 @@ class MutualInformationMetric(Metric):
                 for name, value in before.items():
                     setattr(self, name, value)
                 self._cache = None
-                if isinstance(error, RuntimeError):  # as those of torch.distributed are
+                # Errors of torch.distributed are such.
+                if isinstance(error, RuntimeError) and not isinstance(error, torch.cuda.OutOfMemoryError):
                     error.add_note(
-                        f"{type(self).__name__} could not gather the states of all ranks: one has ended, or has not "
-                        "called `compute` as often. This rank's own state is as it was. For its value alone, merge it "
+                        f"{type(self).__name__} could not gather the states of all ranks. Has one ended, or not "
+                        "called `compute` as often? This rank's own state is as it was. For its value alone, merge it "
                         "into a metric built with sync_on_compute=False."
                     )
             raise

@@ -13,6 +13,9 @@ from mi_metrics.functional.knn import ALGORITHMS, _sorted_rows, rows_mutual_info
 from mi_metrics.metrics.base import IGNORED, SEEN, MutualInformationMetric
 from mi_metrics.metrics.header import Value
 
+# 64 GiB of samples.
+MAX_NUMBERS = 2**33
+
 
 class KNNMutualInformation(MutualInformationMetric):
     r"""Estimate the mutual information of paired samples from nearest neighbours, in nats or bits.
@@ -119,7 +122,7 @@ class KNNMutualInformation(MutualInformationMetric):
         if max_samples is not None:
             max_samples = check_integer("max_samples", max_samples, n_neighbors + 1)
         rows = num_outputs * (max_samples or 1)
-        check_cells(f"{num_outputs=}, {max_samples=} with {x_dim=}, {y_dim=}", rows * (1 + x_dim + y_dim))
+        check_cells(f"{num_outputs=}, {max_samples=} with {x_dim=}, {y_dim=}", rows * (1 + x_dim + y_dim), MAX_NUMBERS)
         configuration: dict[str, Value] = {
             "state": "samples",
             "x_dim": x_dim,

@@ -9,7 +9,16 @@ from torch import Tensor
 
 from mi_metrics import functional
 from tests.fuzzing import inputs
-from tests.fuzzing.outcome import Call, attempt, require, require_close, require_joint, require_number, same
+from tests.fuzzing.outcome import (
+    Call,
+    attempt,
+    require,
+    require_close,
+    require_gradient,
+    require_joint,
+    require_number,
+    same,
+)
 
 TABLE = {
     "value_range": inputs.RANGES,
@@ -203,8 +212,7 @@ def _check_gradients(args: tuple[Any, ...], value: Tensor) -> None:
     leaves = [v for v in args if v.requires_grad and v.is_leaf]
     for leaf, gradient in zip(leaves, torch.autograd.grad(value.sum(), leaves, allow_unused=True), strict=True):
         if gradient is not None:
-            require(gradient.isfinite().all(), f"a gradient that is not finite: {gradient}")
-            require(gradient.shape == leaf.shape and gradient.dtype == leaf.dtype, "a gradient of another kind")
+            require_gradient(gradient, leaf)
 
 
 FUNCTIONS = (

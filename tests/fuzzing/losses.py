@@ -9,11 +9,10 @@ from torch import Tensor
 
 from mi_metrics import KDEMutualInformationLoss, MutualInformationLoss, MutualInformationPenalty
 from tests.fuzzing import inputs
-from tests.fuzzing.outcome import Call, attempt, require
+from tests.fuzzing.outcome import Call, attempt, require, require_gradient
 
 COMMON: dict[str, Any] = {
-    # Such as every dtype of the samples holds.
-    "value_range": (None, None, (-1, 1), (0.0, 255.0), ((-3, 3), (-10, 60)), (0, 1e-320), (-60000, 60000)),
+    "value_range": inputs.RANGES,
     "normalization": inputs.NORMALIZATIONS,
     "unit": inputs.UNITS,
     "pool": ("image", "batch", "batch"),
@@ -39,10 +38,6 @@ def _floats(random: Random) -> torch.dtype:
     return random.choice(inputs.FLOATS) if random.random() < 0.98 else inputs.dtype(random)
 
 
-def _weights(random: Random) -> torch.dtype:
-    return random.choice((*inputs.FLOATS, *inputs.INTEGERS))
-
-
 def _use(loss: Any, random: Random) -> None:
     shape = random.choice([(2, 1, 5), (1, 2, 3, 4), (3, 1, 1), (2, 3), (40,), (1, 1, 150), (0, 1, 4), (), (2, 2, 0)])
     x = inputs.tensor(random, shape, dtypes=_floats)
@@ -52,7 +47,7 @@ def _use(loss: Any, random: Random) -> None:
         y = y[:, :1]
     weights = None
     if random.random() < 0.2:
-        weights = inputs.tensor(random, random.choice([shape, shape[-1:], (1,), (3, 3)]), dtypes=_weights).clone()
+        weights = inputs.tensor(random, random.choice([shape, shape[-1:], (1,), (3, 3)])).clone()
     # Torch itself keeps inference tensors out of graphs.
     x, y = (v.clone() if v.is_inference() else v.detach() for v in (x, y))
     x, y = (v.requires_grad_() if v.is_floating_point() else v for v in (x, y))
@@ -69,8 +64,7 @@ def _use(loss: Any, random: Random) -> None:
         require(not leaves, "a loss without a gradient")
         return
     for leaf, gradient in zip(leaves, torch.autograd.grad(value.sum(), leaves), strict=True):
-        require(gradient.shape == leaf.shape and gradient.dtype == leaf.dtype, "a gradient of another kind")
-        require(gradient.isfinite().all(), f"a gradient that is not finite: {gradient.tolist()}")
+        require_gradient(gradient, leaf)
 
 
 def _sound(v: Tensor) -> bool:

@@ -73,6 +73,13 @@ def attempt(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return result
 
 
+def require_gradient(gradient: Tensor, leaf: Tensor) -> None:
+    """Check a gradient's shape and dtype, and that it is finite; in half precision it may overflow."""
+    require(gradient.shape == leaf.shape and gradient.dtype == leaf.dtype, "a gradient of another kind")
+    bad = gradient.isnan() if gradient.dtype == torch.float16 else ~gradient.isfinite()
+    require(not bad.any(), f"a gradient that is not finite: {gradient.tolist()}")
+
+
 def require(condition: Any, message: str) -> None:
     if not condition:
         raise BrokenPromiseError(message)
