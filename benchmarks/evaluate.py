@@ -32,23 +32,29 @@ def main() -> None:
     parser.add_argument("--pause", type=float, default=0.0, help="seconds to wait after each batch")
     pause = parser.parse_args().pause
     torch.set_num_threads(1)
+    device = torch.device("cpu")
     if "RANK" in os.environ:
-        dist.init_process_group("gloo", timeout=timedelta(seconds=TIMEOUT))
+        # With more processes than GPUs, as on a laptop, the CPU does it.
+        if torch.cuda.is_available() and int(os.environ["LOCAL_WORLD_SIZE"]) <= torch.cuda.device_count():
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=timedelta(seconds=TIMEOUT))
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(SAMPLES, generator=generator)
     y = 0.6 * x + 0.8 * torch.randn(SAMPLES, generator=generator)
     dataset = TensorDataset(x, y)
     sampler = UnpaddedDistributedSampler(dataset)
     metrics = {
-        "bins": BinnedMutualInformation("auto", bias_correction="grassberger"),
-        "kernels": KDEMutualInformation(),
-        "neighbours": KNNMutualInformation(),
+        "bins": BinnedMutualInformation("auto", bias_correction="grassberger").to(device),
+        "kernels": KDEMutualInformation().to(device),
+        "neighbours": KNNMutualInformation().to(device),
     }
     if pause:
         print(f"rank {sampler.rank} evaluates", flush=True)
     for batch in DataLoader(dataset, batch_size=256, sampler=sampler):
         for metric in metrics.values():
-            metric.update(*batch)
+            metric.update(*(v.to(device) for v in batch))
         time.sleep(pause)
     values = ", ".join(f"{name} {metric.compute().item()!r}" for name, metric in metrics.items())
     place = f"rank {sampler.rank} of {sampler.num_replicas} on {socket.gethostname()}"

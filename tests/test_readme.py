@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("lightning")
-datasets = pytest.importorskip("sklearn.datasets")
+pytest.importorskip("sklearn")
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
@@ -34,9 +34,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 def folder(tmp_path_factory):
     """Where the README's files are: a table, a trained model, the script for torchrun."""
     folder = tmp_path_factory.mktemp("readme")
-    data = datasets.load_diabetes(scaled=False)
-    rows = [[*data.feature_names, "progression"], *([*x, y] for x, y in zip(data.data, data.target, strict=True))]
-    (folder / "diabetes.csv").write_text("\n".join(",".join(map(str, row)) for row in rows))
+    run(*(c for c in COMMANDS if "diabetes.csv" in c and c.startswith("python -c")), folder)
     (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
     run("mi-metrics fit --config validation_metric --trainer.max_epochs=1", folder)
     return folder
@@ -47,7 +45,7 @@ def run(command, folder):
     program, *arguments = shlex.split(command)
     modules = {"mi-metrics": "mi_metrics.cli", "torchrun": "torch.distributed.run"}
     program = [sys.executable, "-m", modules[program]] if program in modules else [sys.executable]
-    result = subprocess.run([*program, *arguments], cwd=folder, capture_output=True, text=True)
+    result = subprocess.run([*program, *arguments], cwd=folder, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
     return result.stdout
 
@@ -71,6 +69,24 @@ def test_the_estimates_shown_are_those_printed(folder):
     assert [line for line in shown if line != "..."] == [line for line in printed if line in shown]
 
 
+def numbers(line):
+    return [float(number) for number in re.findall(r"\d*\.?\d+", line)]
+
+
+def test_the_demo_prints_what_is_shown(folder):
+    printed = run("python -m mi_metrics.lightning.demo", folder)
+    for block, end in (("      epoch       val/mi", "\n\n"), ("processes ", "\nequal, to the last bit")):
+        shown, found = (text[text.index(block) :].split(end)[0].splitlines() for text in (TEXT, printed))
+        assert found[0] == shown[0]
+        for a, b in zip(found[1:], shown[1:], strict=True):
+            # Thirty epochs of training multiply a last bit.
+            assert numbers(a) == pytest.approx(numbers(b), rel=0.02)
+    start, squared_error, information = (numbers(line) for line in printed.split("NMI\n")[1].splitlines()[:3])
+    assert f"{start[0]:.0f} pixels" in TEXT.replace("\n", " ")
+    assert information[0] < 0.5
+    assert squared_error[0] > 30
+
+
 @pytest.mark.parametrize("link", sorted({l for l in re.findall(r"\]\(([^)]+)\)", TEXT) if not l.startswith("http")}))
 def test_what_is_linked_is_there(link):
     path, _, anchor = link.partition("#")
@@ -81,8 +97,11 @@ def test_what_is_linked_is_there(link):
 
 
 def test_configurations_and_modules_named_in_prose_exist():
-    for name in re.findall(r"--config (\S+?)[`\s]", TEXT):
+    configurations, modules = re.findall(r"--config (\S+?)[`\s]", TEXT), re.findall(r"python -m ([\w.]+)", TEXT)
+    assert len(set(configurations)) >= 4
+    assert len(set(modules)) >= 4
+    for name in configurations:
         assert (ROOT / "configs" / f"{name}.yaml").is_file(), name
-    for name in re.findall(r"python -m ([\w.]+)", TEXT):
+    for name in modules:
         path = ROOT.joinpath(*name.split("."))
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), name
