@@ -50,6 +50,7 @@ figures: $(VENV)/.dev
 	$(BIN)/mi-metrics fit --config registration --trainer.logger false --trainer.default_root_dir runs/registration_figure
 	$(BIN)/python -m benchmarks.images
 	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+	$(BIN)/ruff format notebooks
 
 clean:
 	rm -rf $(VENV) runs dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -15,8 +15,8 @@ import torch
 from sklearn.feature_selection import mutual_info_regression
 from torch import Tensor
 
+from mi_metrics import study
 from mi_metrics.distributions import DISTRIBUTIONS
-from mi_metrics.functional import binned_mutual_information, kde_mutual_information, knn_mutual_information
 
 README = Path(__file__).parent.parent / "README.md"
 LARGEST = DISTRIBUTIONS["gaussian"].information(0.99)
@@ -28,21 +28,8 @@ EARLIER = {
     1296: ((0.0075, 0.0998, 0.1263), (1.9822, 1.6627, 1.6878)),
     4900: ((0.0051, 0.0707, 0.0362), (1.9715, 1.8375, 1.6680)),
 }
-STUDY_DRAWS = 64
 # Heavier and lighter tails, other shapes, another dependence: of the same information and size.
 TRUTH, SIZE, DRAWS = 0.5, 2000, 32
-
-
-def bins(x: Tensor, y: Tensor) -> Tensor:
-    return binned_mutual_information(x, y, "auto", bias_correction="grassberger")
-
-
-def quantile_bins(x: Tensor, y: Tensor) -> Tensor:
-    return binned_mutual_information(x, y, "auto", binning="quantile", bias_correction="miller_madow")
-
-
-def neighbours(x: Tensor, y: Tensor) -> Tensor:
-    return knn_mutual_information(x.unsqueeze(-1), y.unsqueeze(-1))
 
 
 def scikit_learn(x: Tensor, y: Tensor) -> Tensor:
@@ -59,10 +46,10 @@ def study_rows() -> list[list[str]]:
     for i, (r, truth) in enumerate(((0.0, 0.0), (0.99, LARGEST))):
         for n, published in EARLIER.items():
             earlier = published[i] or (None, None, None)
-            x, y = DISTRIBUTIONS["gaussian"].sample(truth, STUDY_DRAWS, n, torch.Generator().manual_seed(n))
+            x, y = DISTRIBUTIONS["gaussian"].sample(truth, study.DRAWS, n, torch.Generator().manual_seed(n))
             row = [f"{r:g}", str(n), _number(truth)]
-            for estimator, value in zip((bins, kde_mutual_information, neighbours), reversed(earlier), strict=True):
-                row += [_mean(estimator, x, y), "–" if value is None else _number(value)]
+            for name, value in zip(("bins", "kde", "knn"), reversed(earlier), strict=True):
+                row += [_mean(study.ESTIMATORS[name], x, y), "–" if value is None else _number(value)]
             rows.append([*row, _mean(scikit_learn, x, y)])
     return rows
 
@@ -72,7 +59,7 @@ def catalogue_rows() -> list[list[str]]:
     rows = []
     for name, distribution in DISTRIBUTIONS.items():
         x, y = distribution.sample(TRUTH, DRAWS, SIZE, torch.Generator().manual_seed(0))
-        estimators = (bins, quantile_bins, kde_mutual_information, neighbours, scikit_learn)
+        estimators = (*study.ESTIMATORS.values(), scikit_learn)
         rows.append([name, _number(TRUTH), *(_mean(estimator, x, y) for estimator in estimators)])
     return rows
 

@@ -13,7 +13,9 @@ import hashlib
 import math
 import multiprocessing
 import os
+import shutil
 import signal
+import textwrap
 import threading
 import time
 import warnings
@@ -29,7 +31,7 @@ from torch import Tensor
 
 from mi_metrics.distributions import DISTRIBUTIONS, Pair
 from mi_metrics.functional import binned_mutual_information, kde_mutual_information, knn_mutual_information
-from mi_metrics.study_table import Place, Row, TableError, line, number, read, read_own, write
+from mi_metrics.study_table import Place, Row, TableError, append, held, number, read, read_own, writable, write
 
 DRAWS = 64
 SIZES = (100, 169, 361, 676, 1296, 2601, 4900)
@@ -48,6 +50,10 @@ ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "kde": kde_mutual_information,
     "knn": lambda x, y: knn_mutual_information(x.unsqueeze(-1), y.unsqueeze(-1)),
 }
+
+
+class WorkerError(RuntimeError):
+    """A process that shares the work can't be started, or has ended before its time."""
 
 
 class Point(NamedTuple):
@@ -72,7 +78,7 @@ class Point(NamedTuple):
 
 
 def truths(distribution: str = "gaussian", points: int = POINTS) -> list[float]:
-    """Return evenly spaced values of the mutual information, from the distribution's least to 1.959 nats."""
+    """Return evenly spaced values of the mutual information, from the least there is (mostly 0) to 1.959 nats."""
     least = DISTRIBUTIONS[distribution].minimum
     return [least + (STRONGEST - least) * i / (points - 1) for i in range(points)]
 
@@ -124,6 +130,9 @@ def evaluate_all(points: Sequence[Point], workers: int = 1) -> Generator[Row]:
     Args:
         points: What to compute.
         workers: Processes that share the points; with 1 it is this process.
+
+    Raises:
+        WorkerError: If one of several processes can't be started, or ends before its time.
     """
     if workers > 1 and len(points) > 1:
         yield from _shared(points, min(workers, len(points)))
@@ -173,8 +182,11 @@ def _shared(points: Iterable[Point], workers: int) -> Generator[Row]:
                 else:
                     pipe.send(point)
                 yield row
-    except (EOFError, ConnectionError) as error:
-        raise RuntimeError("A worker process of the study has ended. Use one process: --workers 1.") from error
+    except (EOFError, OSError) as error:
+        raise WorkerError(
+            f"Expected {workers} processes to share the work, but one of them could not be started or was ended. "
+            "Where memory is short use fewer, for example --workers 1."
+        ) from error
     finally:
         for pipe, process in started:
             pipe.close()
@@ -216,29 +228,30 @@ def run(path: Path, points: Sequence[Point], workers: int = 1) -> list[Row]:
         The rows of ``points``, in their order.
 
     Raises:
-        TableError: If the file is not a table of this study.
+        TableError: If the file is not a table of this study, can't be written, or another study is writing it.
+        WorkerError: As in :func:`evaluate_all`; what is done is in the table.
     """
     from tqdm import tqdm
 
     _, distribution, *_, draws, seed = points[0]
     # Other estimators at these points may be there as well.
     places = {point._replace(estimator=name).place for point in points for name in ESTIMATORS}
-    rows = read_own(path, distribution, places, draws, seed)
-    missing = [point for point in points if point.place not in rows]
-    write(path, distribution, rows.values())
-    with (
-        path.open("a", encoding="utf-8") as file,
-        tqdm(total=len(points), initial=len(points) - len(missing), unit="rows", leave=False, disable=None) as bar,
-        closing(evaluate_all(missing, workers)) as found,
-    ):
-        for row in found:
-            file.write(line(row))
-            file.flush()
-            bar.update()
-    # As the file has them, so that what is returned now and what is read later are the same.
-    rows = {row.place: row for row in read(path, distribution)}
-    order = list(ESTIMATORS)
-    write(path, distribution, sorted(rows.values(), key=lambda row: (order.index(row.estimator), row.truth, row.n)))
+    with held(path):
+        rows = read_own(path, distribution, places, draws, seed)
+        missing = [point for point in points if point.place not in rows]
+        write(path, distribution, rows.values())
+        done = len(points) - len(missing)
+        with (
+            tqdm(total=len(points), initial=done, unit="rows", leave=False, disable=None) as bar,
+            closing(evaluate_all(missing, workers)) as found,
+        ):
+            for row in found:
+                append(path, row)
+                bar.update()
+        # As the file has them, so that what is returned now and what is read later are the same.
+        rows = {row.place: row for row in read(path, distribution)}
+        order = list(ESTIMATORS)
+        write(path, distribution, sorted(rows.values(), key=lambda row: (order.index(row.estimator), row.truth, row.n)))
     return [rows[point.place] for point in points]
 
 
@@ -257,12 +270,21 @@ def summary(rows: Sequence[Row]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
+    # As wide as argparse makes the options.
+    width = shutil.get_terminal_size().columns - 2
+    distributions = [
+        textwrap.fill(d.summary, width, initial_indent=f"  {d.name:<18} ", subsequent_indent=" " * 21)
+        for d in DISTRIBUTIONS.values()
+    ]
     parser = argparse.ArgumentParser(
         prog="mi-metrics study",
-        description="Measure the accuracy and the duration of the estimators on samples whose mutual information is "
-        "known. Writes a table (CSV) and figures; repeated, it continues where it was interrupted.",
+        description=textwrap.fill(
+            "Measure the accuracy and the duration of the estimators on samples whose mutual information is known. "
+            "Writes a table (CSV) and figures; repeated, it continues where it was interrupted.",
+            width,
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="distributions:\n" + "\n".join(f"  {d.name:<18} {d.summary}" for d in DISTRIBUTIONS.values()),
+        epilog="\n".join(["distributions:", *distributions]),
     )
 
     def at_least(least: int) -> Callable[[str], int]:
@@ -275,14 +297,16 @@ def _parser() -> argparse.ArgumentParser:
 
     add = parser.add_argument
     add("--out", type=Path, default=Path(), metavar="FOLDER", help="where to write (default: the current folder)")
-    add("--distribution", choices=DISTRIBUTIONS, default="gaussian", metavar="NAME", help="default: gaussian")
+    text = "one of those below (default: %(default)s)"
+    add("--distribution", choices=DISTRIBUTIONS, default="gaussian", metavar="NAME", help=text)
     names = ", ".join(ESTIMATORS)
-    add("--estimators", nargs="+", choices=ESTIMATORS, default=[*ESTIMATORS], metavar="NAME", help=f"of {names}")
+    add("--estimators", nargs="+", choices=ESTIMATORS, default=[*ESTIMATORS], metavar="NAME", help=f"some of {names}")
     add("--draws", type=at_least(2), default=DRAWS, help="samples per point (default: %(default)s)")
     sizes = " ".join(map(str, SIZES))
     add("--sizes", type=at_least(4), nargs="+", default=SIZES, metavar="N", help=f"pairs per sample (default: {sizes})")
-    add("--points", type=at_least(2), default=POINTS, help="strengths of dependence, 0 to 1.96 nats (default: 25)")
-    add("--seed", type=at_least(0), default=0, help="default: 0")
+    text = "values of the true mutual information, evenly spaced up to 1.96 nats (default: %(default)s)"
+    add("--points", type=at_least(2), default=POINTS, help=text)
+    add("--seed", type=at_least(0), default=0, help="of the samples (default: 0)")
     default = min(2, os.cpu_count() or 1)
     text = "processes that share the work (default: %(default)s); 1 gives the steadiest durations"
     add("--workers", type=at_least(1), default=default, help=text)
@@ -317,7 +341,8 @@ def main(args: Sequence[str]) -> None:
     points = grid(name, options.estimators, sizes, options.points, draws, seed)
     path = options.out / f"study_{name}.csv"
     try:
-        options.out.mkdir(parents=True, exist_ok=True)
+        with writable(options.out):
+            options.out.mkdir(parents=True, exist_ok=True)
         rows = run(path, points, options.workers)
         written = [path]
         if not options.no_figures:
@@ -326,12 +351,12 @@ def main(args: Sequence[str]) -> None:
             x, y = draw(name, points[-1].truth, sizes[-1], 1, seed)
             for what, figure in figures(rows, name, x[0], y[0]).items():
                 written.append(options.out / f"study_{name}_{what}.png")
-                figure.savefig(written[-1], dpi=150)
+                with writable(written[-1]):
+                    figure.savefig(written[-1], dpi=150)
     except TableError as error:
         parser.exit(2, f"mi-metrics study: error: {error}\n")
-    except OSError as error:
-        reason = error.strerror or str(error)
-        parser.exit(2, f"mi-metrics study: error: Can't write to {options.out}: {reason}. Pass another --out.\n")
+    except WorkerError as error:
+        parser.exit(1, f"mi-metrics study: error: {error} {path} keeps what is done; the same command continues.\n")
     except KeyboardInterrupt:
         parser.exit(130, f"\nmi-metrics study: interrupted. {path} keeps what is done; the same command continues.\n")
     print(f"{name}: {DISTRIBUTIONS[name].summary}")

@@ -142,7 +142,7 @@ def plot_relative_error(rows: Sequence[Row], distribution: str) -> "Figure":
 def plot_duration(rows: Sequence[Row], distribution: str) -> "Figure":
     """Draw the processor time of a sample over N, the mean over all strengths of dependence."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import StrMethodFormatter
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     figure = Figure(figsize=(7, 5), layout="constrained")
     ax = figure.add_subplot()
@@ -152,11 +152,12 @@ def plot_duration(rows: Sequence[Row], distribution: str) -> "Figure":
         times = [[row.milliseconds for row in rows if (row.estimator, row.n) == (name, n)] for n in sizes]
         ax.plot(sizes, [sum(t) / len(t) for t in times], color=color, marker=marker, linewidth=1, label=label)
     ax.set(xscale="log", yscale="log", xlabel="pairs N", ylabel="processor time of a sample (ms, one thread)")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     if len(sizes) < 12:
         ax.set_xticks(sizes)
         ax.minorticks_off()
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     ax.grid(which="major", color="0.9")
     ax.legend(frameon=False)
     figure.suptitle(f"Duration ({_described(rows, distribution)})")

@@ -22,9 +22,12 @@
     What the row was made with.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
+
+from filelock import FileLock, Timeout
 
 from mi_metrics.distributions import DISTRIBUTIONS
 
@@ -32,7 +35,7 @@ Place = tuple[str, str, int]
 
 
 class TableError(ValueError):
-    """A file that is not the table of this study; its message says what to do."""
+    """A file that is not the table of this study, or can't be written; its message says what to do."""
 
 
 class Row(NamedTuple):
@@ -70,6 +73,43 @@ def line(row: Iterable[object]) -> str:
     return ",".join(number(value) if isinstance(value, float) else str(value) for value in row) + "\n"
 
 
+@contextmanager
+def writable(path: Path) -> Iterator[None]:
+    """Read and write files at a path, with a :class:`TableError` for what the system refuses."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise TableError(f"Can't write to {path}: {reason}. Pass another folder with --out.") from error
+
+
+@contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Hold a table for one study at a time.
+
+    The lock is the system's, on a hidden file beside the table: it ends with the process, however that does.
+
+    Raises:
+        TableError: If another study holds it.
+    """
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    with writable(path):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise TableError(
+                f"Expected {path} for this study alone, but another one is writing it. "
+                "Wait for its end, or pass another folder with --out."
+            ) from None
+    try:
+        yield
+    finally:
+        # Windows leaves it there, which does no harm.
+        with suppress(OSError):
+            Path(lock.lock_file).unlink()
+        lock.release()
+
+
 def read(path: Path, distribution: str) -> list[Row]:
     """Return the rows of a table, none if there is no file; a last line that was cut off is dropped.
 
@@ -77,7 +117,8 @@ def read(path: Path, distribution: str) -> list[Row]:
         TableError: If the file is not a table of that distribution.
     """
     header = line(columns(distribution))
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    with writable(path):
+        text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     if not (text.startswith(header) or header.startswith(text)):
         raise TableError(
             f"Expected {path} to start with {header.strip()}, but got {text.splitlines()[0][:80]!r}. "
@@ -100,8 +141,15 @@ def read(path: Path, distribution: str) -> list[Row]:
 def write(path: Path, distribution: str, rows: Iterable[Row]) -> None:
     """Write a table in one step, in place of what was there."""
     part = path.with_name(path.name + ".part")
-    part.write_text("".join(map(line, [columns(distribution), *rows])), encoding="utf-8")
-    part.replace(path)
+    with writable(path):
+        part.write_text("".join(map(line, [columns(distribution), *rows])), encoding="utf-8")
+        part.replace(path)
+
+
+def append(path: Path, row: Row) -> None:
+    """Write one more row at the end of a table."""
+    with writable(path), path.open("a", encoding="utf-8") as file:
+        file.write(line(row))
 
 
 def read_own(path: Path, distribution: str, places: set[Place], draws: int, seed: int) -> dict[Place, Row]:

@@ -1,6 +1,7 @@
 """`mi-metrics study`, on small studies; the accuracy that the documentation promises at the end."""
 
 import csv
+import multiprocessing
 import os
 import re
 import signal
@@ -13,7 +14,7 @@ import torch
 
 from mi_metrics import cli, study
 from mi_metrics.distributions import DISTRIBUTIONS
-from mi_metrics.study_table import Row, read
+from mi_metrics.study_table import Row, held, read
 
 pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
@@ -210,6 +211,38 @@ class TestRefusals:
         assert re.search(message, error)
         assert path.read_bytes() == before
 
+    def test_a_table_that_another_study_is_writing(self, whole, tmp_path, capsys):
+        path = tmp_path / whole.name
+        path.write_bytes(whole.read_bytes()[:300])
+        before = path.read_bytes()
+        with held(path), pytest.raises(SystemExit, match="2"):
+            run(tmp_path)
+        assert capsys.readouterr().err == (
+            f"mi-metrics study: error: Expected {path} for this study alone, but another one is writing it. "
+            "Wait for its end, or pass another folder with --out.\n"
+        )
+        assert path.read_bytes() == before
+        run(tmp_path, "--no-figures")
+        assert values(path) == values(whole)
+
+    def test_a_folder_in_place_of_a_figure(self, whole, tmp_path, capsys):
+        (tmp_path / whole.name).write_bytes(whole.read_bytes())
+        figure = tmp_path / "study_gaussian_estimates.png"
+        figure.mkdir()
+        with pytest.raises(SystemExit, match="2"):
+            run(tmp_path)
+        assert capsys.readouterr().err == (
+            f"mi-metrics study: error: Can't write to {figure}: Is a directory. Pass another folder with --out.\n"
+        )
+
+    def test_an_error_of_the_computation_is_not_one_of_the_folder(self, tmp_path, monkeypatch):
+        def fails(point):
+            raise OSError("a library is missing")
+
+        monkeypatch.setattr(study, "evaluate", fails)
+        with pytest.raises(OSError, match="a library is missing"):
+            run(tmp_path)
+
     @pytest.mark.parametrize("name", ["file", "file/below"])
     def test_a_folder_that_can_not_be_written_to(self, name, tmp_path, capsys):
         (tmp_path / "file").touch()
@@ -250,6 +283,15 @@ class TestRefusals:
     def test_a_table_alone_needs_no_matplotlib(self, tmp_path, monkeypatch):
         monkeypatch.setitem(sys.modules, "matplotlib", None)
         run(tmp_path, "--no-figures", "--estimators", "bins")
+
+
+def test_the_help_fits_the_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["study", "--help"])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) < 80
+    assert all(f"\n  {name} " in text for name in DISTRIBUTIONS)
 
 
 class TestFigures:
@@ -316,6 +358,28 @@ class TestProcesses:
         assert values(tmp_path / whole.name) == values(whole)
         assert result.stdout.startswith("gaussian: standard normal variables of correlation r\n3 strengths")
 
+    def test_a_worker_that_is_killed_is_one_line_and_the_study_continues(self, whole, tmp_path, monkeypatch, capsys):
+        append = study.append
+
+        def kill(path, row):
+            append(path, row)
+            multiprocessing.active_children()[0].kill()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(study, "append", kill)
+            with pytest.raises(SystemExit, match="1"):
+                run(tmp_path, "--workers", "2")
+        path = tmp_path / whole.name
+        assert capsys.readouterr().err == (
+            "mi-metrics study: error: Expected 2 processes to share the work, but one of them could not be started or "
+            "was ended. Where memory is short use fewer, for example --workers 1. "
+            f"{path} keeps what is done; the same command continues.\n"
+        )
+        assert len(values(path)) >= 1
+        assert multiprocessing.active_children() == []
+        run(tmp_path, "--no-figures")
+        assert values(path) == values(whole)
+
     @pytest.mark.skipif(os.name != "posix", reason="signals")
     @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
     def test_an_interrupted_study_leaves_no_process_and_continues(self, stop, whole, tmp_path):
@@ -327,6 +391,9 @@ class TestProcesses:
         while not path.exists() or path.read_text().count("\n") < 10:
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        second = subprocess.run([*COMMAND, "--out", str(tmp_path)], capture_output=True, text=True)
+        assert second.returncode == 2
+        assert "but another one is writing it" in second.stderr
         if stop == signal.SIGINT:
             os.killpg(process.pid, stop)
         else:
