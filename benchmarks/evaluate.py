@@ -58,7 +58,8 @@ def main() -> None:
         time.sleep(pause)
     values = ", ".join(f"{name} {metric.compute().item()!r}" for name, metric in metrics.items())
     place = f"rank {sampler.rank} of {sampler.num_replicas} on {socket.gethostname()}"
-    print(f"{place}: {len(sampler)} of {SAMPLES} samples; all: {values}", flush=True)
+    # In one write: ranks print at the same time.
+    print(f"{place}: {len(sampler)} of {SAMPLES} samples; all: {values}\n", end="", flush=True)
     if dist.is_initialized():
         dist.destroy_process_group()
 

@@ -34,6 +34,13 @@ TORCHRUN = [
 ]
 # Seconds for a whole run, in which processes start and, where one is lost, the others wait for it.
 LIMIT = 120
+# What a rank prints when all is done.
+RESULT = re.compile(r"rank (\d+) of \d+ on \S+: (\d+) of \d+ samples; all: (\w+ [\d.e-]+(?:, \w+ [\d.e-]+)*)")
+# How a host is lost, and the error of gloo that the other one is to see: the connection, or its patience, ends.
+LOSSES = {
+    "kill": (f"kill every process of {NAMES[1]}", "Connection (closed|reset) by peer"),
+    "cut": (f"cut the cable of {NAMES[1]}", "Timed out"),
+}
 
 
 class Run(NamedTuple):
@@ -56,6 +63,9 @@ def main() -> int:
         signal.signal(ending, lambda *_: sys.exit(1))
     try:
         return _compare() or (_lose("kill") or _lose("cut") if fail else 0)
+    except subprocess.TimeoutExpired as error:
+        print(f"{' '.join(map(str, error.cmd))} has not ended within {LIMIT} s.")
+        return 2
     except subprocess.CalledProcessError as error:
         print(f"{' '.join(map(str, error.cmd))}: {error.stderr.strip()}\nWhat was set up before that is gone again.")
         return 2
@@ -63,31 +73,37 @@ def main() -> int:
 
 def _compare() -> int:
     print(f"one process\n$ python {TORCHRUN[-1]}")
-    single = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, check=True).stdout
+    command = [sys.executable, SCRIPT]
+    single = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT).stdout
     print(single)
     with hosts() as (start, _):
         started = [start(host) for host in range(2)]
         texts = [_output(run) for run in started]
     print("\n".join(texts))
-    lines = [line for text in texts for line in text.splitlines() if line.startswith("rank ")]
-    ranks = sorted(int(line.split()[1]) for line in lines)
-    values = {line.split("all: ")[1] for line in lines}
-    samples = sum(int(re.findall(r": (\d+) of", line)[0]) for line in lines)
-    equal = values == {single.strip().split("all: ")[1]} and ranks == [0, 1, 2, 3]
+    # Two ranks of a host may print into one line.
+    results = [result for text in texts for result in RESULT.findall(text)]
+    ranks = sorted(int(rank) for rank, _, _ in results)
+    samples = sum(int(count) for _, count, _ in results)
+    values = {value for _, _, value in results}
+    equal = values == {RESULT.findall(single)[0][2]} and ranks == [0, 1, 2, 3]
     print(f"{samples} samples on {len(ranks)} ranks;", "equal, to the last bit" if equal else "NOT EQUAL")
     return 0 if equal else 1
 
 
 def _lose(how: str) -> int:
     """Take a host away while all evaluate, and report what the one that is left sees, and when."""
+    what, expected = LOSSES[how]
     with hosts() as (start, spaces):
         here, there = (start(host, "--pause", "1") for host in range(2))
+        deadline = time.monotonic() + LIMIT
         while any(run.output.read_text().count("evaluates") < 2 for run in (here, there)):
-            if here.process.poll() is not None or there.process.poll() is not None:
-                sys.exit(f"A host has not started:\n{_output(here)}{_output(there)}")
+            ended = here.process.poll() is not None or there.process.poll() is not None
+            if ended or time.monotonic() > deadline:
+                state = "has ended before it evaluates" if ended else f"does not evaluate after {LIMIT} s"
+                sys.exit(f"{here.output.read_text()}{there.output.read_text()}A host {state}.")
             time.sleep(0.1)
         lost = time.monotonic()
-        print({"kill": f"kill every process of {NAMES[1]}", "cut": f"cut the cable of {NAMES[1]}"}[how], flush=True)
+        print(what, flush=True)
         if how == "kill":
             _kill_all(spaces[1])
         else:
@@ -96,8 +112,12 @@ def _lose(how: str) -> int:
         seconds = time.monotonic() - lost
     status = here.process.returncode
     print(f"{NAMES[0]} ends after {seconds:.0f} s with exit status {status}:")
-    print(*dict.fromkeys(re.findall(r"\w+Error: .*|\w+ could not gather .*", text)), sep="\n", flush=True)
-    return 0 if status else 1
+    errors = dict.fromkeys(re.findall(r"\w+Error: .*|\w+ could not gather .*", text))
+    print(*errors, sep="\n", flush=True)
+    if status and any(re.search(expected, error) for error in errors):
+        return 0
+    print(f"NOT AS EXPECTED: an exit status that is not 0, and an error that says {expected!r}")
+    return 1
 
 
 def _output(run: Run) -> str:

@@ -1,7 +1,11 @@
 """The command line `mi-metrics`: finds out which command is meant, and imports no more than that one needs."""
 
 import argparse
+import errno
 import importlib
+import io
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -16,6 +20,10 @@ COMMANDS = {
 }
 
 
+# A file system that is full, or past a quota, or has failed.
+UNWRITABLE = errno.ENOSPC, errno.EDQUOT, errno.EIO
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -23,8 +31,45 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The arguments; by default those of the process.
 
     Returns:
-        The exit status: 1 if an extra of the package has to be installed first.
+        The exit status: 0; 1 if an extra of the package has to be installed first, or the output can't be written;
+        130 after Ctrl-C; 141 if the reader of the output has gone. A line says so, except for the last.
+
+    Raises:
+        SystemExit: By the parsers and the commands: status 2 for wrong options, 1 if ``estimate`` can't do what it was
+            asked for because of its file. Lightning itself answers Ctrl-C while it trains, with 1.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Names of columns can hold letters that the terminal does not have.
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            return _run(args)
+        finally:
+            # Here, where an error can be answered, and not when the interpreter ends.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("mi-metrics: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:
+        _discard_output()
+        return 141
+    except OSError as error:
+        # With the name of a file it is not the output.
+        if error.filename is not None or error.errno not in UNWRITABLE:
+            raise
+        _discard_output()
+        print(f"mi-metrics: error: Can't write the output: {error.strerror}.", file=sys.stderr)
+        return 1
+
+
+def _discard_output() -> None:
+    """Let what could not be written go nowhere, or the interpreter tries again when it ends."""
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
+def _run(args: Sequence[str] | None) -> int:
     width = max(map(len, COMMANDS))
     parser = argparse.ArgumentParser(
         prog="mi-metrics",

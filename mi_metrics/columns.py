@@ -5,6 +5,7 @@ booleans, decimals) as float64. Missing values arrive as NaN. PyArrow, which rea
 when such a file is opened.
 """
 
+import codecs
 import difflib
 import math
 import re
@@ -19,12 +20,16 @@ import torch
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
+from mi_metrics.column_names import listed, quoted, shown
+
 # A chunk of few columns has ROWS rows, which spreads the fixed price of an update; one of many columns has fewer, so
 # that it holds about VALUES numbers, down to LEAST_ROWS.
 ROWS, LEAST_ROWS, VALUES = 1 << 18, 1 << 15, 1 << 21
 # Bytes that are read at once; the first so many decide which columns of a CSV file are numbers. PyArrow reads 32 such
 # blocks of a CSV file ahead.
 BLOCK = 1 << 20
+# Rows that do not fit into a block are read in larger ones, up to this.
+MOST_BLOCK = 1 << 26
 
 
 class TableError(ValueError):
@@ -67,19 +72,23 @@ class Table(ABC):
         for name in names:
             if name not in there:
                 close = difflib.get_close_matches(name, there, n=3)
-                meant = f" Did you mean {_listed(close, 'or')}?" if close else ""
-                raise TableError(f"{self.path} has no column {name!r}.{meant} Its columns: {_listed(there)}.")
+                meant = f" Did you mean {listed(close, 'or')}?" if close else ""
+                raise TableError(f"{self.path} has no column {quoted(name)}.{meant} Its columns: {listed(there)}.")
             if there.count(name) > 1:
                 raise TableError(
-                    f"{self.path} has {there.count(name)} columns named {name!r}. Rename them, so that it is clear "
-                    "which one is meant."
+                    f"{self.path} has {there.count(name)} columns named {quoted(name)}. Rename them, so that it is "
+                    "clear which one is meant."
                 )
             kind = dict(self.types)[name]
             if not self._is_numeric(kind):
-                value = self._example(name)
-                shown = "" if value is None else f", for example {_shortened(value)!r}"
+                try:
+                    value = self._example(name)
+                except self._errors as error:
+                    raise self._unreadable(error) from error
+                example = "" if value is None else f", for example {quoted(str(value))}"
                 raise TableError(
-                    f"Column {name!r} of {self.path} is of type {_shortened(kind)}{shown}. {_remedy(str(kind))}"
+                    f"Column {quoted(name)} of {self.path} is of type {shown(str(kind))}{example}. "
+                    f"{_remedy(str(kind), value)}"
                 )
 
     def chunks(self, names: Sequence[str]) -> Iterator[Chunk]:
@@ -128,6 +137,9 @@ class Table(ABC):
 def open_table(path: Path) -> Table:
     r"""Open a file by its suffix, and read what its columns are.
 
+    A CSV file may be separated by commas, semicolons or tabs, with decimal points or, unless commas separate, decimal
+    commas; in UTF-8, UTF-16 with its mark, or Windows' Western European.
+
     Args:
         path: A ``.csv`` file with a header line, a ``.parquet`` file, or an ``.npy`` file with an array (rows,
             columns), whose columns are named "0", "1", …, or a structured array.
@@ -157,7 +169,7 @@ def open_table(path: Path) -> Table:
     if path.is_dir():
         raise TableError(f"{path} is a folder. Name one of its files.")
     if path.suffix.lower() not in kinds:
-        raise TableError(f"Expected a file that ends in {_listed(kinds, 'or')}, but got {path}. Convert it first.")
+        raise TableError(f"Expected a file that ends in {listed(kinds, 'or')}, but got {path}. Convert it first.")
     return kinds[path.suffix.lower()](path)
 
 
@@ -214,43 +226,97 @@ class _Arrow(Table):
 class _CSV(_Arrow):
     def _open(self) -> None:
         self._csv = import_module("pyarrow.csv")
-        with self._reader() as reader:
-            self.types = list(zip(reader.schema.names, reader.schema.types, strict=True))
+        with self.path.open("rb") as file:
+            self._dialect(file.read(BLOCK))
+        self._block = BLOCK
+        while True:
+            try:
+                with self._reader() as reader:
+                    self.types = list(zip(reader.schema.names, reader.schema.types, strict=True))
+                break
+            except self._pa.ArrowInvalid as error:
+                self._enlarge(error)
         # A row has at least a delimiter or a line end per column.
         self.most_rows = self.path.stat().st_size // len(self.types) + 1
+
+    def _dialect(self, start: bytes) -> None:
+        """Find out from the first bytes how text is encoded, what separates columns, and the decimal mark."""
+        if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            self._encoding = "utf-16"
+        else:
+            header = start.splitlines()[0] if start else b""
+            if b"\0" in header:
+                raise ValueError("it is no text in UTF-8. If it comes from a spreadsheet, save it as 'CSV UTF-8'")
+            # Of text that is no number only the names matter. What is not UTF-8 is mostly Windows' Western European.
+            self._encoding = "utf-8" if _decodes(header, "utf-8") else "cp1252"
+        text = start.decode(self._encoding, errors="replace")
+        unquoted = re.sub('"[^"]*"', "", text.partition("\n")[0])
+        self._delimiter = max(",;\t", key=unquoted.count)
+
+        def numbers(mark: str) -> int:
+            number = rf'"?[-+]?\d*{re.escape(mark)}\d+(?:[eE][-+]?\d+)?"?'
+            return len(re.findall(rf"(?:^|{self._delimiter}){number}(?={self._delimiter}|\r?$)", text, re.MULTILINE))
+
+        self._decimal_mark = "," if self._delimiter != "," and numbers(",") > numbers(".") else "."
 
     def _reader(self, file: Any = None, **options: Any) -> Any:
         return self._csv.open_csv(
             self.path if file is None else file,
-            read_options=self._csv.ReadOptions(block_size=BLOCK),
-            convert_options=self._csv.ConvertOptions(**options),
+            read_options=self._csv.ReadOptions(block_size=self._block, encoding=self._encoding),
+            parse_options=self._csv.ParseOptions(delimiter=self._delimiter),
+            convert_options=self._csv.ConvertOptions(decimal_point=self._decimal_mark, **options),
         )
+
+    def _enlarge(self, error: Exception) -> None:
+        """Read larger blocks from now on, if that is why there was an error, or raise it again."""
+        if not re.search("straddles two block|Empty CSV file or block", str(error)):
+            raise error
+        if self._block >= self.path.stat().st_size:
+            raise error
+        if self._block >= MOST_BLOCK:
+            raise ValueError(
+                f"it has a row of more than {MOST_BLOCK >> 20} MiB. Write the columns that hold numbers into a file of "
+                "their own"
+            ) from error
+        self._block *= 4
 
     def _first(self, name: str) -> Any:
         with self._reader(include_columns=[name]) as reader:
             return next((batch.column(0).to_pylist() for batch in reader), None)
 
     def _batches(self, names: Sequence[str], rows: int) -> Iterator[Chunk]:
+        read = 0
+        while True:
+            try:
+                for batch, done in self._pass(names, read):
+                    read += len(batch)
+                    yield Chunk(self._columns(batch, names), done)
+                return
+            except self._pa.ArrowInvalid as error:
+                found = re.search(r"column #(\d+).*invalid value '(.*)'", str(error), re.DOTALL)
+                if not found:
+                    self._enlarge(error)
+                    continue
+                name, kind = self.types[int(found[1])]
+                raise TableError(
+                    f"Column {quoted(name)} of {self.path} begins with values of type {kind}, but further down holds "
+                    f"{quoted(found[2])}. {_remedy('string', found[2])}"
+                ) from error
+
+    def _pass(self, names: Sequence[str], skip: int) -> Iterator[tuple[Any, float]]:
+        """Read batches, without the first rows of the file, and the fraction that has been read."""
         pa, kinds = self._pa, dict(self.types)
         # Not as the first block has them: whole numbers may be followed by others.
         types = {name: kinds[name] if pa.types.is_boolean(kinds[name]) else pa.float64() for name in names}
         size = max(self.path.stat().st_size, 1)
-        try:
-            with (
-                pa.OSFile(str(self.path)) as file,
-                self._reader(file, include_columns=list(names), column_types=types) as reader,
-            ):
-                for batch in reader:
-                    yield Chunk(self._columns(batch, names), file.tell() / size)
-        except pa.ArrowInvalid as error:
-            found = re.search(r"column #(\d+).*invalid value '(.*)'", str(error), re.DOTALL)
-            if not found:
-                raise
-            name, value = self.types[int(found[1])][0], _shortened(found[2])
-            raise TableError(
-                f"Column {name!r} of {self.path} begins with values of type {kinds[name]}, but further down holds "
-                f"{value!r}. {_remedy('string')}"
-            ) from error
+        with (
+            pa.OSFile(str(self.path)) as file,
+            self._reader(file, include_columns=list(names), column_types=types) as reader,
+        ):
+            for batch in reader:
+                if len(batch) > skip:
+                    yield batch.slice(skip), file.tell() / size
+                skip = max(0, skip - len(batch))
 
 
 class _Parquet(_Arrow):
@@ -314,13 +380,33 @@ class _NPY(Table):
             # Mapped anew: what was read through one map counts as memory of the process until that map is closed.
             part = self._map()[start : start + rows]
             columns = [self._column(part, name) for name in names]
-            narrow = [v.dtype.kind == "f" and v.dtype.itemsize <= 4 for v in columns]
-            copies = [np.array(v, np.float32 if n else np.float64) for v, n in zip(columns, narrow, strict=True)]
-            yield Chunk([torch.from_numpy(v) for v in copies], min(1.0, (start + rows) / self.most_rows))
+            tensors = [self._tensor(name, column) for name, column in zip(names, columns, strict=True)]
+            yield Chunk(tensors, min(1.0, (start + rows) / self.most_rows))
+
+    def _tensor(self, name: str, column: Any) -> Tensor:
+        if column.dtype.kind == "f" and column.dtype.itemsize <= 4:
+            return torch.from_numpy(np.array(column, np.float32))
+        with np.errstate(over="ignore"):
+            numbers = np.array(column, np.float64)
+        # Of a wider type.
+        if column.dtype.itemsize > 8 and (lost := np.isinf(numbers) & np.isfinite(column)).any():
+            raise TableError(
+                f"Column {quoted(name)} of {self.path} holds {column[lost][0]!s}, which is beyond float64. Divide it "
+                "by a constant or take logarithms first; MI does not change."
+            )
+        return torch.from_numpy(numbers)
 
 
 def _joined(parts: list[list[Tensor]], done: float) -> Chunk:
     return Chunk(parts[0] if len(parts) == 1 else [torch.cat(column) for column in zip(*parts, strict=True)], done)
+
+
+def _decodes(text: bytes, encoding: str) -> bool:
+    try:
+        text.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _is_number(value: Any) -> bool:
@@ -331,22 +417,11 @@ def _is_number(value: Any) -> bool:
     return True
 
 
-def _remedy(kind: str) -> str:
+def _remedy(kind: str, value: object) -> str:
+    if re.fullmatch(r"[-+]?\d[\d.,' ]*", str(value)):
+        return "Write numbers with one decimal mark and nothing between thousands."
     if kind.startswith(("timestamp", "date", "time", "duration", "datetime")):
         return "Write times as numbers first, for example as seconds since a given day."
     if kind.startswith(("complex", "list", "struct", "map", "large_list", "fixed_size_list", "(")):
         return "Write its parts as columns of their own first."
     return "Number categories 0, 1, 2, … first; write missing values as an empty field, NA or NaN."
-
-
-def _shortened(value: Any) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= 40 else text[:39] + "…"
-
-
-def _listed(names: Iterable[str], last: str = "and") -> str:
-    """Return names as a list in a sentence, the first thirty of them."""
-    shown = [repr(name) for name in names]
-    if len(shown) > 30:
-        return f"{', '.join(shown[:30])} and {len(shown) - 30} more"
-    return f" {last} ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown) or "none"

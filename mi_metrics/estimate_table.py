@@ -3,6 +3,7 @@
 import csv
 import math
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import median
@@ -11,7 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-TITLES = {"bins": "equal bins", "quantile": "quantile bins", "kde": "kernel densities", "knn": "nearest neighbours"}
+from mi_metrics.column_names import label, shown
+
+TITLES = {
+    "bins": "equal bins",
+    "quantile-bins": "quantile bins",
+    "kde": "kernel densities",
+    "knn": "nearest neighbours",
+}
 
 
 class Estimate(NamedTuple):
@@ -59,8 +67,8 @@ def lines(found: Sequence[Estimate], unit: str) -> list[str]:
     for e in found:
         p = "-" if e.p_value is None else "<0.001" if e.p_value < 0.001 else f"{e.p_value:.3f}"
         mi, error = _number(e.mi, decimals), _number(e.standard_error, decimals)
-        rows.append([e.x, e.y, e.estimator, str(e.n), str(e.ignored), mi, error, p])
-    if all(e.p_value is None for e in found):
+        rows.append([label(e.x), label(e.y), e.estimator, str(e.n), str(e.ignored), mi, error, p])
+    if all(e.standard_error is None for e in found):
         rows = [row[:6] for row in rows]
     return _aligned(rows, left=3)
 
@@ -82,10 +90,10 @@ def square(found: Sequence[Estimate], unit: str) -> list[str]:
     text: list[str] = []
     names, matrices = _matrices(found)
     for estimator, values in matrices.items():
-        rows = [["", *names]]
+        rows = [["", *map(label, names)]]
         for i, name in enumerate(names):
             cells = ["" if i == j else _number(float(values[i, j]), decimals) for j in range(len(names))]
-            rows.append([name, *cells])
+            rows.append([label(name), *cells])
         table = _aligned(rows, left=1)
         if max(map(len, table)) > shutil.get_terminal_size().columns:
             order = list(matrices)
@@ -127,8 +135,17 @@ def write(found: Sequence[Estimate], unit: str, out: Path, file: str, *, matrix:
         from mi_metrics.plotting import plot_matrices
 
         names, matrices = _matrices(found)
+        # matplotlib reads formulas between dollars.
+        labels = [label(name).replace("$", r"\$") for name in names]
+        file = shown(file).replace("$", r"\$")
         named = {TITLES[estimator]: values for estimator, values in matrices.items()}
-        label, title = f"mutual information ({unit}); 0: independent", f"Mutual information between columns of {file}"
-        figure = plot_matrices(named, names, label=label, title=title)
-        figure.savefig(path := out.with_suffix(".png"), dpi=150)
+        quantity, title = (
+            f"mutual information ({unit}); 0: independent",
+            f"Mutual information between columns of {file}",
+        )
+        figure = plot_matrices(named, labels, label=quantity, title=title)
+        with warnings.catch_warnings():
+            # A letter that the font lacks is drawn as a box.
+            warnings.filterwarnings("ignore", message="Glyph")
+            figure.savefig(path := out.with_suffix(".png"), dpi=150)
         yield path

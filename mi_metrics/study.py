@@ -354,7 +354,7 @@ def main(args: Sequence[str]) -> None:
                 with writable(written[-1]):
                     figure.savefig(written[-1], dpi=150)
     except TableError as error:
-        parser.exit(2, f"mi-metrics study: error: {error}\n")
+        parser.exit(1, f"mi-metrics study: error: {error}\n")
     except WorkerError as error:
         parser.exit(1, f"mi-metrics study: error: {error} {path} keeps what is done; the same command continues.\n")
     except KeyboardInterrupt:

@@ -117,6 +117,15 @@ class TestParquet:
         with pytest.raises(TableError, match=r"^Can't read .*t.parquet: [^\n]*$"):
             read(path, ["x"])
 
+    def test_a_damaged_column_that_is_no_number_is_one_line(self, tmp_path):
+        path = tmp_path / "t.parquet"
+        parquet.write_table(pa.table({"x": [str(i) for i in range(1000)]}), path, use_dictionary=False)
+        damaged = bytearray(path.read_bytes())
+        damaged[4:300] = b"\xff" * 296
+        path.write_bytes(damaged)
+        with pytest.raises(TableError, match=r"^Can't read .*t.parquet: [^\n]*$"):
+            open_table(path).check(["x"])
+
     def test_a_file_that_is_none_is_one_line(self, text):
         with pytest.raises(TableError, match=r"^Can't read .*t.parquet: [^\n]*$"):
             open_table(text("hello", "t.parquet"))
@@ -164,7 +173,8 @@ class TestCSV:
             ("", "Can't read .*: Empty CSV file"),
             ("\n\n", "Can't read .*: "),
             ("a,b\n1,2\n3\n", "Can't read .*: .*Expected 2 columns, got 1: 3"),
-            (b"a\xe9,b\n1,2\n", "Can't read .*: .*utf-8"),
+            ("a,b\n1,2\n".encode("utf-16-le"), "Can't read .*: it is no text in UTF-8. If .* save it as 'CSV UTF-8'"),
+            (b"a\x81,b\n1,2\n", "Can't read .*: .*can't decode byte 0x81"),
         ],
     )
     def test_damaged_files_are_one_line(self, text, content, message):
@@ -172,6 +182,44 @@ class TestCSV:
         with pytest.raises(TableError, match=message) as caught:
             open_table(path)
         assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+    @pytest.mark.parametrize(("delimiter", "mark"), [(",", "."), (";", "."), (";", ","), ("\t", "."), ("\t", ",")])
+    @pytest.mark.parametrize("end", ["\n", "\r\n"])
+    def test_spreadsheets_write_it_in_many_ways(self, text, encoding, delimiter, mark, end):
+        rows = [['"größe, m; €"', "b", "c"], ["-1.5", "2e3", '"y, z"'], [".25", "", "1,2"], ["3", "1.5e-1", "ü"]]
+        if delimiter == ",":
+            rows[2][2] = "1"
+        if mark == ",":
+            rows[1:] = [[a.replace(".", ","), b.replace(".", ","), c] for a, b, c in rows[1:]]
+        content = end.join(delimiter.join(row) for row in [*rows, ""])
+        path = text(content.encode(encoding))
+        assert open_table(path).numeric_columns() == ["größe, m; €", "b"]
+        (a, b), _ = read(path, ["größe, m; €", "b"])
+        same(a, torch.tensor([-1.5, 0.25, 3], dtype=torch.float64))
+        same(b, torch.tensor([2000, NAN, 0.15], dtype=torch.float64))
+
+    @pytest.mark.parametrize("at", [0, 50, 299])
+    def test_rows_longer_than_a_block_are_read(self, text, at, monkeypatch):
+        monkeypatch.setattr(columns, "BLOCK", 100)
+        values = list(range(300))
+        path = text("a,b,c\n" + "".join(f"{v},{'x' * 5000 if v == at else ''},{-v}\n" for v in values))
+        (a, c), _ = read(path, ["a", "c"])
+        same(a, torch.tensor(values, dtype=torch.float64))
+        same(c, -a)
+
+    def test_a_header_longer_than_a_block_is_read(self, text, monkeypatch):
+        monkeypatch.setattr(columns, "BLOCK", 100)
+        path = text(",".join(f"column{i}" for i in range(100)) + "\n" + ",".join(map(str, range(100))) + "\n")
+        (last,), _ = read(path, ["column99"])
+        assert last.tolist() == [99]
+
+    def test_a_row_that_is_far_too_long_is_one_line(self, text, monkeypatch):
+        monkeypatch.setattr(columns, "BLOCK", 100)
+        monkeypatch.setattr(columns, "MOST_BLOCK", 1000)
+        path = text("a,b\n" + "1,\n" * 50 + f"1,{'x' * 5000}\n" + "1,\n" * 5000)
+        with pytest.raises(TableError, match=r"^Can't read .*t.csv: it has a row of more than .* Write the columns"):
+            read(path, ["a"])
 
     def test_a_ragged_row_further_down_is_one_line(self, text, monkeypatch):
         monkeypatch.setattr(columns, "BLOCK", 100)
@@ -182,6 +230,10 @@ class TestCSV:
     def test_the_value_that_makes_a_column_text_is_named(self, text):
         with pytest.raises(TableError, match=r"type string, for example '\?'"):
             open_table(text("a\n1\n2\n?\n")).check(["a"])
+
+    def test_thousands_are_not_to_be_marked(self, text):
+        with pytest.raises(TableError, match=r"for example '1\.234,5'. Write numbers with one decimal mark"):
+            open_table(text("a;b\n1.234,5;2\n")).check(["a"])
 
     def test_a_header_without_rows_has_no_chunks(self, text):
         path = text("a,b\n")
@@ -239,6 +291,17 @@ class TestNPY:
         np.save(tmp_path / "t.npy", array, allow_pickle=True)
         with pytest.raises(TableError, match=message):
             open_table(tmp_path / "t.npy")
+
+    @pytest.mark.skipif(np.finfo(np.longdouble).max == np.finfo(float).max, reason="long double is double here")
+    def test_numbers_beyond_float64_are_refused(self, tmp_path):
+        array = np.array([[1, np.inf], [np.nan, np.longdouble("1e-4000")]], np.longdouble)
+        np.save(tmp_path / "t.npy", array)
+        found, _ = read(tmp_path / "t.npy", ["0", "1"])
+        same(torch.stack(found), torch.tensor([[1, NAN], [torch.inf, 0]], dtype=torch.float64))
+        array[1, 0] = np.longdouble("-1e4000")
+        np.save(tmp_path / "t.npy", array)
+        with pytest.raises(TableError, match=r"Column '0' of .* holds -1e\+4000, which is beyond float64\. Divide"):
+            read(tmp_path / "t.npy", ["0"])
 
     def test_complex_numbers_are_refused(self, tmp_path):
         np.save(tmp_path / "t.npy", np.ones((2, 2), complex))

@@ -2,11 +2,12 @@
 
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests import processes
 
 pytest.importorskip("lightning")
 pytest.importorskip("sklearn")
@@ -45,7 +46,7 @@ def run(command, folder):
     program, *arguments = shlex.split(command)
     modules = {"mi-metrics": "mi_metrics.cli", "torchrun": "torch.distributed.run"}
     program = [sys.executable, "-m", modules[program]] if program in modules else [sys.executable]
-    result = subprocess.run([*program, *arguments], cwd=folder, capture_output=True, text=True, timeout=300)
+    result = processes.run([*program, *arguments], folder)
     assert result.returncode == 0, f"{command}\n{result.stdout}\n{result.stderr}"
     return result.stdout
 

@@ -182,7 +182,7 @@ class TestRefusals:
     def test_a_table_of_another_study(self, options, message, whole, tmp_path, capsys):
         path = tmp_path / whole.name
         path.write_bytes(whole.read_bytes())
-        with pytest.raises(SystemExit, match="2"):
+        with pytest.raises(SystemExit, match="1"):
             run(tmp_path, *options)
         error = capsys.readouterr().err
         assert error.startswith(f"mi-metrics study: error: {path} {message}")
@@ -204,7 +204,7 @@ class TestRefusals:
         path = tmp_path / "study_gaussian.csv"
         path.write_text(content, encoding="latin-1")
         before = path.read_bytes()
-        with pytest.raises(SystemExit, match="2"):
+        with pytest.raises(SystemExit, match="1"):
             run(tmp_path)
         error = capsys.readouterr().err
         assert error.count("\n") == 1
@@ -215,7 +215,7 @@ class TestRefusals:
         path = tmp_path / whole.name
         path.write_bytes(whole.read_bytes()[:300])
         before = path.read_bytes()
-        with held(path), pytest.raises(SystemExit, match="2"):
+        with held(path), pytest.raises(SystemExit, match="1"):
             run(tmp_path)
         assert capsys.readouterr().err == (
             f"mi-metrics study: error: Expected {path} for this study alone, but another one is writing it. "
@@ -229,7 +229,7 @@ class TestRefusals:
         (tmp_path / whole.name).write_bytes(whole.read_bytes())
         figure = tmp_path / "study_gaussian_estimates.png"
         figure.mkdir()
-        with pytest.raises(SystemExit, match="2"):
+        with pytest.raises(SystemExit, match="1"):
             run(tmp_path)
         assert capsys.readouterr().err == (
             f"mi-metrics study: error: Can't write to {figure}: Is a directory. Pass another folder with --out.\n"
@@ -246,7 +246,7 @@ class TestRefusals:
     @pytest.mark.parametrize("name", ["file", "file/below"])
     def test_a_folder_that_can_not_be_written_to(self, name, tmp_path, capsys):
         (tmp_path / "file").touch()
-        with pytest.raises(SystemExit, match="2"):
+        with pytest.raises(SystemExit, match="1"):
             run(tmp_path / name)
         error = capsys.readouterr().err
         assert error.startswith(f"mi-metrics study: error: Can't write to {tmp_path / name}: ")
@@ -392,7 +392,7 @@ class TestProcesses:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         second = subprocess.run([*COMMAND, "--out", str(tmp_path)], capture_output=True, text=True)
-        assert second.returncode == 2
+        assert second.returncode == 1
         assert "but another one is writing it" in second.stderr
         if stop == signal.SIGINT:
             os.killpg(process.pid, stop)

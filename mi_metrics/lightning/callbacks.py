@@ -16,18 +16,19 @@ from mi_metrics.plotting import require_matplotlib
 class JointDistributionLogger(Callback):
     """Draw the joint distribution behind a metric after validation and test, as PNG and in TensorBoard.
 
-    The figure shows the samples of all processes. It is drawn after the first epoch, then every ``every_n_epochs``, and
-    when fitting ends for the last epoch that was validated, whatever ended it: ``max_epochs``, ``max_steps``,
-    ``max_time`` or an early stop. The file is ``figures/<metric>/epoch_000.png``, outside of fitting ``validate.png``
-    or ``test.png``, in the folder of the first logger; without a logger in the trainer's ``default_root_dir``, by
-    default the current folder. A ``fast_dev_run`` draws nothing.
+    The figure shows the samples of all processes. It is drawn for the first epoch that is validated, then for each that
+    comes ``every_n_epochs`` or more after the one drawn last, and when fitting ends for the last epoch that was
+    validated, whatever ended it: ``max_epochs``, ``max_steps``, ``max_time`` or an early stop. The file is
+    ``figures/<metric>/epoch_000.png``, outside of fitting ``validate.png`` or ``test.png``, in the folder of the first
+    logger; without a logger in the trainer's ``default_root_dir``, by default the current folder. A ``fast_dev_run``
+    draws nothing.
 
     Args:
         metric: Where the metric is in the LightningModule, for example ``val_mi`` for ``self.val_mi`` and
             ``val_metrics.mi`` for the metric of that name in the collection ``self.val_metrics``. It needs a method
             ``plot_joint``, as the binned and kernel density metrics have it. It is drawn in each stage in which it was
             updated.
-        every_n_epochs: Epochs between two figures while fitting.
+        every_n_epochs: Least number of epochs from one figure to the next while fitting.
         x_label: Name of the metric's first argument.
         y_label: Name of the metric's second argument.
 
@@ -47,6 +48,7 @@ class JointDistributionLogger(Callback):
         self.x_label = x_label
         self.y_label = y_label
         self.last_figure: Path | None = None
+        self._last_epoch: int | None = None
         # This rank's share of the latest validation, until it is drawn: the metric, the epoch and the step.
         self._undrawn: tuple[Any, int, int] | None = None
 
@@ -56,7 +58,7 @@ class JointDistributionLogger(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget an earlier fit."""
-        self._undrawn = None
+        self._last_epoch = self._undrawn = None
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw what validation has added to the metric, or keep it until it is known whether it was the last."""
@@ -66,7 +68,8 @@ class JointDistributionLogger(Callback):
         if trainer.state.fn != TrainerFn.FITTING:
             # Lightning counts epochs from 0 again when it evaluates a checkpoint.
             self._draw(trainer, metric, "validate", "validate", step)
-        elif epoch % self.every_n_epochs == 0:
+        elif self._last_epoch in (None, epoch) or epoch - self._last_epoch >= self.every_n_epochs:
+            # Of an epoch that is validated several times, the last figure is kept.
             self._undrawn = None
             self._draw_epoch(trainer, metric, epoch, step)
         else:
@@ -97,6 +100,7 @@ class JointDistributionLogger(Callback):
         )
 
     def _draw_epoch(self, trainer: pl.Trainer, metric: Any, epoch: int, step: int) -> None:
+        self._last_epoch = epoch
         self._draw(trainer, metric, f"epoch_{epoch:03d}", f"epoch {epoch}", step)
 
     def _draw(self, trainer: pl.Trainer, metric: Any, name: str, title: str, step: int) -> None:

@@ -1,11 +1,15 @@
 """The command line's `fit`, `validate` and `test`: LightningCLI with bundled configurations."""
 
+import contextlib
+import io
 import logging
-import os
 import re
+import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import lightning
@@ -18,6 +22,10 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 PACKAGE = Path(__file__).resolve().parent.parent
+# Whose code runs between the command line and a user's own module.
+LIBRARIES = sys.stdlib_module_names | {"jsonargparse", "lightning", "mi_metrics", "torch", "torchmetrics", "yaml"}
+# How these refuse an argument: PyTorch does it with a RuntimeError too, and what an extra would bring is not there.
+REFUSALS = (ImportError, MisconfigurationException, RuntimeError, TypeError, ValueError)
 
 
 def configs_folder(package: Path = PACKAGE) -> Path:
@@ -41,7 +49,8 @@ def resolve_config(value: str, folder: Path | None = None) -> str:
     bundled = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
     if value in bundled:
         return str(bundled[value])
-    if Path(value).is_file() or ":" in value or "{" in value:
+    # In this order: a text may be too long to be asked for as a file.
+    if ":" in value or "{" in value or Path(value).is_file():
         return value
     raise ValueError(
         f"Expected --config to be a file or a bundled configuration, but got {value!r}. "
@@ -61,16 +70,46 @@ def condense(message: str) -> str:
     return re.sub(r"([:.;]) *;", r"\1", "; ".join(kept))
 
 
-class Parser(LightningArgumentParser):
-    """Say in one line what is wrong, without two pages of options above it.
+def origins(error: BaseException) -> list[BaseException]:
+    """Return what an error was before jsonargparse made it one of its own: several, if a value may be of several types.
 
-    ``JSONARGPARSE_DEBUG=true`` in the environment, which is jsonargparse's own, gives the traceback instead.
+    Of these, ``__cause__`` is the first one, which in some versions says no more than that the value is not None.
+    """
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if error.__cause__ is None or not frames or _package(frames[-1]) != "jsonargparse":
+        return [error]
+    causes = frames[-1].f_locals.get("exceptions", [error.__cause__])
+    return [source for cause in causes for source in origins(cause)]
+
+
+def is_foreign(error: BaseException) -> bool:
+    """Return whether an error comes from or through code that is neither this package nor a library below it."""
+    packages = {_package(frame) for frame, _ in traceback.walk_tb(error.__traceback__)}
+    return not isinstance(error, MisconfigurationException) and not packages <= LIBRARIES
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
+
+
+class Parser(LightningArgumentParser):
+    """Say in one line what is wrong with the settings, without two pages of options above it.
+
+    An error in a user's own module is raised as it was. ``JSONARGPARSE_DEBUG=true`` in the environment, which is
+    jsonargparse's own, gives the traceback of every error.
     """
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End the process with a message."""
-        if not self.exit_on_error or "JSONARGPARSE_DEBUG" in os.environ:
-            super().error(message, ex)
+        try:
+            # Whether to end the process or to raise is for jsonargparse to say.
+            with contextlib.redirect_stderr(io.StringIO()):
+                super().error(message, ex)
+        except SystemExit:
+            pass
+        for source in [] if ex is None else origins(ex):
+            if is_foreign(source):
+                raise source
         self.exit(2, f"mi-metrics: error: {condense(message)}\n")
 
 
@@ -109,12 +148,13 @@ class MutualInformationCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Look for the checkpoint before anything else is done, and set the number of threads."""
-        checkpoint = self._get(self.config, "ckpt_path")
-        # Lightning knows some by name, and reads from other file systems.
-        elsewhere = not checkpoint or checkpoint in ("best", "last", "hpc") or ":" in checkpoint
-        if not elsewhere and not Path(checkpoint).exists():
+        options = self.config[self.subcommand]
+        checkpoint = options.get("ckpt_path")
+        # Lightning knows some by name, and reads from its model registry and from other file systems.
+        elsewhere = r"best|last|hpc|(?i:registry)(:.*)?|.*://.*"
+        if checkpoint and not re.fullmatch(elsewhere, checkpoint) and not Path(checkpoint).exists():
             self.parser.error(f"Expected --ckpt_path to be a checkpoint, but there is no {checkpoint}.")
-        if num_threads := self._get(self.config, "num_threads"):
+        if num_threads := options.get("num_threads"):
             torch.set_num_threads(num_threads)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -122,13 +162,17 @@ class MutualInformationCLI(LightningCLI):
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
 
     def instantiate_classes(self) -> None:
-        """Build trainer, model and data, or say in one line why they can't be: no GPU, for example."""
+        """Build trainer, model and data, or say in one line which setting is refused: no GPU, for example."""
         try:
-            super().instantiate_classes()
-        except MisconfigurationException as error:
-            self.parser.error(str(error), error)
-        except (TypeError, ValueError) as error:
-            self.parser.error(f"{condense(str(error))} (JSONARGPARSE_DEBUG=true shows where)", error)
+            return super().instantiate_classes()
+        except Exception as error:
+            refused = error
+        # Not in the `except` block, which would make the error of jsonargparse the context of this one.
+        for source in origins(refused):
+            if not isinstance(source, REFUSALS):
+                raise source
+        hint = "" if isinstance(refused, MisconfigurationException) else " (JSONARGPARSE_DEBUG=true shows where)"
+        self.parser.error(f"{condense(str(refused))}{hint}", refused)
 
     def after_instantiate_classes(self) -> None:
         """Let loggers of one name share one folder.
@@ -168,6 +212,8 @@ def main(args: Sequence[str]) -> MutualInformationCLI:
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
+            # Without a logger the folder is not a new one, and the checkpoint in it is replaced as well.
+            save_config_kwargs={"overwrite": True},
             parser_kwargs={"prog": "mi-metrics"},
             args=list(args),
         )

@@ -224,6 +224,7 @@ class RegistrationReport(Callback):
 
     Raises:
         ModuleNotFoundError: If matplotlib is not installed.
+        TypeError: If the module is not an :class:`AffineRegistration`.
     """
 
     def __init__(self, *, fixed_label: str = "fixed", moving_label: str = "moving") -> None:
@@ -233,6 +234,14 @@ class RegistrationReport(Callback):
         self.rows: dict[str, tuple[float, float]] = {}
         self.figure: Path | None = None
         self._batch: Pair | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Check that there are maps to report, before any time is spent on training."""
+        if not isinstance(pl_module, AffineRegistration):
+            raise TypeError(
+                f"Expected an AffineRegistration to report, but got a {type(pl_module).__name__}. Remove "
+                "RegistrationReport from the trainer's callbacks."
+            )
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any

@@ -6,15 +6,17 @@ Beyond :class:`torchmetrics.Metric`:
   precision, and move between devices;
 - an ``update`` or ``forward`` that raises leaves the metric as it was, and so does a ``sync`` that raises;
 - ``merge_state`` refuses another configuration, forgets the cached value and counts the merged updates;
+- ``clone`` shares the process group, which can't be copied;
 - ``load_state_dict`` checks names, shapes, dtypes and configuration, and copies;
 - updates are out of place and detached, so that they work under inference mode and keep no graph alive.
 """
 
+import copy
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -191,6 +193,12 @@ class MutualInformationMetric(Metric):
     def _copy_state_dict(self) -> dict[str, Any]:
         states = {name: getattr(self, name) for name in self._defaults}
         return {name: value if isinstance(value, Tensor) else list(value) for name, value in states.items()}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        memo[id(self)] = twin = self.__class__.__new__(self.__class__)
+        memo[id(self.process_group)] = self.process_group
+        twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return twin
 
     def sync(self, dist_sync_fn: Callable[..., Any] | None = None, *args: Any, **kwargs: Any) -> None:
         """Gather the states of all ranks; if that fails, keep this rank's own."""

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils.data.distributed import DistributedSampler
+from torchmetrics import MetricCollection
 
 from mi_metrics import (
     BinnedMutualInformation,
@@ -252,3 +253,26 @@ def test_padding_inflates_the_nearest_neighbour_estimate():
     padded = knn_mutual_information(*(torch.cat([v, v[:, :7]], 1) for v in (x, y))).mean().item()
     assert clean == pytest.approx(0.22, abs=0.03)
     assert padded == pytest.approx(0.32, abs=0.03)
+
+
+class Twin(BinnedMutualInformation):
+    """A metric whose copy does the work."""
+
+    def of_a_clone(self) -> Tensor:
+        return self.clone().compute()
+
+    def of_a_clone_in_a_collection(self) -> Tensor:
+        return MetricCollection({"mi": self}).clone()["mi"].compute()
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_clone_shares_the_process_group(ranks: Ranks, size: int):
+    zero_one = torch.tensor([0.0, 1.0])
+    then = [("of_a_clone",), ("of_a_clone_in_a_collection",)]
+    # The first rank is on one diagonal of the table, the others on the other.
+    steps = [[("update", zero_one if rank == 0 else 1 - zero_one, zero_one), *then] for rank in range(size)]
+    share = 1 / size
+    expected = math.log(2) + share * math.log(share) + (1 - share) * math.log(1 - share)
+    for report in ranks.run(Twin, {"num_bins": 2}, steps):
+        assert_clean(report)
+        assert [value.item() for value in report.results[1:]] == pytest.approx([expected] * 2, abs=1e-12)

@@ -12,6 +12,7 @@ pytest.importorskip("matplotlib")
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import distributed as dist
 from torch.utils.data import DataLoader
 
 from mi_metrics.lightning import JointDistributionLogger
@@ -54,11 +55,16 @@ def fit(folder, *callbacks, every_n_epochs=3, module=None, **options):
         # In the middle of epoch 2, after which there is no validation: epoch 1 is the last one.
         ({"max_steps": 25}, ["epoch_000", "epoch_001"]),
         ({"max_steps": 20}, ["epoch_000", "epoch_001"]),
-        # Validations after epochs 1, 3 and 5, of which only 3 is due.
-        ({"max_epochs": 6, "check_val_every_n_epoch": 2}, ["epoch_003", "epoch_005"]),
+        # Validations after epochs 1, 3, 5, 7 and 9: none that is a multiple of 4.
+        (
+            {"max_epochs": 10, "check_val_every_n_epoch": 2, "every_n_epochs": 4, "limit_train_batches": 2},
+            ["epoch_001", "epoch_005", "epoch_009"],
+        ),
+        ({"max_epochs": 6, "check_val_every_n_epoch": 2}, ["epoch_001", "epoch_005"]),
+        ({"max_epochs": 4, "check_val_every_n_epoch": 2}, ["epoch_001", "epoch_003"]),
     ],
 )
-def test_the_last_validated_epoch_is_drawn(options, names, tmp_path):
+def test_due_epochs_and_the_last_validated_one_are_drawn(options, names, tmp_path):
     _, figures, found = fit(tmp_path, **options)
     assert found == names
     assert figures.last_figure.stem == names[-1]
@@ -75,6 +81,28 @@ def test_the_last_epoch_before_an_early_stop_is_drawn(tmp_path, drawn):
         metric.update(*(torch.cat(part) for part in zip(*module.seen[f"val {epoch}"], strict=True)))
         assert torch.equal(table, metric.joint())
     assert not torch.equal(*drawn)
+
+
+def test_an_epoch_that_is_due_is_drawn_at_each_of_its_validations(tmp_path, drawn):
+    _, _, names = fit(tmp_path, max_epochs=3, val_check_interval=5, every_n_epochs=2)
+    assert names == ["epoch_000", "epoch_002"]
+    assert len(drawn) == 4
+
+
+def test_a_metric_of_a_process_group_is_drawn_after_it_was_reset(tmp_path, drawn):
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        module = Regression()
+        module.val_metrics["found"].process_group = dist.new_group()
+        # Epoch 1 is drawn when fitting ends, of a copy.
+        _, _, names = fit(tmp_path, max_epochs=2, module=module)
+    finally:
+        dist.destroy_process_group()
+    assert names == ["epoch_000", "epoch_001"]
+    metric = Regression().val_metrics["found"]
+    metric.update(*(torch.cat(part) for part in zip(*module.seen["val 1"], strict=True)))
+    assert torch.equal(drawn[1], metric.joint())
 
 
 def test_drawing_changes_no_value(tmp_path):

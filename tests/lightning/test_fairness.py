@@ -45,6 +45,19 @@ def test_the_bundled_configuration_runs(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_second_run_without_a_logger_takes_the_place_of_the_first(tmp_path):
+    options = ["--config", "fair_representation", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
+    with contextlib.chdir(tmp_path), contextlib.redirect_stdout(io.StringIO()):
+        for epochs in (2, 1):
+            run(["fit", *options, f"--trainer.max_epochs={epochs}"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "config.yaml"]
+    assert "max_epochs: 1\n" in (tmp_path / "config.yaml").read_text()
+    checkpoint = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["epoch"] == 0
+
+
+@pytest.mark.slow
 def test_the_penalty_removes_what_the_code_tells_about_sex_on_patients_not_trained_on():
     results = trade_off.trade_off((0.0, 1.0), splits=5)
     (r2, mi), (fair_r2, fair_mi) = (rows.mean(0).tolist() for rows in results.values())

@@ -1,6 +1,5 @@
 """Lightning on two processes logs the values of one, draws the samples of both, and goes on from a checkpoint."""
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ pytest.importorskip("matplotlib")
 
 from tests.lightning.modules import offline
 from tests.lightning.ranks import Scaling, images
+from tests.processes import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
@@ -26,7 +26,7 @@ def runs(tmp_path_factory):
         folders[processes] = tmp_path_factory.mktemp(f"on_{processes}")
         command = [sys.executable, "-m", "tests.lightning.ranks", str(folders[processes]), str(processes)]
         # A rank that waits for another in vain fails here.
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        result = run(command, ROOT)
         assert result.returncode == 0, result.stderr
         logged[processes] = [torch.load(folders[processes] / f"{rank}.pt") for rank in range(processes)]
     return folders, logged

@@ -14,6 +14,7 @@ pytest.importorskip("jsonargparse")
 pytest.importorskip("skimage")
 pytest.importorskip("tensorboard")
 
+from lightning.pytorch import LightningModule
 from torch import nn
 
 from mi_metrics import KDEMutualInformationLoss, MutualInformationLoss
@@ -119,6 +120,11 @@ def test_the_loss_can_be_swapped_with_one_option(tmp_path, criterion):
 def test_fast_dev_run_writes_no_file(tmp_path):
     fit(tmp_path, "--trainer.fast_dev_run=1", "--model.init_args.baseline=null")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_of_another_module_is_refused():
+    with pytest.raises(TypeError, match=r"Expected an AffineRegistration to report, but got a LightningModule\."):
+        RegistrationReport().setup(None, LightningModule(), "fit")
 
 
 class TestStains:

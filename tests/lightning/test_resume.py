@@ -1,6 +1,5 @@
 """A fit that was killed goes on from its checkpoint, and logs what it would have logged."""
 
-import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 
 pytest.importorskip("lightning")
 
+from tests import processes
 from tests.lightning.modules import LIGHTNING_WARNINGS, estimators, offline
 from tests.lightning.resumable import BATCHES, EPOCHS, EVERY, Training, fit
 
@@ -55,7 +55,7 @@ def test_an_uninterrupted_fit_logs_what_all_samples_give(whole):
 @pytest.mark.parametrize("step", [11, 28])
 def test_a_killed_fit_goes_on_where_its_checkpoint_was_saved(step, whole, tmp_path):
     command = [sys.executable, "-m", "tests.lightning.resumable", str(tmp_path), str(step)]
-    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    killed = processes.run(command, ROOT)
     assert killed.returncode == -9, killed.stderr
     saved = step // EVERY * EVERY
     assert {path.name for path in tmp_path.iterdir()} == {f"step={s}.ckpt" for s in range(EVERY, step, EVERY)}

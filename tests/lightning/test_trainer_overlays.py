@@ -1,7 +1,6 @@
 """The trainer overlays, each run where its hardware is, and what the command line says where something is missing."""
 
 import re
-import subprocess
 import sys
 
 import pytest
@@ -16,6 +15,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from mi_metrics import cli
 from mi_metrics.lightning.cli import MutualInformationCLI, condense, configs_folder
 from mi_metrics.lightning.cli import main as run
+from tests import processes
 
 pytestmark = [
     pytest.mark.slow,
@@ -92,8 +92,9 @@ def test_every_overlay_is_described_here():
 
 
 def test_the_cpu_overlay_undoes_another_one(parsed):
-    trainer = parsed([*FIT, "--config", "trainer/ddp_gpu", "--config", "trainer/cpu"]).trainer
-    assert (trainer.accelerator, trainer.devices, trainer.strategy) == ("cpu", 1, "auto")
+    cluster = ["--config", "trainer/ddp_gpu", "--trainer.num_nodes=4"]
+    trainer = parsed([*FIT, *cluster, "--config", "trainer/cpu"]).trainer
+    assert (trainer.accelerator, trainer.devices, trainer.num_nodes, trainer.strategy) == ("cpu", 1, 1, "auto")
 
 
 def test_the_cpu_overlay_runs(tmp_path, monkeypatch, capsys):
@@ -103,18 +104,21 @@ def test_the_cpu_overlay_runs(tmp_path, monkeypatch, capsys):
     assert "val/mi" in trainer.callback_metrics
 
 
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="Apple's GPUs have no float64")
 @pytest.mark.parametrize("overlay", ["gpu", pytest.param("ddp_gpu", marks=pytest.mark.distributed)])
 def test_a_gpu_overlay_runs_or_ends_in_one_line(overlay, tmp_path):
     # In a process of its own: Lightning starts the others with this one's arguments.
     command = [sys.executable, "-m", "mi_metrics.cli", *FIT, "--config", f"trainer/{overlay}"]
     options = ["--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"]
-    result = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True)
+    result = processes.run([*command, *options], tmp_path)
     if torch.cuda.is_available():
         assert result.returncode == 0, result.stderr
         assert "best checkpoint: runs/validation_metric/version_0/checkpoints/best.ckpt" in result.stdout
     else:
         assert result.returncode == 2
-        assert result.stderr == "mi-metrics: error: No supported gpu backend found!\n"
+        # Above it, PyTorch may say of which driver it found none.
+        assert re.match(r"mi-metrics: error: .*\bgpu\b", result.stderr.splitlines()[-1])
+        assert "Traceback" not in result.stderr
         assert list(tmp_path.iterdir()) == []
 
 

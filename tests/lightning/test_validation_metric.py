@@ -3,7 +3,6 @@
 import contextlib
 import csv
 import io
-import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -23,9 +22,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from mi_metrics import BinnedMutualInformation
 from mi_metrics.functional import binned_mutual_information
-from mi_metrics.lightning import DigitsAutoencoder, DigitsDataModule, EpochTable, JointDistributionLogger, demo
+from mi_metrics.lightning import DigitsAutoencoder, DigitsDataModule, EpochTable, JointDistributionLogger
 from mi_metrics.lightning.cli import configs_folder
 from mi_metrics.lightning.cli import main as run
+from tests import processes
 
 pytestmark = [
     pytest.mark.slow,
@@ -192,18 +192,18 @@ def test_metrics_can_be_swapped_from_the_command_line(tmp_path, monkeypatch, cap
 
 
 @pytest.mark.distributed
-def test_the_demo_finds_two_processes_equal_to_one(tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
-    assert demo.main(["--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"]) == 0
-    printed = capfd.readouterr()
-    lines = printed.out.splitlines()
+def test_the_demo_finds_two_processes_equal_to_one(tmp_path):
+    options = ["--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"]
+    printed = processes.run([sys.executable, "-m", "mi_metrics.lightning.demo", *options], tmp_path)
+    assert printed.returncode == 0, printed.stderr
+    lines = printed.stdout.splitlines()
     verdict = lines.index("equal, to the last bit")
     one, two = lines[verdict - 2 : verdict]
     assert one.split()[1:] == two.split()[1:]
     assert (one.split()[0], two.split()[0]) == ("1", "2")
     assert "figure: runs/registration/version_0/registration.png" in lines
     # Lightning prints a warning with the file that gives it.
-    assert "site-packages" not in printed.out + printed.err
+    assert "site-packages" not in printed.stdout + printed.stderr
     # The figure shows the samples of both processes.
     folder = tmp_path / "runs" / "validation_metric" / "version_0"
     single, double = (
@@ -216,9 +216,8 @@ def test_the_demo_finds_two_processes_equal_to_one(tmp_path, monkeypatch, capfd)
 def test_fitting_on_two_processes_prints_no_warning(tmp_path):
     options = ["--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"]
     command = ["fit", "--config", "validation_metric", "--config", "trainer/ddp_cpu", *options]
-    result = subprocess.run(
-        [sys.executable, "-m", "mi_metrics.cli", *command], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
+    result = processes.run([sys.executable, "-m", "mi_metrics.cli", *command], tmp_path)
+    assert result.returncode == 0, result.stderr
     assert "best checkpoint: runs/validation_metric/version_0/checkpoints/best.ckpt" in result.stdout
     assert "site-packages" not in result.stderr, result.stderr
 

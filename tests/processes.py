@@ -1,0 +1,31 @@
+"""Run a command that starts processes of its own, and leave none of them behind."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+# Seconds: several times what the longest takes on two busy cores.
+LIMIT = 300
+
+
+def run(command: Sequence[str], cwd: Path | None = None, limit: float = LIMIT) -> subprocess.CompletedProcess[str]:
+    """Return what a command has printed and its exit status; fail the test if it takes longer than the limit.
+
+    `subprocess.run` with a timeout kills the command alone, and waits for ever for the processes that it has started.
+    """
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=cwd, start_new_session=True, **pipes) as process:
+        try:
+            out, err = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate()
+            pytest.fail(f"{' '.join(command)} has not ended within {limit} s:\n{out}\n{err}", pytrace=False)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
