@@ -215,8 +215,8 @@ def independence_p_value(counts: Tensor) -> Tensor:
 
     Conventions:
         Range: 0 … 1; 1 when a single row or column is occupied. NaN without samples.
-        The χ² law is asymptotic: it needs expected counts of about 5 or more in every cell. Tables of automatic bins have
-        fewer: of independent samples, up to a quarter of the p-values are then below .05. Test on a coarser table.
+        The χ² law is asymptotic: it needs expected counts of about 5 or more in every cell. Tables of automatic bins
+        have fewer: of independent samples, up to a quarter of the p-values are then below .05. Test on a coarser one.
         Samples that depend on each other make it too small.
         Gradient: none. Exact under splits and ranks: add the tables first.
 
