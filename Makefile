@@ -46,10 +46,11 @@ bench: $(VENV)/.bench
 # What the README and the notebooks show.
 figures: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.accuracy --write
+	rm -rf runs/study
 	$(BIN)/mi-metrics study --out runs/study
 	$(BIN)/mi-metrics fit --config registration --trainer.logger false --trainer.default_root_dir runs/registration_figure
 	$(BIN)/python -m benchmarks.images
-	$(BIN)/jupyter execute --inplace notebooks/*.ipynb
+	$(BIN)/python -m benchmarks.notebooks
 	$(BIN)/ruff format notebooks
 
 clean:
