@@ -19,7 +19,6 @@ from mi_metrics import study
 from mi_metrics.distributions import DISTRIBUTIONS
 
 README = Path(__file__).parent.parent / "README.md"
-LARGEST = DISTRIBUTIONS["gaussian"].information(0.99)
 
 # N: published means of nearest neighbours, kernels and bins, at r = 0 and r = .99; None where there is none.
 EARLIER = {
@@ -41,16 +40,17 @@ def scikit_learn(x: Tensor, y: Tensor) -> Tensor:
 
 
 def study_rows() -> list[list[str]]:
-    """Return the study's points: truth, and ours beside the earlier figures and scikit-learn's."""
+    """Return some of the study's points, of its samples: truth, ours, scikit-learn's and the earlier figures."""
     rows = []
-    for i, (r, truth) in enumerate(((0.0, 0.0), (0.99, LARGEST))):
+    truths = study.truths()
+    for i, truth in enumerate((truths[0], truths[-1])):
         for n, published in EARLIER.items():
             earlier = published[i] or (None, None, None)
-            x, y = DISTRIBUTIONS["gaussian"].sample(truth, study.DRAWS, n, torch.Generator().manual_seed(n))
-            row = [f"{r:g}", str(n), _number(truth)]
-            for name, value in zip(("bins", "kde", "knn"), reversed(earlier), strict=True):
-                row += [_mean(study.ESTIMATORS[name], x, y), "–" if value is None else _number(value)]
-            rows.append([*row, _mean(scikit_learn, x, y)])
+            x, y = study.draw("gaussian", truth, n, study.DRAWS, 0)
+            estimators = (*study.ESTIMATORS.values(), scikit_learn)
+            row = [f"{DISTRIBUTIONS['gaussian'].parameter(truth):.2g}", str(n), _number(truth)]
+            row += [_mean(estimator, x, y) for estimator in estimators]
+            rows.append([*row, *("–" if value is None else _number(value) for value in reversed(earlier))])
     return rows
 
 
@@ -66,7 +66,10 @@ def catalogue_rows() -> list[list[str]]:
 
 TABLES: dict[str, tuple[list[str], Callable[[], list[list[str]]]]] = {
     "study": (
-        ["r", "N", "truth", "bins", "earlier", "kernels", "earlier", "neighbours", "earlier", "scikit-learn"],
+        [
+            *("r", "N", "truth", "bins", "quantile bins", "kernels", "neighbours", "scikit-learn"),
+            *("earlier: bins", "earlier: kernels", "earlier: neighbours"),
+        ],
         study_rows,
     ),
     "catalogue": (

@@ -105,7 +105,7 @@ def _accuracy() -> list[Row]:
     ):
         error = study.errors(lambda x, y, o=options: binned_mutual_information(x, y, "auto", **o)).abs()
         name = ", ".join(str(v) for v in options.values())
-        what = f"study, num_bins=auto, {name}: mean |error| (worst {float(error.max()):.3f})"
+        what = f"35 points of the study, num_bins=auto, {name}: mean |error| (worst {float(error.max()):.3f})"
         required = options["bias_correction"] != "none"
         value = float(error.mean())
         found.append(at_most(what, value, 0.06, " nats") if required else Row(what, f"{value:.4g} nats", "", None))

@@ -57,5 +57,5 @@ def _batched() -> list[Row]:
 
 def _accuracy() -> list[Row]:
     error = study.errors(lambda x, y: knn_mutual_information(x.unsqueeze(-1), y.unsqueeze(-1))).abs()
-    what = f"study, defaults: mean |error| (worst {float(error.max()):.3f})"
+    what = f"35 points of the study, defaults: mean |error| (worst {float(error.max()):.3f})"
     return [at_most(what, float(error.mean()), 0.0165, " nats")]

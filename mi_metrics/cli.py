@@ -7,7 +7,8 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 
 # Command: the module whose `main(args)` runs it, and what it does.
@@ -18,8 +19,7 @@ COMMANDS = {
     "estimate": ("mi_metrics.estimate", "mutual information between columns of a CSV, Parquet or NPY file"),
     "study": ("mi_metrics.study", "measure the estimators' accuracy and duration on samples of known information"),
 }
-
-
+PRINTING = ("estimate", "study")
 # A file system that is full, or past a quota, or has failed.
 UNWRITABLE = errno.ENOSPC, errno.EDQUOT, errno.EIO
 
@@ -31,36 +31,50 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The arguments; by default those of the process.
 
     Returns:
-        The exit status: 0; 1 if an extra of the package has to be installed first, or the output can't be written;
-        130 after Ctrl-C; 141 if the reader of the output has gone. A line says so, except for the last.
+        The exit status: 0; 1 if an extra of the package has to be installed first; 130 after Ctrl-C.
 
     Raises:
-        SystemExit: By the parsers and the commands: status 2 for wrong options, 1 if ``estimate`` can't do what it was
-            asked for because of its file. Lightning itself answers Ctrl-C while it trains, with 1.
+        SystemExit: With status 1 if the output can't be written, 141 if its reader has gone; by the parsers and the
+            commands with 2 for wrong options, 1 if ``estimate`` can't do what it was asked for because of its file.
+            A line says so, except for 141. Lightning itself answers Ctrl-C while it trains, with 1.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of columns can hold letters that the terminal does not have.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        try:
-            return _run(args)
-        finally:
-            # Here, where an error can be answered, and not when the interpreter ends.
-            if sys.stdout is not None:
-                sys.stdout.flush()
+        status = _run(args)
     except KeyboardInterrupt:
         print("mi-metrics: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
+        status = 128 + signal.SIGINT
+    except SystemExit:
+        _flush()
+        raise
+    _flush()
+    return status
+
+
+def _flush() -> None:
+    """Print what remains here, where an error can be answered, and not when the interpreter ends."""
+    with _output():
+        if sys.stdout is not None:
+            sys.stdout.flush()
+
+
+@contextmanager
+def _output() -> Iterator[None]:
+    """End the command where what it prints has no reader or finds no room."""
+    try:
+        yield
     except BrokenPipeError:
         _discard_output()
-        return 141
+        raise SystemExit(141) from None
     except OSError as error:
         # With the name of a file it is not the output.
         if error.filename is not None or error.errno not in UNWRITABLE:
             raise
         _discard_output()
         print(f"mi-metrics: error: Can't write the output: {error.strerror}.", file=sys.stderr)
-        return 1
+        raise SystemExit(1) from None
 
 
 def _discard_output() -> None:
@@ -82,9 +96,13 @@ def _run(args: Sequence[str] | None) -> int:
     parser.add_argument("--version", action="version", version=version("mi-metrics"))
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
     parser.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help="options of the command")
-    given = parser.parse_args(args)
+    with _output():
+        given = parser.parse_args(args)
     try:
-        importlib.import_module(COMMANDS[given.command][0]).main([given.command, *given.options])
+        run = importlib.import_module(COMMANDS[given.command][0]).main
+        # What the others run is users' code, whose connections and files are not the output.
+        with _output() if given.command in PRINTING else nullcontext():
+            run([given.command, *given.options])
     except ModuleNotFoundError as error:
         message = str(error)
         if error.name == "jsonargparse":

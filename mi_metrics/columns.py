@@ -247,17 +247,26 @@ class _CSV(_Arrow):
             header = start.splitlines()[0] if start else b""
             if b"\0" in header:
                 raise ValueError("it is no text in UTF-8. If it comes from a spreadsheet, save it as 'CSV UTF-8'")
-            # Of text that is no number only the names matter. What is not UTF-8 is mostly Windows' Western European.
-            self._encoding = "utf-8" if _decodes(header, "utf-8") else "cp1252"
-        text = start.decode(self._encoding, errors="replace")
+            # Of text that is no number only the names matter. What is not UTF-8 is mostly Windows' Western European,
+            # which a few bytes are not; every byte is a letter of Latin 1.
+            self._encoding = (
+                "utf-8" if _decodes(header, "utf-8") else "cp1252" if _decodes(start, "cp1252") else "latin-1"
+            )
+        text = re.sub("\r\n?", "\n", start.decode(self._encoding, errors="replace"))
         unquoted = re.sub('"[^"]*"', "", text.partition("\n")[0])
         self._delimiter = max(",;\t", key=unquoted.count)
+        self._decimal_mark = "."
+        if self._delimiter != ",":
+            points, commas = (self._numbers(text, mark) for mark in ".,")
+            # 1,234 can be 1234: where all are of that kind they are refused, not guessed.
+            thousands = all(re.fullmatch(r"[-+]?[1-9]\d{0,2},\d{3}", value) for value in commas)
+            if len(commas) > len(points) and not thousands:
+                self._decimal_mark = ","
 
-        def numbers(mark: str) -> int:
-            number = rf'"?[-+]?\d*{re.escape(mark)}\d+(?:[eE][-+]?\d+)?"?'
-            return len(re.findall(rf"(?:^|{self._delimiter}){number}(?={self._delimiter}|\r?$)", text, re.MULTILINE))
-
-        self._decimal_mark = "," if self._delimiter != "," and numbers(",") > numbers(".") else "."
+    def _numbers(self, text: str, mark: str) -> list[str]:
+        """Return the numbers with that decimal mark."""
+        number = rf'"?([-+]?\d*{re.escape(mark)}\d+(?:[eE][-+]?\d+)?)"?'
+        return re.findall(rf"(?:^|{self._delimiter}){number}(?={self._delimiter}|$)", text, re.MULTILINE)
 
     def _reader(self, file: Any = None, **options: Any) -> Any:
         return self._csv.open_csv(

@@ -39,6 +39,8 @@ NOTES = {
     "needs more than n_neighbors": "fewer than 4 rows to use, so there is no value",
     "Repeated samples": "rows that repeat make the part that was kept unrepresentative: rely on bins, or use "
     "--max-samples all",
+    "set the standard deviation": "a few far values hide the rest from the neighbours, so MI is too small: rely on "
+    "quantile-bins, or replace the columns by logarithms or ranks, which does not change MI",
     "are copies of others": "many rows are exact copies of others, which makes MI far too large: remove the copies",
 }
 NO_P = "no p-value, because a value is too rare, or rows are too few, to expect 5 rows in every cell"
@@ -291,10 +293,10 @@ def _check_output(out: Path | None, file: Path, matrix: bool) -> None:
 
 
 def _warn_of_memory(table: Table, pairs: int, settings: Settings) -> None:
-    # Metrics hold their states twice: what they are and what they are reset to.
-    need = 16 * settings.resolution**2 if set(settings.estimators) - {"knn"} else 0
+    # As measured: metrics hold their states more than once, also as what they are reset to.
+    need = 30 * settings.resolution**2 if set(settings.estimators) - {"knn"} else 0
     if "knn" in settings.estimators:
-        need += 16 * table.most_rows if _keeps_all(table, settings) else 48 * (settings.max_samples or 0)
+        need += 16 * table.most_rows if _keeps_all(table, settings) else 96 * (settings.max_samples or 0)
     if (need := pairs * need) > MUCH_MEMORY:
         _note(
             f"{pairs} pairs may need {need / 2**30:.0f} GiB of memory: name fewer columns or estimators, or lower "

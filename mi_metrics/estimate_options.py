@@ -41,8 +41,8 @@ output:
   with itself is its entropy, not a dependence.
 
 memory:
-  bins, quantile-bins and kde share 16 R^2 bytes per pair, R the --resolution
-  (1 MiB); knn takes 48 bytes per pair and row kept (4.6 MiB).
+  bins, quantile-bins and kde share about 30 R^2 bytes per pair, R the
+  --resolution (1.9 MiB); knn takes 96 bytes per pair and row kept (9.2 MiB).
 
 files:
   CSV: a header line, then numbers, separated by commas, or by semicolons or

@@ -167,10 +167,12 @@ def _work(pipe: Connection) -> None:
 def _shared(points: Iterable[Point], workers: int) -> Generator[Row]:
     # Not a pool: its workers outlive a first process that is killed.
     remaining = iter(points)
-    started = []
+    started: list[tuple[Connection, BaseProcess]] = []
     try:
         with _without_interrupts():
-            started += [_start() for _ in range(workers)]
+            # One by one: those before one that can't be started are to be ended.
+            for _ in range(workers):
+                started.append(_start())
         busy = [pipe for pipe, _ in started]
         for pipe in busy:
             pipe.send(next(remaining))

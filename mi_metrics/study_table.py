@@ -23,7 +23,7 @@
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -92,6 +92,7 @@ def held(path: Path) -> Iterator[None]:
     Raises:
         TableError: If another study holds it.
     """
+    # The file stays: to remove it would let a third process lock another one of its name.
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     with writable(path):
         try:
@@ -104,9 +105,6 @@ def held(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # Windows leaves it there, which does no harm.
-        with suppress(OSError):
-            Path(lock.lock_file).unlink()
         lock.release()
 
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,16 @@ def run(command: Sequence[str], cwd: Path | None = None, limit: float = LIMIT) -
         try:
             out, err = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            _kill_group(process.pid)
             out, err = process.communicate()
             pytest.fail(f"{' '.join(command)} has not ended within {limit} s:\n{out}\n{err}", pytrace=False)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
+        finally:
+            # Also what the command has left behind; a group without a process is none.
+            _kill_group(process.pid)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def _kill_group(leader: int) -> None:
+    # macOS answers with PermissionError where only processes that have ended are left.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(leader, signal.SIGKILL)

@@ -174,6 +174,7 @@ class TestStreams:
         ("error", "status", "message"),
         [
             (KeyboardInterrupt(), 130, "mi-metrics: interrupted\n"),
+            (BrokenPipeError(), 141, ""),
             (OSError(errno.ENOSPC, "No space left"), 1, "mi-metrics: error: Can't write the output: No space left.\n"),
         ],
     )
@@ -183,7 +184,11 @@ class TestStreams:
 
         monkeypatch.setattr("mi_metrics.study.main", main)
         monkeypatch.setattr(cli, "_discard_output", lambda: None)
-        assert cli.main(["study"]) == status
+        try:
+            found = cli.main(["study"])
+        except SystemExit as end:
+            found = end.code
+        assert found == status
         assert capsys.readouterr().err == message
 
     @pytest.mark.parametrize(

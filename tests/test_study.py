@@ -67,7 +67,7 @@ class TestTable:
             for n in ("40", "60")
         ]
         assert found == expected
-        assert [path.name for path in whole.parent.iterdir()] == ["study_gaussian.csv"]
+        assert {path.name for path in whole.parent.iterdir()} <= {"study_gaussian.csv", ".study_gaussian.csv.lock"}
 
     def test_rows_are_what_they_say(self, whole):
         for row in read(whole, "gaussian"):
@@ -384,12 +384,28 @@ class TestProcesses:
         run(tmp_path, "--no-figures")
         assert values(path) == values(whole)
 
+    def test_a_worker_that_can_t_be_started_leaves_none_behind(self, monkeypatch):
+        start, others = study._start, multiprocessing.active_children()
+        started = []
+
+        def second_fails():
+            if started:
+                raise BlockingIOError("no more processes")
+            started.append(start())
+            return started[0]
+
+        monkeypatch.setattr(study, "_start", second_fails)
+        with pytest.raises(study.WorkerError, match="one of them could not be started"):
+            list(study.evaluate_all(study.grid("gaussian", ("bins",), (40,), 3, 3), 2))
+        assert started
+        assert set(multiprocessing.active_children()) <= set(others)
+
     @pytest.mark.skipif(os.name != "posix", reason="signals")
     @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
     def test_an_interrupted_study_leaves_no_process_and_continues(self, stop, whole, tmp_path):
         path = tmp_path / whole.name
         # Long enough to be interrupted, in a process group of its own, as a terminal gives it one.
-        endless = [*COMMAND, "--out", str(tmp_path), "--points", "401"]
+        endless = [*COMMAND, "--out", str(tmp_path), "--points", "2001"]
         process = subprocess.Popen(endless, stderr=subprocess.PIPE, text=True, start_new_session=True)
         deadline = time.monotonic() + 120
         while not path.exists() or path.read_text().count("\n") < 10:
@@ -408,10 +424,10 @@ class TestProcesses:
             assert process.returncode == 130
             assert error == f"\nmi-metrics study: interrupted. {path} keeps what is done; the same command continues.\n"
         done = path.read_text().count("\n") - 1
-        rows = study.run(path, study.grid("gaussian", ("bins",), (40, 60), 401, 3, 0))
+        rows = study.run(path, study.grid("gaussian", ("bins",), (40, 60), 2001, 3, 0))
         assert done >= 9
-        assert len(rows) == 802
-        again = study.run(tmp_path / "again.csv", study.grid("gaussian", ("bins",), (40, 60), 401, 3, 0))
+        assert len(rows) == 4002
+        again = study.run(tmp_path / "again.csv", study.grid("gaussian", ("bins",), (40, 60), 2001, 3, 0))
         assert [row[:7] for row in rows] == [row[:7] for row in again]
 
 

@@ -32,9 +32,9 @@ def check_integer(name: str, value: Any, least: int) -> int:
 
 
 def check_cells(what: str, cells: int, most: int = MAX_CELLS) -> None:
-    """Refuse states that no memory holds, before it is asked for; ``what`` names the arguments with their values."""
+    """Refuse states that hardly any memory holds, before asking for it; ``what`` names the arguments and values."""
     if cells > most:
-        gibibytes = (8 * cells + 2**29) >> 30
+        gibibytes = -(-8 * cells >> 30)
         raise ValueError(
             f"Expected what fits in {most >> 27} GiB, 2**{most.bit_length() - 1} numbers, but got {what}, which takes "
             f"{gibibytes} GiB. Use fewer."

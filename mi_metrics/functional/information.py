@@ -296,7 +296,7 @@ def undersampled(counts: Tensor, effective_samples: Tensor | None = None) -> str
     worst = int(bias.argmax())
     return (
         f"{float(total.flatten()[worst]):g} samples occupy {int(kxy.flatten()[worst])} cells of the joint table, so "
-        f"the uncorrected mutual information is about {float(bias[worst]):.2f} nats too large. Use fewer bins "
+        f"the uncorrected mutual information is too large by {float(bias[worst]):.2f} nats or more. Use fewer bins "
         '(num_bins="auto"), more samples, or a bias correction (bias_correction="grassberger", or "miller_madow" '
         "for fractional weights)."
     )

@@ -163,7 +163,7 @@ class EpochTable(Callback):
         files = []
         checkpoint = trainer.checkpoint_callback
         if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path:
-            files.append(("best checkpoint", checkpoint.best_model_path))
+            files.append(("best checkpoint" if checkpoint.monitor else "checkpoint", checkpoint.best_model_path))
             if checkpoint.monitor in self.metrics:
                 column, sign = self.metrics.index(checkpoint.monitor), 1 if checkpoint.mode == "max" else -1
                 best = max(self._rows, key=lambda row: sign * row[1][column])

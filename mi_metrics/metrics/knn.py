@@ -9,7 +9,7 @@ from torch import Tensor
 from mi_metrics import reservoir
 from mi_metrics.functional._arguments import check_cells, check_choice, check_integer, check_tensor, from_nats
 from mi_metrics.functional.information import Unit
-from mi_metrics.functional.knn import ALGORITHMS, _sorted_rows, rows_mutual_information
+from mi_metrics.functional.knn import ALGORITHMS, HIDDEN, _sorted_rows, hides_the_rest, rows_mutual_information
 from mi_metrics.metrics.base import IGNORED, SEEN, MutualInformationMetric
 from mi_metrics.metrics.header import Value
 
@@ -165,6 +165,7 @@ class KNNMutualInformation(MutualInformationMetric):
                 "classes with torch.unique(y, return_inverse=True)."
             )
         if (self.x_dim, self.y_dim) == (1, 1):
+            _check_scalars(x, y)
             if isinstance(x, Tensor) and isinstance(y, Tensor) and {x.ndim, y.ndim} == {1, 2}:
                 # (N, 1) beside (N,): one variable of dimension 1, as the functional API reads it.
                 x, y = (v.squeeze(1) if v.ndim == 2 else v for v in (x, y))
@@ -205,6 +206,9 @@ class KNNMutualInformation(MutualInformationMetric):
                 "BinnedMutualInformation, which is exact for repeated values.",
             )
         self._warn_once("copies", self._copies(rows))
+        x_only = slice(None, self.x_dim if self.discrete_y else None)
+        if self.standardize and any(hides_the_rest(r[:, x_only]) for r in rows):
+            self._warn_once("hidden", HIDDEN)
         values = [
             rows_mutual_information(
                 r,
@@ -314,6 +318,18 @@ class KNNMutualInformation(MutualInformationMetric):
             if kinds - {(self._row_shape, torch.float64)}:
                 problems.append(f"expected samples of shape (n, {', '.join(map(str, self._row_shape))}) in float64")
         return problems
+
+
+def _check_scalars(x: Any, y: Any) -> None:
+    """Say what vectors need, where shapes show that they are some."""
+    for name, v, other in (("x", x, y), ("y", y, x)):
+        if not (isinstance(v, Tensor) and isinstance(other, Tensor) and v.ndim == 2 and v.shape[1] > 1):
+            continue
+        if other.ndim in (1, 2) and len(other) == len(v) and other.shape[1:] != v.shape[1:]:
+            raise ValueError(
+                f"Expected `x` and `y` to have the same shape, but got {tuple(x.shape)} and {tuple(y.shape)}. If "
+                f"`{name}` holds vectors, build the metric with {name}_dim={v.shape[1]}."
+            )
 
 
 def _count_distinct(rows: Tensor) -> int:

@@ -22,6 +22,7 @@ CAUTIONS = (
     ".*needs more than n_neighbors=[0-9]+ valid samples.* has [1-9]",
     ".*samples of [A-Za-z]* are (repeated|copies)",
     "Repeated samples make",
+    "Far samples set the standard deviation",
     "The kernel is (narrower|wider) than",
     "The grid of [0-9]+ cells per axis is coarser",
 )

@@ -24,6 +24,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 GROUP_TIMEOUT = 30
 ANSWER_TIMEOUT = 45
+START_TIMEOUT = 150
 
 Step = tuple[Any, ...]
 
@@ -127,6 +128,15 @@ class Ranks:
             theirs.close()
             self._processes.append(process)
             self._ends.append(ours)
+        deadline = time.monotonic() + START_TIMEOUT
+        for rank, end in enumerate(self._ends):
+            try:
+                started = end.poll(max(0.0, deadline - time.monotonic())) and end.recv_bytes() == b"ready"
+            except (EOFError, ConnectionError):
+                started = False
+            if not started:
+                self.stop()
+                raise AssertionError(f"rank {rank} could not be started within {START_TIMEOUT} s")
 
 
 @functools.cache
@@ -143,6 +153,7 @@ def _serve(rank: int, world_size: int, store: Path, end: Connection) -> None:
     timeout = timedelta(seconds=GROUP_TIMEOUT)
     dist.init_process_group("gloo", f"file://{store}", timeout, world_size, rank)
     groups = {size: dist.new_group(list(range(size)), timeout) for size in range(2, world_size)}
+    end.send_bytes(b"ready")
     while True:
         try:
             metric, kwargs, steps, size = pickle.loads(end.recv_bytes())

@@ -247,12 +247,12 @@ def test_repeated_samples_of_a_padding_sampler_are_named_on_every_rank(ranks: Ra
 def test_padding_inflates_the_nearest_neighbour_estimate():
     # The figures of the documentation: 57 samples on 8 ranks, of which 7 are repeated.
     generator = torch.Generator().manual_seed(0)
-    x, noise = torch.randn(2, 100, 57, 1, generator=generator, dtype=torch.float64)
+    x, noise = torch.randn(2, 400, 57, 1, generator=generator, dtype=torch.float64)
     y = 0.6 * x + 0.8 * noise
     clean = knn_mutual_information(x, y).mean().item()
     padded = knn_mutual_information(*(torch.cat([v, v[:, :7]], 1) for v in (x, y))).mean().item()
-    assert clean == pytest.approx(0.22, abs=0.03)
-    assert padded == pytest.approx(0.32, abs=0.03)
+    assert clean == pytest.approx(0.216, abs=0.01)
+    assert padded == pytest.approx(0.307, abs=0.01)
 
 
 class Twin(BinnedMutualInformation):

@@ -327,6 +327,16 @@ def test_quantised_data(algorithm: str, device: torch.device) -> None:
             assert estimate(*values, algorithm=algorithm, device=device) == pytest.approx(truth, abs=0.08)
 
 
+@pytest.mark.parametrize(("r", "error"), [(0.0, -0.033), (0.6, -0.027), (0.9, 0.002)])
+def test_what_eight_bits_cost(r: float, error: float) -> None:
+    """The figures of the documentation, at N = 4900."""
+    pairs = [np.stack(gaussian_pair(4900, r, seed)) for seed in range(24)]
+    x, y = torch.from_numpy(np.clip(np.round(np.stack(pairs, 1) * 32), -128, 127))
+    errors = knn_mutual_information(x, y) + 0.5 * math.log(1 - r**2)
+    assert errors.mean() == pytest.approx(error, abs=0.008)
+    assert errors.abs().max() < 0.06
+
+
 @pytest.mark.parametrize("algorithm", ["ksg1", "ksg2"])
 def test_discrete_data_gives_the_plug_in_estimate(algorithm: str, device: torch.device) -> None:
     """With every value repeated more than k times, the counts are those of the contingency table."""
@@ -552,3 +562,35 @@ def test_no_warnings(device: torch.device) -> None:
         x, y = gaussian_pair(100, 0.5)
         estimate(x, y, device=device)
         estimate(x * 1e300, np.ones(100), device=device)
+
+
+class TestFarSamples:
+    """A far sample sets the standard deviation, and with it what the neighbours can tell apart."""
+
+    @pytest.mark.parametrize("n", [100, 3000])
+    @pytest.mark.parametrize("scale", [1.0, 1e-300, 1e300])
+    def test_is_said_where_they_hide_the_rest(self, n, scale):
+        x, y = (torch.from_numpy(v[:, 0]) for v in gaussian_pair(n, 0.6))
+        x[n // 2] = 1e5
+        y[n // 2] = 0
+        with pytest.warns(UserWarning, match=r"Far samples set the standard deviation .* torch\.asinh"):
+            value = knn_mutual_information(scale * x, y)
+        assert value < 0.1
+        assert knn_mutual_information(x.asinh(), y) > 0.12
+        assert knn_mutual_information(x, y, standardize=False) > 0.12
+
+    @pytest.mark.parametrize("heavy", [torch.exp, lambda v: v**3, lambda v: (2 * v).exp(), torch.sign, torch.round])
+    @pytest.mark.parametrize("n", [10, 100, 3000])
+    def test_heavy_tails_and_ties_alone_are_no_reason(self, heavy, n):
+        x, y = (torch.from_numpy(v[:, 0]) for v in gaussian_pair(n, 0.6))
+        knn_mutual_information(heavy(x), y)
+        knn_mutual_information(x, heavy(y))
+
+    def test_labels_are_no_coordinates(self):
+        x = torch.from_numpy(gaussian_pair(1000, 0.6)[0])
+        labels = torch.arange(1000)
+        labels[500:] = 500
+        labels[7] = 10**9
+        knn_mutual_information(x, labels, discrete_y=True)
+        with pytest.warns(UserWarning, match="Far samples set"):
+            knn_mutual_information(x + 1e6 * (torch.arange(1000) == 3)[:, None], labels, discrete_y=True)

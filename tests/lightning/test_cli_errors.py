@@ -1,5 +1,6 @@
 """A setting that is refused is one line; an error in somebody's own code is raised as it was, with file and line."""
 
+import errno
 import traceback
 from pathlib import Path
 
@@ -48,6 +49,10 @@ def fail(how: str) -> None:
             nn.Linear(-1, 1)
         case "in mi_metrics":
             BinnedMutualInformation(0)
+        case "connection":
+            raise BrokenPipeError(errno.EPIPE, "a server has gone")
+        case "disk":
+            raise OSError(errno.ENOSPC, "a file of theirs")
         case "misconfiguration":
             raise MisconfigurationException("`how` has to be something else")
 
@@ -77,6 +82,8 @@ ERRORS = {
     "value": (ValueError, 'int("one")'),
     "assertion": (AssertionError, 'raise AssertionError("never")'),
     "import": (ModuleNotFoundError, "import no_such_module  # noqa: F401"),
+    "connection": (BrokenPipeError, 'raise BrokenPipeError(errno.EPIPE, "a server has gone")'),
+    "disk": (OSError, 'raise OSError(errno.ENOSPC, "a file of theirs")'),
     "in PyTorch": (RuntimeError, "nn.Linear(-1, 1)"),
     "in mi_metrics": (ValueError, "BinnedMutualInformation(0)"),
 }

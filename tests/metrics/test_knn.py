@@ -1,6 +1,7 @@
 """What is particular to the nearest-neighbour metric; what every metric promises is tested in tests/contract."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -177,3 +178,33 @@ def test_bad_samples_are_refused_with_a_message(options, x, y, error, message):
         metric.update(x, y)
     assert metric.update_count == 0
     assert metric.counters.sum() == 0
+
+
+def test_far_samples_that_hide_the_rest_are_named_once():
+    x, y = torch.randn(2, 500, generator=torch.Generator().manual_seed(0))
+    x[3] = 1e8
+    metric = KNNMutualInformation()
+    metric.update(x, y)
+    with pytest.warns(UserWarning, match="Far samples set the standard deviation") as caught:
+        metric.compute()
+    metric.update(x, y + 1)
+    metric.compute()
+    assert len(caught) == 1
+    alone = KNNMutualInformation(standardize=False)
+    alone.update(x, y)
+    alone.compute()
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (((30, 16), (30,)), "got (30, 16) and (30,). If `x` holds vectors, build the metric with x_dim=16."),
+        (((30,), (30, 4)), "got (30,) and (30, 4). If `y` holds vectors, build the metric with y_dim=4."),
+        (((30, 8), (30, 4)), "got (30, 8) and (30, 4). If `x` holds vectors, build the metric with x_dim=8."),
+    ],
+)
+def test_vectors_given_as_scalars_are_told_of_the_dimension(shapes, message):
+    x, y = (torch.zeros(shape) for shape in shapes)
+    for metric in (KNNMutualInformation(), KNNMutualInformation(discrete_y=True)):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            metric.update(x, y.long() if metric.discrete_y else y)
