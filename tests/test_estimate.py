@@ -359,7 +359,7 @@ class TestNotes:
         assert err.count("\n") == 1
 
     def test_much_memory(self, tmp_path, capsys, monkeypatch):
-        monkeypatch.setattr("mi_metrics.estimate.MUCH_MEMORY", 1 << 20)
+        monkeypatch.setattr("mi_metrics.estimate.MUCH_MEMORY", 1 << 21)
         path, *options = self.pair(tmp_path, *np.random.default_rng(0).standard_normal((2, 10)))
         assert "GiB" not in self.of(path, capsys, *options, "--estimator", "bins")
         np.save(path, np.random.default_rng(0).standard_normal((10, 3)))
