@@ -34,9 +34,11 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit status: 0; 1 if an extra of the package has to be installed first; 130 after Ctrl-C.
 
     Raises:
-        SystemExit: With status 1 if the output can't be written, 141 if its reader has gone; by the parsers and the
-            commands with 2 for wrong options, 1 if ``estimate`` can't do what it was asked for because of its file.
-            A line says so, except for 141. Lightning itself answers Ctrl-C while it trains, with 1.
+        SystemExit: With status 1 if the output can't be written, 141 if its reader has gone (of ``fit``, ``validate``
+            and ``test`` what is printed last: before, it may be an error of a user's own connections and is raised);
+            by the parsers and the commands with 2 for wrong options, 1 if ``estimate`` can't do what it was asked for
+            because of its file. A line says so, except for 141. Lightning itself answers Ctrl-C while it trains, with
+            1.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of columns can hold letters that the terminal does not have.

@@ -30,6 +30,8 @@ ROWS, LEAST_ROWS, VALUES = 1 << 18, 1 << 15, 1 << 21
 BLOCK = 1 << 20
 # Rows that do not fit into a block are read in larger ones, up to this.
 MOST_BLOCK = 1 << 26
+# A number that a mark may divide into thousands, or into a whole and three decimals.
+THOUSANDS = r"[-+]?[1-9]\d{0,2}[.,]\d{3}"
 
 
 class TableError(ValueError):
@@ -247,20 +249,22 @@ class _CSV(_Arrow):
             header = start.splitlines()[0] if start else b""
             if b"\0" in header:
                 raise ValueError("it is no text in UTF-8. If it comes from a spreadsheet, save it as 'CSV UTF-8'")
-            # Of text that is no number only the names matter. What is not UTF-8 is mostly Windows' Western European,
-            # which a few bytes are not; every byte is a letter of Latin 1.
-            self._encoding = (
-                "utf-8" if _decodes(header, "utf-8") else "cp1252" if _decodes(start, "cp1252") else "latin-1"
-            )
+            # Of text that is no number only the names matter. What is not UTF-8 is mostly Windows' Western European;
+            # Latin 1 is that but for some signs, and has a letter for every byte that may come further down.
+            windows = any(0x80 <= byte < 0xA0 for byte in header)
+            self._encoding = "utf-8" if _decodes(header, "utf-8") else "cp1252" if windows else "latin-1"
         text = re.sub("\r\n?", "\n", start.decode(self._encoding, errors="replace"))
+        if len(start) == BLOCK:
+            # Where the last line was cut, 1,234 may be left as 1,23.
+            text = text[: text.rfind("\n") + 1] or text
         unquoted = re.sub('"[^"]*"', "", text.partition("\n")[0])
         self._delimiter = max(",;\t", key=unquoted.count)
         self._decimal_mark = "."
         if self._delimiter != ",":
             points, commas = (self._numbers(text, mark) for mark in ".,")
-            # 1,234 can be 1234: where all are of that kind they are refused, not guessed.
-            thousands = all(re.fullmatch(r"[-+]?[1-9]\d{0,2},\d{3}", value) for value in commas)
-            if len(commas) > len(points) and not thousands:
+            # 1,234 may be 1234, as 1.234 beside 2,5 is: where all are of that kind they are refused, not guessed.
+            grouped = [all(re.fullmatch(THOUSANDS, value) for value in values) for values in (points, commas)]
+            if not grouped[1] and (len(commas) > len(points) or grouped[0]):
                 self._decimal_mark = ","
 
     def _numbers(self, text: str, mark: str) -> list[str]:
@@ -427,6 +431,8 @@ def _is_number(value: Any) -> bool:
 
 
 def _remedy(kind: str, value: object) -> str:
+    if re.fullmatch(THOUSANDS, str(value)):
+        return "That may have a decimal mark or one of thousands: write a decimal point, and nothing between thousands."
     if re.fullmatch(r"[-+]?\d[\d.,' ]*", str(value)):
         return "Write numbers with one decimal mark and nothing between thousands."
     if kind.startswith(("timestamp", "date", "time", "duration", "datetime")):

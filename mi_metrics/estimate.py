@@ -33,18 +33,18 @@ NOTES = {
     "rows make it, so MI may be too small: raise --resolution, or replace the columns by logarithms or ranks, which "
     "does not change MI",
     "wider than the bulk": "a few far values, or many equal ones, set the width of the kernel, so the value says "
-    "little about the rest: rely on knn or quantile-bins",
+    "little about the rest: rely on quantile-bins",
     "narrower than half a cell": "the kernel is narrower than the grid resolves, so MI is too small: raise "
     "--resolution, or rely on knn",
     "needs more than n_neighbors": "fewer than 4 rows to use, so there is no value",
     "Repeated samples": "rows that repeat make the part that was kept unrepresentative: rely on bins, or use "
     "--max-samples all",
-    "set the standard deviation": "a few far values hide the rest from the neighbours, so MI is too small: rely on "
+    "set the standard deviation": "a few far values hide the rest from the neighbours, so MI may be too small: rely on "
     "quantile-bins, or replace the columns by logarithms or ranks, which does not change MI",
     "are copies of others": "many rows are exact copies of others, which makes MI far too large: remove the copies",
 }
 NO_P = "no p-value, because a value is too rare, or rows are too few, to expect 5 rows in every cell"
-CROWDED = "most values lie in one bin, as heavy tails make it, so MI is too small: rely on quantile-bins or knn"
+CROWDED = "most values lie in one bin, as heavy tails make it, so MI is too small: rely on quantile-bins"
 
 
 class OptionError(ValueError):

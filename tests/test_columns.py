@@ -238,8 +238,24 @@ class TestCSV:
     @pytest.mark.parametrize("value", ["1,234", "-12,345", '"123,456"'])
     def test_what_may_be_thousands_is_refused_and_not_guessed(self, text, delimiter, value):
         path = text(f"a{delimiter}b\n{value}{delimiter}2\n7{delimiter}5\n")
-        with pytest.raises(TableError, match=r"for example '[-0-9,]+'. Write numbers with one decimal mark"):
+        with pytest.raises(
+            TableError, match=r"for example '[-0-9,]+'. That may have a decimal mark or one of thousands"
+        ):
             open_table(path).check(["a"])
+
+    def test_points_are_of_thousands_beside_decimal_commas(self, text):
+        path = text("a;b\n1.234;2,5\n999;3,5\n12.345;4\n")
+        with pytest.raises(TableError, match=r"for example '1\.234'. That may have a decimal mark or one of thousands"):
+            open_table(path).check(["a"])
+        (b,), _ = read(path, ["b"])
+        assert b.tolist() == [2.5, 3.5, 4]
+
+    @pytest.mark.parametrize("length", range(1, 9))
+    def test_where_the_first_block_ends_does_not_matter(self, text, length, monkeypatch):
+        monkeypatch.setattr(columns, "BLOCK", 100)
+        path = text(f"{'a' * length};b\n" + "1,234;5\n" * 100)
+        with pytest.raises(TableError, match=r"for example '1,234'"):
+            open_table(path).check(["a" * length])
 
     @pytest.mark.parametrize("other", ["0,234", "1,23", "1234,567", "1,234e2"])
     def test_one_number_that_can_t_be_of_thousands_makes_it_a_decimal_comma(self, text, other):
@@ -247,11 +263,13 @@ class TestCSV:
         assert a.tolist() == [1.234, float(other.replace(",", "."))]
 
     @pytest.mark.parametrize("byte", [b"\x81", b"\xff"])
-    def test_bytes_of_an_unknown_code_in_text_are_no_obstacle(self, text, byte):
-        path = text(b"n\xe4me,b\n" + byte + b",1\n,2\n")
-        (b,), _ = read(path, ["b"])
-        assert b.tolist() == [1, 2]
-        assert open_table(path).numeric_columns() == ["b"]
+    def test_bytes_of_an_unknown_code_in_text_are_no_obstacle(self, text, byte, monkeypatch):
+        monkeypatch.setattr(columns, "BLOCK", 100)
+        for rows in (1, 1000):
+            path = text(b"n\xe4me,b\n" + b",1\n" * rows + byte + b",2\n")
+            (b,), _ = read(path, ["b"])
+            assert b.tolist() == [1] * rows + [2]
+            assert set(open_table(path).numeric_columns()) - {"näme"} == {"b"}
 
     def test_a_header_without_rows_has_no_chunks(self, text):
         path = text("a,b\n")

@@ -283,6 +283,16 @@ class TestNotes:
         assert found["bins"] < 0.01
         assert found["quantile-bins"] > 0.1
 
+    def test_a_far_value(self, tmp_path, capsys):
+        x, y = np.random.default_rng(0).standard_normal((2, 500))
+        y = 0.6 * x + 0.8 * y
+        x[7] = 1e6
+        path, *options = self.pair(tmp_path, x, y)
+        err = self.of(path, capsys, *options, "--estimator", *METRICS)
+        for part in ("bins, 0: most values lie in one bin", "kde, 0 and 1: a few far", "knn, 0 and 1: a few far"):
+            (note,) = (line for line in err.splitlines() if line.startswith(f"note: {part}"))
+            assert "rely on quantile-bins" in note
+
     @pytest.mark.parametrize("x", [np.arange(1000) % 3 == 0, np.arange(1000.0), np.sin(np.arange(1000))])
     def test_bins_have_none_on_categories_and_on_light_tails(self, x, tmp_path, capsys):
         path, *options = self.pair(tmp_path, x.astype(float), np.random.default_rng(0).standard_normal(1000))

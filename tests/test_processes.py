@@ -1,6 +1,9 @@
 """A command that hangs fails its test, and is gone with all that it has started."""
 
+import os
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -24,3 +27,29 @@ def test_a_hang_ends_at_the_limit_with_all_processes():
         run([sys.executable, "-c", HANG], limit=3)
     # The process in the process had the pipe, too: it was read to its end.
     assert "survived" not in str(failure.value).partition("within 3 s")[2]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process groups")
+def test_what_a_command_leaves_behind_is_ended():
+    code = """
+import subprocess, sys
+silent = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], **silent).pid)
+"""
+    left = int(run([sys.executable, "-c", code]).stdout)
+    deadline = time.monotonic() + 20
+    while alive(left):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # One that has ended may wait for somebody to ask for its status.
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return not Path("/proc/self").exists()

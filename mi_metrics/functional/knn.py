@@ -51,10 +51,10 @@ ALGORITHMS = ("ksg1", "ksg2")
 SCALE_BITS = 29
 LEAST_FOR_QUARTILES = 30
 HIDDEN = (
-    "Far samples set the standard deviation of a coordinate, beside which its interquartile range is less than the "
-    "distance of neighbours: they see the rest as one value, and the mutual information is too small. Map heavy tails "
-    "by torch.asinh or to ranks, which leaves the information as it is, or scale the variables yourself and pass "
-    "standardize=False."
+    "Far samples set the standard deviation of a coordinate, beside which the spread of the others is less than the "
+    "distance of neighbours: these see the others as one value, and the mutual information may be too small. "
+    "Replace the variables by their ranks, v.argsort().argsort(), which leaves the information as it is, or scale them "
+    "yourself and pass standardize=False."
 )
 
 
@@ -105,8 +105,8 @@ def knn_mutual_information(
     * **Scale.** The max norm compares the units of x with those of y. ``standardize`` divides every coordinate by
       its own standard deviation (a constant one is left alone), rounded to 29 bits, so that values on a grid
       stay on a grid and equal distances stay equal; rounding changes the relative scale by 1e-9. A far outlier
-      sets the deviation and hides the rest, with a UserWarning: transform heavy tails first, which leaves the
-      information as it is.
+      sets the deviation and hides the rest, with a UserWarning from 30 samples on: replace heavy-tailed variables
+      by their ranks first, which leaves the information as it is.
     * **Bias.** For Gaussian scalars at most .03 nats from N = 169 on, up to 2 nats. Towards 0 for strong
       dependence (N must grow as exp(I); −.13 of 1.96 nats at N = 100) and for many dimensions. Larger
       ``n_neighbors`` trades variance for bias; 3 to 5 is usual.
@@ -184,7 +184,7 @@ def knn_mutual_information(
         for pair in pairs
     ]
     result = torch.stack(values) if values else rows.new_zeros(0)
-    if standardize and any(hides_the_rest(pair[:, : x.shape[-1]] if discrete_y else pair) for pair in pairs):
+    if standardize and any(hides_the_rest(pair, x.shape[-1], discrete_y=discrete_y) for pair in pairs):
         warnings.warn(HIDDEN, UserWarning, stacklevel=2)
     if torch.isnan(result).any():
         raise ValueError(
@@ -228,16 +228,21 @@ def rows_mutual_information(
     return _ksg(points, weights, x_dim, n_neighbors, algorithm)
 
 
-def hides_the_rest(rows: Tensor) -> bool:
+def hides_the_rest(rows: Tensor, x_dim: int, *, discrete_y: bool) -> bool:
     """Say whether far samples set the deviation of a coordinate, so that neighbours can't tell the others apart.
 
     Neighbours of N samples are about σ/√N from each other.
 
     Args:
-        rows: Finite float64 coordinates ``(N, d)``.
+        rows: Finite float64 samples ``(N, x_dim + y_dim)``.
+        x_dim: Coordinates of x.
+        discrete_y: Whether the others are labels.
     """
     n = len(rows)
-    if n < LEAST_FOR_QUARTILES:
+    if discrete_y:
+        rows = rows[:, :x_dim]
+    # The scale of a single coordinate is none that another is compared with.
+    if n < LEAST_FOR_QUARTILES or rows.shape[1] == 1:
         return False
     first, third = (n - 1) // 4, 3 * (n - 1) // 4
     for column in rows.T:
@@ -246,6 +251,10 @@ def hides_the_rest(rows: Tensor) -> bool:
         # On CUDA the search for single ranks is not deterministic.
         ordered = torch.from_numpy(np.partition(values.numpy(), (first, third))) if on_cpu(rows) else values.sort()[0]
         spread = ordered[third] - ordered[first]
+        if spread == 0:
+            # Of a value that most samples have, the others are what there is to see.
+            distances = (values[values != ordered[first]] - ordered[first]).abs().sort()[0]
+            spread = distances[len(distances) // 2] if len(distances) > 1 else spread
         if bool((spread > 0) & (spread * math.sqrt(n) < values.std(correction=0))):
             return True
     return False

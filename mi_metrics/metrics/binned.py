@@ -167,8 +167,8 @@ class BinnedMutualInformation(JointTableMetric):
                 "coarse",
                 f"The grid of {self.resolution} cells per axis is coarser than the bins of "
                 f"{type(self).__name__}, as heavy tails or far outliers make it, so some bins can't be told apart. "
-                "Raise `resolution`, use fewer bins, or transform both variables monotonically first (torch.asinh, "
-                "ranks): mutual information does not change.",
+                "Raise `resolution`, use fewer bins, or transform both variables monotonically first (ranks, "
+                "logarithms): mutual information does not change.",
             )
         if self.bias_correction == "none" and self.kernel == "hard":
             self._warn_once("undersampled", undersampled(counts))

@@ -165,7 +165,8 @@ class KNNMutualInformation(MutualInformationMetric):
                 "classes with torch.unique(y, return_inverse=True)."
             )
         if (self.x_dim, self.y_dim) == (1, 1):
-            _check_scalars(x, y)
+            if self.num_outputs == 1:
+                _check_scalars(x, y)
             if isinstance(x, Tensor) and isinstance(y, Tensor) and {x.ndim, y.ndim} == {1, 2}:
                 # (N, 1) beside (N,): one variable of dimension 1, as the functional API reads it.
                 x, y = (v.squeeze(1) if v.ndim == 2 else v for v in (x, y))
@@ -206,8 +207,7 @@ class KNNMutualInformation(MutualInformationMetric):
                 "BinnedMutualInformation, which is exact for repeated values.",
             )
         self._warn_once("copies", self._copies(rows))
-        x_only = slice(None, self.x_dim if self.discrete_y else None)
-        if self.standardize and any(hides_the_rest(r[:, x_only]) for r in rows):
+        if self.standardize and any(hides_the_rest(r, self.x_dim, discrete_y=self.discrete_y) for r in rows):
             self._warn_once("hidden", HIDDEN)
         values = [
             rows_mutual_information(

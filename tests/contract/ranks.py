@@ -131,12 +131,13 @@ class Ranks:
         deadline = time.monotonic() + START_TIMEOUT
         for rank, end in enumerate(self._ends):
             try:
-                started = end.poll(max(0.0, deadline - time.monotonic())) and end.recv_bytes() == b"ready"
+                problem = "" if end.poll(max(0.0, deadline - time.monotonic())) else f"had not after {START_TIMEOUT} s"
+                problem = problem or ("" if end.recv_bytes() == b"ready" else "said something else")
             except (EOFError, ConnectionError):
-                started = False
-            if not started:
+                problem = "died"
+            if problem:
                 self.stop()
-                raise AssertionError(f"rank {rank} could not be started within {START_TIMEOUT} s")
+                raise AssertionError(f"rank {rank} was to start, but {problem}")
 
 
 @functools.cache

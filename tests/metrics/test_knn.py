@@ -208,3 +208,9 @@ def test_vectors_given_as_scalars_are_told_of_the_dimension(shapes, message):
     for metric in (KNNMutualInformation(), KNNMutualInformation(discrete_y=True)):
         with pytest.raises(ValueError, match=re.escape(message)):
             metric.update(x, y.long() if metric.discrete_y else y)
+
+
+def test_several_outputs_are_not_told_of_vectors():
+    with pytest.raises(ValueError, match="same shape") as caught:
+        KNNMutualInformation(num_outputs=3).update(torch.zeros(30, 3), torch.zeros(30))
+    assert "x_dim" not in str(caught.value)
