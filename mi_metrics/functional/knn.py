@@ -43,8 +43,10 @@ from mi_metrics.functional._arguments import (
     check_tensor,
     from_nats,
 )
+from mi_metrics.functional._steps import on_cpu
 from mi_metrics.functional.information import Unit
-from mi_metrics.functional.neighbors import nearest, on_cpu, range_counts
+from mi_metrics.functional.neighbors import nearest
+from mi_metrics.functional.ranges import range_counts
 
 Algorithm = Literal["ksg1", "ksg2"]
 ALGORITHMS = ("ksg1", "ksg2")

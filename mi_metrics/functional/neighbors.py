@@ -1,13 +1,14 @@
-"""Nearest neighbours and range counts in the max norm, exact to the last bit.
+"""Nearest neighbours in the max norm, exact to the last bit.
 
 The neighbour estimators of mutual information (Kraskov, Stögbauer and Grassberger 2004, Ross 2014) ask two
 questions about every sample: how far away is its k-th neighbour in the joint space, and how many samples lie
-within a given distance of it in the space of one variable? The distance of two samples is the largest
-absolute difference over all coordinates. Both answers have to agree about who sits exactly on the border,
-because the k-th neighbour itself always does. So there are no tolerances in this module: every path evaluates
-the one predicate ``|a - b| <= radius`` in float64, and search structures only decide which pairs need looking
-at. That is sound because a rounded subtraction is still monotone in both of its operands. Whatever the path,
-the answers equal those of comparing all pairs.
+within a given distance of it in the space of one variable? The second is that of
+:mod:`mi_metrics.functional.ranges`. The distance of two samples is the largest absolute difference over all
+coordinates. Both answers have to agree about who sits exactly on the border, because the k-th neighbour itself
+always does. So there are no tolerances in these modules: every path evaluates the one predicate
+``|a - b| <= radius`` in float64, and search structures only decide which pairs need looking at. That is sound
+because a rounded subtraction is still monotone in both of its operands. Whatever the path, the answers equal
+those of comparing all pairs.
 
 Which path serves which points:
 
@@ -15,21 +16,18 @@ Which path serves which points:
 path    used for                                                cost
 ======  ======================================================  ===================================================
 line    1 coordinate                                            N (log N + k), plain torch
-tree    CPU: neighbours in 2 to 24 coordinates, counts in 2     N log N in few coordinates
-        to 4 (``scipy.spatial.cKDTree``)
-strips  CUDA: neighbours in 2 coordinates                       about N, plain torch
+tree    CPU: 2 to 24 coordinates (``scipy.spatial.cKDTree``)    N log N in few coordinates
+strips  CUDA: 2 coordinates                                     about N, plain torch
 brute   the rest, and the few points that the others leave      N² time, chunked: O(N) memory and one chunk
 ======  ======================================================  ===================================================
 
-Where the tree ends was measured at N = 5000 to 20 000. For neighbours it wins by 1.3 to 4 up to 24 coordinates; balls
-in which the tree counts hold a good part of all samples, and from 5 coordinates on comparing all is faster.
+Where the tree ends was measured at N = 5000 to 20 000: up to 24 coordinates it wins by 1.3 to 4.
 
 Repeated samples are passed once, with ``weights`` that count them: quantised data then costs what its distinct
 values cost, and a run of a thousand equal samples cannot hide the next distinct neighbour.
 """
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,12 +35,13 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from mi_metrics.functional._steps import argsort, chunk_rows, gaps_to, on_cpu, take
+from mi_metrics.functional.ranges import range_counts
+
 TREE_DIMENSIONS = 24
-COUNT_DIMENSIONS = 4
 FOLD = 32
 STRIP_AREA = 0.75  # strips about as wide as high if cut into pieces of STRIP_AREA * k points
 WINDOW = 4  # points looked at per strip and per neighbour wanted: half of them on either side
-CHUNK = {"cpu": 2**17, "cuda": 2**25}  # pairs per chunk: what stays in a CPU's cache, what keeps a GPU busy
 
 
 class Neighborhood(NamedTuple):
@@ -107,28 +106,6 @@ def _choose_path(points: Tensor, queries: Tensor | None) -> str:
     return "strips" if dimensions == 2 else "brute"
 
 
-def range_counts(
-    points: Tensor, radius: Tensor, *, weights: Tensor | None = None, path: str | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return how many samples lie nearer than ``radius`` to each point, and how many at most that far.
-
-    The point itself is included in both, whatever the radius; so a radius of 0 gives the number of samples
-    that coincide with the point, twice.
-
-    Args:
-        points: Finite float64 coordinates of one variable, ``(N, d)``.
-        radius: Distance per point, ``(N,)``.
-        weights: How many samples each point stands for, int64 ``(N,)``; one each if ``None``.
-        path: ``"line"``, ``"tree"`` or ``"brute"``; by default the fastest.
-    """
-    if path is None:
-        dimensions = points.shape[1]
-        tree = dimensions <= COUNT_DIMENSIONS and on_cpu(points)
-        path = "line" if dimensions == 1 else "tree" if tree else "brute"
-    count = {"line": _count_line, "tree": _count_tree, "brute": _count_brute}[path]
-    return count(points, radius, weights)
-
-
 # --------------------------------------------------------------------------------------------------------------
 # Neighbours by comparing all pairs, and what every path has in common with it
 
@@ -138,7 +115,7 @@ def _brute(points: Tensor, queries: Tensor | None, k: int, weights: Tensor | Non
         queries = torch.arange(len(points), device=points.device)
     padded = _pad(points, -len(points) % FOLD)
     counts = None if weights is None else torch.nn.functional.pad(weights, (0, len(padded) - len(points)))
-    candidates, size = list(padded.T[:, None]), _rows(points, len(padded))
+    candidates, size = list(padded.T[:, None]), chunk_rows(points, len(padded))
     found = _empty(queries, x_dim)
     for start in range(0, len(queries), size):
         chunk = slice(start, start + size)
@@ -153,25 +130,13 @@ def _inspect(
 
     ``candidates`` holds one matrix per coordinate, ``(Q or 1, C)``: there never is a (Q, C, d) block.
     """
-    gaps = _gaps(queries, candidates, x_dim)
+    gaps = gaps_to(queries, candidates, x_dim)
     distance = gaps[0] if len(gaps) == 1 else torch.maximum(gaps[0], gaps[1])
     radius = _kth_smallest(distance, k + 1, weights)
     inside = distance <= radius[:, None]
     within = inside.sum(1) if weights is None else (inside * weights).sum(1)
     reach = () if x_dim is None else tuple(torch.where(inside, gap, 0.0).amax(1) for gap in gaps)
     return Neighborhood(radius, within, reach)
-
-
-def _gaps(queries: Tensor, candidates: Sequence[Tensor], x_dim: int | None) -> list[Tensor]:
-    """Return the max-norm distances to the candidates in each variable, or in all coordinates at once."""
-    cuts = [0, queries.shape[1]] if x_dim is None else [0, x_dim, queries.shape[1]]
-    gaps = []
-    for start, stop in pairwise(cuts):
-        gap = (candidates[start] - queries[:, start, None]).abs_()
-        for c in range(start + 1, stop):
-            torch.maximum(gap, (candidates[c] - queries[:, c, None]).abs_(), out=gap)
-        gaps.append(gap)
-    return gaps
 
 
 def _kth_smallest(distance: Tensor, k: int, weights: Tensor | None) -> Tensor:
@@ -230,11 +195,6 @@ def _empty(queries: Tensor, x_dim: int | None) -> Neighborhood:
 def _pad(points: Tensor, number: int) -> Tensor:
     """Append points that are infinitely far from every other."""
     return torch.nn.functional.pad(points, (0, 0, 0, number), value=float("inf"))
-
-
-def _rows(points: Tensor, width: int) -> int:
-    """Return how many rows of ``width`` pairs make one chunk."""
-    return max(1, CHUNK.get(points.device.type, CHUNK["cuda"]) // width)
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -296,7 +256,7 @@ def _ask_tree(
     reach: tuple[Tensor, ...] = ()
     if x_dim is not None:
         candidates = [column[index] for column in points.T]
-        gaps = _gaps(points[queries], candidates, x_dim)
+        gaps = gaps_to(points[queries], candidates, x_dim)
         reach = tuple(torch.where(inside, gap, 0.0).amax(1) for gap in gaps)
     settled = torch.full_like(inside[:, 0], True) if number == len(points) else distance[:, -1] > radius
     return Neighborhood(radius, within, reach), settled
@@ -315,7 +275,7 @@ def _line(points: Tensor, k: int, weights: Tensor | None, x_dim: int | None) -> 
     if x_dim is not None:
         raise ValueError("A line has no rectangle: expected `x_dim` to be None for points of one coordinate.")
     samples = points[:, 0] if weights is None else points[:, 0].repeat_interleave(weights)
-    order = _argsort(samples)
+    order = argsort(samples)
     values = _pad_line(samples[order], k)
     size = len(samples)
     sorted_radius = torch.full((size,), float("inf"), dtype=torch.float64, device=points.device)
@@ -327,7 +287,7 @@ def _line(points: Tensor, k: int, weights: Tensor | None, x_dim: int | None) -> 
     radius[order] = sorted_radius
     if weights is not None:
         radius = radius[weights.cumsum(0) - 1]
-    return Neighborhood(radius, _count_line(points, radius, weights)[1], ())
+    return Neighborhood(radius, range_counts(points, radius, weights=weights)[1], ())
 
 
 def _pad_line(values: Tensor, number: int) -> Tensor:
@@ -389,10 +349,10 @@ def _cut(points: Tensor, weights: Tensor | None, size: int) -> tuple[_Strips, Te
     padding = (number + 1) * size - len(points)
     padded = _pad(points, padding)
     places = torch.arange(len(padded), device=points.device)
-    by_x, rank = _argsort(padded[:, 0]), torch.empty_like(places)
-    rank[_argsort(padded[:, 1])] = places
+    by_x, rank = argsort(padded[:, 0]), torch.empty_like(places)
+    rank[argsort(padded[:, 1])] = places
     key = places // size * len(padded) + rank[by_x]
-    by_key = _argsort(key)
+    by_key = argsort(key)
     order = by_x[by_key]
     counts = None if weights is None else torch.nn.functional.pad(weights, (0, padding))[order]
     first_x, last_x = padded[by_x[::size], 0], padded[by_x[size - 1 :: size], 0]
@@ -430,169 +390,12 @@ def _look(strips: _Strips, queries: Tensor, start: Tensor, window: int, k: int, 
     """Read the neighbourhoods off the windows."""
     found = _empty(queries, x_dim)
     steps = torch.arange(window, device=queries.device)
-    size = _rows(strips.x[:, None], start.shape[1] * window)
+    size = chunk_rows(strips.x[:, None], start.shape[1] * window)
     for first in range(0, len(queries), size):
         chunk = slice(first, first + size)
         place = (start[chunk, :, None] + steps).flatten(1)
         weights = None if strips.weights is None else strips.weights[place]
-        candidates = (_take(strips.x, place), _take(strips.y, place))
+        candidates = (take(strips.x, place), take(strips.y, place))
         points = torch.stack((strips.x[queries[chunk]], strips.y[queries[chunk]]), 1)
         _replace(found, chunk, _inspect(points, candidates, k, weights, x_dim))
     return found
-
-
-# --------------------------------------------------------------------------------------------------------------
-# Range counts
-
-
-def _count_brute(points: Tensor, radius: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    size, candidates = _rows(points, len(points)), list(points.T[:, None])
-    strict, closed = (torch.empty(len(points), dtype=torch.int64, device=points.device) for _ in range(2))
-    for start in range(0, len(points), size):
-        chunk = slice(start, start + size)
-        (gap,) = _gaps(points[chunk], candidates, None)
-        near = radius[chunk, None]
-        for counts, chosen in ((strict, gap < near), (closed, gap <= near)):
-            counts[chunk] = chosen.sum(1) if weights is None else (chosen * weights).sum(1)
-    return _with_self(strict, closed, radius)
-
-
-def _count_tree(points: Tensor, radius: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Count in balls; the strict count is that of the ball of the next smaller radius.
-
-    It differs from the closed one only where a sample is at exactly the radius, hence at exactly the radius in
-    some coordinate: which the sorted coordinates tell at a fraction of the cost of asking the tree again.
-    """
-    samples = points if weights is None else points.repeat_interleave(weights, 0)
-    tree = cKDTree(samples.numpy(), leafsize=16)
-
-    def ask(queries: Tensor, near: Tensor) -> Tensor:
-        balls = tree.query_ball_point(queries.numpy(), near.numpy(), p=np.inf, return_length=True)
-        return torch.from_numpy(np.asarray(balls, dtype=np.int64))
-
-    closed = ask(points, radius)
-    on_border = torch.zeros_like(radius, dtype=torch.bool)
-    for column in points.T:
-        nearer, near = _count_line(column[:, None], radius, None)
-        on_border |= near > nearer
-    strict = closed.clone()
-    index = on_border.nonzero().squeeze(1)
-    if len(index):
-        inner = torch.from_numpy(np.nextafter(radius[index].numpy(), 0.0))
-        strict[index] = ask(points[index], inner)
-    return _with_self(strict, closed, radius)
-
-
-def _count_line(points: Tensor, radius: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Find the first and the last of the sorted values within the radius of each, and within less than it.
-
-    A search for ``value ± radius`` is only a guess: the rounding of the sum misplaces up to one value in a hundred,
-    because the k-th neighbour sits exactly on the border. So the predicate is asked on both sides of the border.
-    """
-    size = len(points)
-    order = _argsort(points[:, 0])
-    values, near = _take(points[:, 0], order), _take(radius, order)
-    here = torch.arange(size, device=values.device)
-    side = torch.tensor([[-1], [1]], device=values.device)
-    ends = _settle(values, near, _guess_ends(values, near), here, side)
-    # A step inside where the end is on the border; more than one only where several are.
-    on_border = (values - _take(values, ends)).abs_() == near
-    inner = torch.where(on_border & (near > 0), ends - side, ends)
-    index = ((values - _take(values, inner)).abs_() >= near).flatten().nonzero().squeeze(1)
-    index = index[near[index % size] > 0]
-    if len(index):
-        inner.view(-1)[index] = _outermost(values, near, index, torch.lt)
-    if weights is None:
-        nearer, within = inner[1] - inner[0] + 1, ends[1] - ends[0] + 1
-    else:
-        total = torch.nn.functional.pad(weights[order].cumsum(0), (1, 0))
-        nearer, within = total[inner[1] + 1] - total[inner[0]], total[ends[1] + 1] - total[ends[0]]
-    strict, closed = torch.empty_like(order), torch.empty_like(order)
-    strict[order], closed[order] = nearer, within
-    return _with_self(strict, closed, radius)
-
-
-def _guess_ends(values: Tensor, radius: Tensor) -> Tensor:
-    """Return about the first and the last index of the sorted values within the radius of each, ``(2, N)``."""
-    low, high = values - radius, values + radius
-    if not on_cpu(values):
-        return torch.stack((torch.searchsorted(values, low), torch.searchsorted(values, high, right=True) - 1))
-    # Sorting all three lists into one is three times faster than two binary searches, whose branches cannot be
-    # predicted.
-    size = len(values)
-    order = _argsort(torch.cat((values, low, high)))
-    rank = torch.empty_like(order)
-    rank[order] = (order < size).cumsum(0)
-    ends = rank[size:].view(2, size)
-    ends[1] -= 1
-    return ends
-
-
-def _settle(values: Tensor, radius: Tensor, guess: Tensor, here: Tensor, side: Tensor) -> Tensor:
-    """Move each guess to the outermost index on its side whose distance is at most the radius."""
-    last = len(values) - 1
-    ends = torch.stack((torch.minimum(guess[0], here), torch.maximum(guess[1], here)))
-    beyond = (ends + side).clamp_(0, last)
-    inward = (values - _take(values, ends)).abs_() > radius
-    outward = ((values - _take(values, beyond)).abs_() <= radius) & (beyond != ends)
-    index = (inward | outward).flatten().nonzero().squeeze(1)
-    if len(index):  # one step is nearly always enough
-        ends += side * (outward.long() - inward.long())
-        query = index % len(values)
-        value, near, end = values[query], radius[query], ends.view(-1)[index]
-        beyond = (end + torch.where(index > last, 1, -1)).clamp_(0, last)
-        settled = (value - values[end]).abs_() <= near
-        settled &= ((value - values[beyond]).abs_() > near) | (beyond == end)
-        index = index[~settled]
-        if len(index):
-            ends.view(-1)[index] = _outermost(values, radius, index, torch.le)
-    return ends
-
-
-def _outermost(values: Tensor, radius: Tensor, index: Tensor, near: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Bisect for the outermost near value: to the left of the queries ``index < N``, to the right of ``index - N``.
-
-    The query itself counts as near.
-    """
-    size = len(values)
-    query, side = index % size, torch.where(index < size, -1, 1)
-    value, distance, most = values[query], radius[query], torch.where(index < size, query, size - 1 - query)
-    steps = _bisect(
-        torch.zeros_like(most), most, lambda less: near((value - values[query + side * (most - less)]).abs_(), distance)
-    )
-    return query + side * (most - steps)
-
-
-def _with_self(strict: Tensor, closed: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
-    """Count the point and what coincides with it also where the radius is 0, and "nearer" is empty."""
-    return torch.where(radius > 0, strict, closed), closed
-
-
-# --------------------------------------------------------------------------------------------------------------
-# Elementary steps
-
-
-def _bisect(low: Tensor, high: Tensor, holds: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the first index in low…high where a monotone predicate holds; it is taken to hold at ``high``."""
-    for _ in range(int((high - low).max()).bit_length()):
-        middle = (low + high) // 2
-        true = holds(middle)
-        low, high = torch.where(true, low, torch.minimum(middle + 1, high)), torch.where(true, middle, high)
-    return high
-
-
-def on_cpu(tensor: Tensor) -> bool:
-    """Say whether NumPy and SciPy can read the tensor: the one place that knows, for tests of the other branch."""
-    return tensor.device.type == "cpu"
-
-
-def _argsort(values: Tensor) -> Tensor:
-    if on_cpu(values):  # NumPy sorts with vector instructions, several times faster
-        return torch.from_numpy(np.argsort(values.numpy()))
-    return values.argsort()
-
-
-def _take(values: Tensor, index: Tensor) -> Tensor:
-    if on_cpu(values):  # three times faster than indexing in torch
-        return torch.from_numpy(values.numpy().take(index.numpy()))
-    return values[index]

@@ -10,7 +10,7 @@ import torch
 from scipy import integrate, special, stats
 from sklearn.feature_selection import mutual_info_classif, mutual_info_regression
 
-from mi_metrics.functional import knn, neighbors
+from mi_metrics.functional import _steps, knn, neighbors, ranges
 from mi_metrics.functional.knn import knn_mutual_information, rows_mutual_information
 
 # --------------------------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_the_branches_for_cuda_agree(levels: int | None, monkeypatch: pytest.Mon
         return found + [estimate(a, labels, discrete_y=True) for a in (x[:, :1], x)]
 
     expected = values()
-    for module in (knn, neighbors):
+    for module in (knn, neighbors, ranges, _steps):
         monkeypatch.setattr(module, "on_cpu", lambda _: False)
     assert values() == expected
 

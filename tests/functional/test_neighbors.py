@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
-from mi_metrics.functional import neighbors
-from mi_metrics.functional.neighbors import nearest, range_counts
+from mi_metrics.functional import _steps, neighbors
+from mi_metrics.functional.neighbors import nearest
+from mi_metrics.functional.ranges import range_counts
 
 NAMES = ["continuous", "float32", "grid", "fine grid", "inexact grid", "lattice", "binary", "constant", "all equal"]
 NAMES += ["heavy tails", "tiny", "huge", "offset", "clusters", "simplex"]
@@ -212,7 +213,7 @@ def test_folded_selection(width: int, weighted: bool, device: torch.device) -> N
 
 def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
     points = make("fine grid", 2).to(device)
-    monkeypatch.setattr(neighbors, "CHUNK", {"cpu": 700, "cuda": 700})
+    monkeypatch.setattr(_steps, "CHUNK", {"cpu": 700, "cuda": 700})
     monkeypatch.setattr(neighbors, "WINDOW", 2)
     for path in ("brute", "strips"):
         assert_nearest(points, 3, 1, path)
@@ -226,7 +227,8 @@ def test_memory_is_linear(path: str) -> None:
     """All pairs would be 288 MB; so is what a heap in pieces keeps, if chunks leave small results behind."""
     script = f"""
 import resource, torch
-from mi_metrics.functional.neighbors import nearest, range_counts
+from mi_metrics.functional.neighbors import nearest
+from mi_metrics.functional.ranges import range_counts
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 torch.set_num_threads(1)
 points = torch.randn(6000, 2, generator=torch.Generator().manual_seed(0)).double()
