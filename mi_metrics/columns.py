@@ -5,7 +5,6 @@ booleans, decimals) as float64. Missing values arrive as NaN. PyArrow, which rea
 when such a file is opened.
 """
 
-import codecs
 import difflib
 import math
 import re
@@ -21,6 +20,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from mi_metrics.column_names import listed, quoted, shown
+from mi_metrics.csv_dialect import THOUSANDS, find_dialect
 
 # A chunk of few columns has ROWS rows, which spreads the fixed price of an update; one of many columns has fewer, so
 # that it holds about VALUES numbers, down to LEAST_ROWS.
@@ -30,8 +30,6 @@ ROWS, LEAST_ROWS, VALUES = 1 << 18, 1 << 15, 1 << 21
 BLOCK = 1 << 20
 # Rows that do not fit into a block are read in larger ones, up to this.
 MOST_BLOCK = 1 << 26
-# A number that a mark may divide into thousands, or into a whole and three decimals.
-THOUSANDS = r"[-+]?[1-9]\d{0,2}[.,]\d{3}"
 
 
 class TableError(ValueError):
@@ -229,7 +227,8 @@ class _CSV(_Arrow):
     def _open(self) -> None:
         self._csv = import_module("pyarrow.csv")
         with self.path.open("rb") as file:
-            self._dialect(file.read(BLOCK))
+            start = file.read(BLOCK)
+        self._dialect = find_dialect(start, whole=len(start) < BLOCK)
         self._block = BLOCK
         while True:
             try:
@@ -241,43 +240,12 @@ class _CSV(_Arrow):
         # A row has at least a delimiter or a line end per column.
         self.most_rows = self.path.stat().st_size // len(self.types) + 1
 
-    def _dialect(self, start: bytes) -> None:
-        """Find out from the first bytes how text is encoded, what separates columns, and the decimal mark."""
-        if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-            self._encoding = "utf-16"
-        else:
-            header = start.splitlines()[0] if start else b""
-            if b"\0" in header:
-                raise ValueError("it is no text in UTF-8. If it comes from a spreadsheet, save it as 'CSV UTF-8'")
-            # Of text that is no number only the names matter. What is not UTF-8 is mostly Windows' Western European;
-            # Latin 1 is that but for some signs, and has a letter for every byte that may come further down.
-            windows = any(0x80 <= byte < 0xA0 for byte in header)
-            self._encoding = "utf-8" if _decodes(header, "utf-8") else "cp1252" if windows else "latin-1"
-        text = re.sub("\r\n?", "\n", start.decode(self._encoding, errors="replace"))
-        if len(start) == BLOCK:
-            # Where the last line was cut, 1,234 may be left as 1,23.
-            text = text[: text.rfind("\n") + 1] or text
-        unquoted = re.sub('"[^"]*"', "", text.partition("\n")[0])
-        self._delimiter = max(",;\t", key=unquoted.count)
-        self._decimal_mark = "."
-        if self._delimiter != ",":
-            points, commas = (self._numbers(text, mark) for mark in ".,")
-            # 1,234 may be 1234, as 1.234 beside 2,5 is: where all are of that kind they are refused, not guessed.
-            grouped = [all(re.fullmatch(THOUSANDS, value) for value in values) for values in (points, commas)]
-            if not grouped[1] and (len(commas) > len(points) or grouped[0]):
-                self._decimal_mark = ","
-
-    def _numbers(self, text: str, mark: str) -> list[str]:
-        """Return the numbers with that decimal mark."""
-        number = rf'"?([-+]?\d*{re.escape(mark)}\d+(?:[eE][-+]?\d+)?)"?'
-        return re.findall(rf"(?:^|{self._delimiter}){number}(?={self._delimiter}|$)", text, re.MULTILINE)
-
     def _reader(self, file: Any = None, **options: Any) -> Any:
         return self._csv.open_csv(
             self.path if file is None else file,
-            read_options=self._csv.ReadOptions(block_size=self._block, encoding=self._encoding),
-            parse_options=self._csv.ParseOptions(delimiter=self._delimiter),
-            convert_options=self._csv.ConvertOptions(decimal_point=self._decimal_mark, **options),
+            read_options=self._csv.ReadOptions(block_size=self._block, encoding=self._dialect.encoding),
+            parse_options=self._csv.ParseOptions(delimiter=self._dialect.delimiter),
+            convert_options=self._csv.ConvertOptions(decimal_point=self._dialect.decimal_mark, **options),
         )
 
     def _enlarge(self, error: Exception) -> None:
@@ -412,14 +380,6 @@ class _NPY(Table):
 
 def _joined(parts: list[list[Tensor]], done: float) -> Chunk:
     return Chunk(parts[0] if len(parts) == 1 else [torch.cat(column) for column in zip(*parts, strict=True)], done)
-
-
-def _decodes(text: bytes, encoding: str) -> bool:
-    try:
-        text.decode(encoding)
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _is_number(value: Any) -> bool:
