@@ -38,13 +38,14 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from mi_metrics.functional._arguments import cast, check_choice, check_tensor
+from mi_metrics.functional._arguments import cast, check_choice, check_tensor, shapes_differ
 from mi_metrics.functional._geometry import Axis, check_binning, fixed_axis, parse_value_range, scaled_axis
 from mi_metrics.functional._kernels import Bandwidth, check_kde_options
+from mi_metrics.functional._reduce import ALONE, OVER_RANKS, Reduce
 from mi_metrics.functional.binned import ValueRange
 from mi_metrics.functional.information import Normalization, Unit, check_options, information
 from mi_metrics.functional.soft import soft_counts
-from mi_metrics.functional.soft_kde import Reduce, soft_kde_information
+from mi_metrics.functional.soft_kde import soft_kde_information
 
 SoftKernel = Literal["linear", "cubic"]
 Pool = Literal["image", "batch"]
@@ -133,10 +134,7 @@ class _Loss(nn.Module):
         if self.pool == "batch" and 2 <= y.ndim == x.ndim and y.shape[1] == 1:
             y_shape = y_shape[:1] + x.shape[1:2] + y_shape[2:]
         if x.shape != y_shape:
-            raise ValueError(
-                f"Expected `x` and `y` to have the same shape, but got {tuple(x.shape)} and {tuple(y.shape)}. "
-                "Samples are paired by position; resample, reshape or expand one of them first."
-            )
+            raise shapes_differ(x, y, "Samples are paired by position; resample, reshape or expand one of them first.")
         if x.ndim < (3 if self.pool == "image" else 1):
             expected = "(B, C, ...)" if self.pool == "image" else "(N,) or (N, C, ...)"
             raise ValueError(
@@ -200,9 +198,7 @@ class _Loss(nn.Module):
         return dist.get_world_size()
 
     def _reduce(self) -> Reduce:
-        if self._world_size() == 1:
-            return Reduce(lambda t: t, lambda t: t)
-        return Reduce(_sum_over_ranks, _max_over_ranks)
+        return ALONE if self._world_size() == 1 else OVER_RANKS
 
 
 class MutualInformationLoss(_Loss):
@@ -467,35 +463,6 @@ class KDEMutualInformationLoss(_Loss):
         )
         # Not added: a gradient that is NaN, too, makes GradScaler skip the step.
         return value * (1 + reduce.sum(rows.spoilt).squeeze(1))
-
-
-class _SumOverRanks(torch.autograd.Function):
-    """Sum a tensor over all processes, backward too.
-
-    Backward of a sum that every process uses is the sum of what each of them made of it. So the gradient of a process
-    is W times its share, and DDP, which divides by W, leaves the share.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        total = tensor.contiguous().clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _sum_over_ranks(grad)
-
-
-def _sum_over_ranks(tensor: Tensor) -> Tensor:
-    total: Tensor = _SumOverRanks.apply(tensor)  # type: ignore[no-untyped-call]
-    return total
-
-
-def _max_over_ranks(tensor: Tensor) -> Tensor:
-    largest = tensor.detach().contiguous().clone()
-    dist.all_reduce(largest, dist.ReduceOp.MAX)
-    return largest
 
 
 def _data_axes(rows: _Rows, bins: tuple[int, int], reduce: Reduce) -> tuple[Axis, Axis]:

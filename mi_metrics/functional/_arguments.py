@@ -82,14 +82,18 @@ def check_tensor(name: str, value: Any) -> Tensor:
     return value
 
 
+def shapes_differ(x: Tensor, y: Tensor, remedy: str) -> ValueError:
+    """Return the error of a pair whose samples can't be paired."""
+    return ValueError(
+        f"Expected `x` and `y` to have the same shape, but got {tuple(x.shape)} and {tuple(y.shape)}. {remedy}"
+    )
+
+
 def check_pair(x: Any, y: Any) -> tuple[Tensor, Tensor]:
     """Refuse a pair that does not hold paired samples: real tensors of one shape on one device, not empty."""
     x, y = check_tensor("x", x), check_tensor("y", y)
     if x.shape != y.shape:
-        raise ValueError(
-            f"Expected `x` and `y` to have the same shape, but got {tuple(x.shape)} and {tuple(y.shape)}. "
-            "Samples are paired by position; reshape or expand one of them first."
-        )
+        raise shapes_differ(x, y, "Samples are paired by position; reshape or expand one of them first.")
     if x.device != y.device:
         raise ValueError(
             f"Expected `x` and `y` on the same device, but got {x.device} and {y.device}. "

@@ -21,7 +21,7 @@ What a sample sees of the others is not let below 1/128 of its own kernel: lonel
 from that of the function, which goes on to 2**-40.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +31,7 @@ from torch.nn.functional import pad
 from mi_metrics.functional._arguments import cast, from_nats
 from mi_metrics.functional._geometry import Axis
 from mi_metrics.functional._kernels import LEAST_EXPONENT, MARGIN, RULES, SINGULAR
+from mi_metrics.functional._reduce import Reduce
 from mi_metrics.functional.information import _ratio
 from mi_metrics.functional.soft import slope, soft_counts
 
@@ -40,13 +41,6 @@ ALONE = 2.0**-7
 
 # Room between the ends of the data and of the grid, in steps.
 SLACK = 2.0**-10
-
-
-class Reduce(NamedTuple):
-    """How to add up and to compare over all processes; in a single one, the identity."""
-
-    sum: Callable[[Tensor], Tensor]
-    max: Callable[[Tensor], Tensor]
 
 
 class _Moments(NamedTuple):

@@ -7,7 +7,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mi_metrics import reservoir
-from mi_metrics.functional._arguments import check_cells, check_choice, check_integer, check_tensor, from_nats
+from mi_metrics.functional._arguments import (
+    check_cells,
+    check_choice,
+    check_integer,
+    check_tensor,
+    from_nats,
+    shapes_differ,
+)
 from mi_metrics.functional.information import Unit
 from mi_metrics.functional.knn import ALGORITHMS, HIDDEN, _sorted_rows, hides_the_rest, rows_mutual_information
 from mi_metrics.metrics.base import IGNORED, SEEN, MutualInformationMetric
@@ -326,10 +333,7 @@ def _check_scalars(x: Any, y: Any) -> None:
         if not (isinstance(v, Tensor) and isinstance(other, Tensor) and v.ndim == 2 and v.shape[1] > 1):
             continue
         if other.ndim in (1, 2) and len(other) == len(v) and other.shape[1:] != v.shape[1:]:
-            raise ValueError(
-                f"Expected `x` and `y` to have the same shape, but got {tuple(x.shape)} and {tuple(y.shape)}. If "
-                f"`{name}` holds vectors, build the metric with {name}_dim={v.shape[1]}."
-            )
+            raise shapes_differ(x, y, f"If `{name}` holds vectors, build the metric with {name}_dim={v.shape[1]}.")
 
 
 def _count_distinct(rows: Tensor) -> int:

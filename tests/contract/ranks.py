@@ -131,13 +131,12 @@ class Ranks:
         deadline = time.monotonic() + START_TIMEOUT
         for rank, end in enumerate(self._ends):
             try:
-                problem = "" if end.poll(max(0.0, deadline - time.monotonic())) else f"had not after {START_TIMEOUT} s"
-                problem = problem or ("" if end.recv_bytes() == b"ready" else "said something else")
-            except (EOFError, ConnectionError):
-                problem = "died"
-            if problem:
+                if not end.poll(max(0.0, deadline - time.monotonic())):
+                    raise TimeoutError(f"no answer within {START_TIMEOUT} s")
+                end.recv_bytes()
+            except (EOFError, OSError) as error:
                 self.stop()
-                raise AssertionError(f"rank {rank} was to start, but {problem}")
+                raise AssertionError(f"rank {rank} could not be started") from error
 
 
 @functools.cache

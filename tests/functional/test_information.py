@@ -186,6 +186,17 @@ def test_undersampling_warns_once_per_call_and_names_the_remedies():
     mutual_information(torch.eye(10, dtype=torch.int64))
 
 
+@pytest.mark.filterwarnings("ignore:.*samples occupy:UserWarning")
+@pytest.mark.parametrize(("n", "bins", "plug_in", "corrected"), [(1024, 32, 0.54, 0.05), (1000, 100, 2.27, 1.23)])
+def test_what_too_many_bins_cost(n, bins, plug_in, corrected):
+    # The figures of the documentation: independent uniform samples.
+    cells = torch.randint(bins**2, (50, n), generator=torch.Generator().manual_seed(0))
+    counts = torch.stack([torch.bincount(c, minlength=bins**2) for c in cells]).view(50, bins, bins)
+    assert mutual_information(counts).mean().item() == pytest.approx(plug_in, abs=0.02)
+    value = mutual_information(counts, bias_correction="grassberger").mean().item()
+    assert value == pytest.approx(corrected, abs=0.02)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

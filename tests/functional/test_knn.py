@@ -586,6 +586,25 @@ class TestFarSamples:
         knn_mutual_information(heavy(x), y)
         knn_mutual_information(x, heavy(y))
 
+    @pytest.mark.parametrize("n", [100, 1000])
+    @pytest.mark.parametrize("r", [0.6, 0.99])
+    def test_does_no_harm_up_to_a_tenth_of_n_times_the_spread(self, r, n):
+        pairs = [gaussian_pair(n, r, seed) for seed in range(16)]
+        x, y = (torch.from_numpy(np.stack(v)) for v in zip(*pairs, strict=True))
+        far = x.clone()
+        far[:, 3] = n / 10
+        loss = (knn_mutual_information(far, y) - knn_mutual_information(x, y)).mean().item()
+        assert -0.04 < loss < 0.02
+
+    @pytest.mark.parametrize("n", [100, 1000])
+    def test_is_said_from_about_n_times_the_spread_on(self, n):
+        x, y = (torch.from_numpy(v[:, 0]) for v in gaussian_pair(n, 0.6))
+        x[3] = n
+        knn_mutual_information(x, y)
+        x[3] = 2 * n
+        with pytest.warns(UserWarning, match="Far samples set"):
+            knn_mutual_information(x, y)
+
     def test_is_said_beside_a_value_that_most_samples_have(self):
         x, y = (torch.from_numpy(v[:, 0]) for v in gaussian_pair(3000, 0.6))
         rain = (x - 0.9).clip(0)

@@ -19,12 +19,9 @@ from mi_metrics import BinnedMutualInformation, cli
 from mi_metrics.lightning.cli import MutualInformationCLI
 from mi_metrics.lightning.cli import main as run
 from mi_metrics.metrics import header
+from tests.lightning.marks import lightning_cli
 
-pytestmark = [
-    pytest.mark.slow,
-    # LightningCLI calls what jsonargparse has renamed.
-    pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
-]
+pytestmark = [pytest.mark.slow, lightning_cli]
 
 HERE = "tests.lightning.test_cli_errors"
 DIGITS = ["--data", "mi_metrics.lightning.DigitsDataModule"]

@@ -14,9 +14,10 @@ pytest.importorskip("tensorboard")
 
 from mi_metrics.lightning import DiabetesDataModule, FairRegression, trade_off
 from mi_metrics.lightning.cli import main as run
+from tests.lightning.marks import lightning_cli
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
+    lightning_cli,
     # Of Lightning: the first as on the command line, the second its own use of PyTorch.
     pytest.mark.filterwarnings("ignore:.*does not have many workers which may be a bottleneck"),
     pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\).* is deprecated"),

@@ -24,8 +24,9 @@ from mi_metrics.lightning.affine import blur, compose, mean_displacement, pixel_
 from mi_metrics.lightning.cli import main as run
 from mi_metrics.lightning.registration import AffineSearch
 from mi_metrics.lightning.stains import load_stains
+from tests.lightning.marks import lightning_cli
 
-pytestmark = pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
+pytestmark = lightning_cli
 
 IDENTITY = torch.eye(2, 3)
 

@@ -16,12 +16,9 @@ from mi_metrics import cli
 from mi_metrics.lightning.cli import MutualInformationCLI, condense, configs_folder
 from mi_metrics.lightning.cli import main as run
 from tests import processes
+from tests.lightning.marks import lightning_cli
 
-pytestmark = [
-    pytest.mark.slow,
-    # LightningCLI calls what jsonargparse has renamed.
-    pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
-]
+pytestmark = [pytest.mark.slow, lightning_cli]
 
 OVERLAYS = sorted(path.stem for path in (configs_folder() / "trainer").glob("*.yaml"))
 FIT = ["fit", "--config", "validation_metric"]

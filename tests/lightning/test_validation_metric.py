@@ -26,12 +26,9 @@ from mi_metrics.lightning import DigitsAutoencoder, DigitsDataModule, EpochTable
 from mi_metrics.lightning.cli import configs_folder
 from mi_metrics.lightning.cli import main as run
 from tests import processes
+from tests.lightning.marks import lightning_cli
 
-pytestmark = [
-    pytest.mark.slow,
-    # LightningCLI calls what jsonargparse has renamed.
-    pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
-]
+pytestmark = [pytest.mark.slow, lightning_cli]
 
 EPOCHS = 3
 
