@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
 
 from mi_metrics import BinnedMutualInformation, KDEMutualInformation, KNNMutualInformation, grid
 from mi_metrics.column_names import label, shown
@@ -198,11 +197,13 @@ def _evaluate(pair: tuple[str, str], name: str, metric: Any, settings: Settings)
         text = " ".join(str(warning.message).split())
         remarks.append((both, next((note for sign, note in NOTES.items() if sign in text), text)))
     if name in BINNED:
-        counts, own = tabulate(metric)
+        bins, cells = metric.counts(), grid.view(metric.table)
+        counts, own = tabulate(bins, cells)
         if any(own):
             value = float(mutual_information(counts, bias_correction=metric.bias_correction, unit=metric.unit))
-        error, p = float(standard_error(counts, unit=metric.unit)), p_value(grid.view(metric.table))
-        remarks += _of_bins(columns, metric, counts, own)
+        error, p = float(standard_error(counts, unit=metric.unit)), p_value(cells)
+        crowds = crowded(bins, cells) if metric.binning == "uniform" else (False, False)
+        remarks += _of_bins(columns, cells, counts.shape, own, crowds)
         if p is None:
             remarks.append((both, NO_P))
     else:
@@ -217,12 +218,14 @@ def _evaluate(pair: tuple[str, str], name: str, metric: Any, settings: Settings)
 
 
 def _of_bins(
-    columns: Sequence[str], metric: BinnedMutualInformation, counts: Tensor, own: tuple[bool, bool]
+    columns: Sequence[str],
+    cells: grid.Grid,
+    shape: Sequence[int],
+    own: tuple[bool, bool],
+    crowds: tuple[bool, bool],
 ) -> Iterator[tuple[str, str]]:
     """Return notes about columns whose values do not each have a bin of their own."""
-    cells = grid.view(metric.table)
-    crowds = crowded(metric) if metric.binning == "uniform" else (False, False)
-    for column, axis, bins, alone, crowd in zip(columns, (cells.x, cells.y), counts.shape, own, crowds, strict=True):
+    for column, axis, bins, alone, crowd in zip(columns, (cells.x, cells.y), shape, own, crowds, strict=True):
         if not alone and (few := few_values(axis)) is not None:
             yield column, f"{few} distinct values share {bins} bins: if they are categories, MI may be too small"
         if not alone and crowd:

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from mi_metrics import BinnedMutualInformation, grid
+from mi_metrics import grid
 from mi_metrics.functional import independence_p_value
 
 # A column with fewer distinct values than one in so many samples is no continuous one.
@@ -32,16 +32,16 @@ def few_values(axis: grid.Axis) -> int | None:
     return size if bool(axis.lossless[0]) and FEW * size < int(axis.counts[0].sum()) else None
 
 
-def tabulate(metric: BinnedMutualInformation) -> tuple[Tensor, tuple[bool, bool]]:
+def tabulate(counts: Tensor, cells: grid.Grid) -> tuple[Tensor, tuple[bool, bool]]:
     """Return the table that an estimate is read from, and of each axis whether every value has a row of its own.
 
     It has where the values are few, and the table then has no more cells than the bins that the samples support: bins
     of equal width or frequency could pool categories, whose numbers and frequencies mean nothing.
 
     Args:
-        metric: One pair, of an unknown range.
+        counts: The table of the bins, ``(B_x, B_y)``.
+        cells: The grid of that pair.
     """
-    counts, cells = metric.counts(), grid.view(metric.table)
     bins = counts.shape
     few = [few_values(axis) or math.inf for axis in (cells.x, cells.y)]
     own = (True, True) if math.prod(few) <= math.prod(bins) else (few[0] <= bins[0], few[1] <= bins[1])
@@ -78,13 +78,13 @@ def p_value(cells: grid.Grid) -> float | None:
     return None
 
 
-def crowded(metric: BinnedMutualInformation) -> tuple[bool, bool]:
+def crowded(counts: Tensor, cells: grid.Grid) -> tuple[bool, bool]:
     """Say of each axis whether a bin holds most of the samples though they differ: then bins see the tails only.
 
     Args:
-        metric: One pair, with bins of equal width over an unknown range.
+        counts: The table of bins of equal width, ``(B_x, B_y)``.
+        cells: The grid of that pair.
     """
-    cells, counts = grid.view(metric.table), metric.counts()
     found = []
     for axis, marginal in zip((cells.x, cells.y), (counts.sum(1), counts.sum(0)), strict=True):
         fullest = int(marginal.argmax())
