@@ -21,7 +21,7 @@ $(VENV)/.bench: $(VENV)/.dev
 	touch $@
 
 demo: $(VENV)/.demo
-	$(BIN)/python -m mi_metrics.lightning.demo
+	$(BIN)/python -m mi_metrics.examples.demo
 
 test: $(VENV)/.dev
 	$(BIN)/pytest -n auto --maxprocesses 4

@@ -15,7 +15,7 @@ import torch
 from sklearn.feature_selection import mutual_info_regression
 from torch import Tensor
 
-from mi_metrics import study
+from mi_metrics.commands import study
 from mi_metrics.distributions import DISTRIBUTIONS
 
 README = Path(__file__).parent.parent / "README.md"

@@ -13,8 +13,9 @@ from types import ModuleType
 import numpy as np
 
 from benchmarks.timing import Row, at_most, missing, peer, seconds
-from mi_metrics import BinnedMutualInformation, columns
-from mi_metrics.estimate import main
+from mi_metrics import BinnedMutualInformation
+from mi_metrics.commands import columns
+from mi_metrics.commands.estimate import main
 
 N = 10_000_000
 
@@ -92,7 +93,7 @@ def peak_memory(path: Path, estimator: str) -> float:
     # Not getrusage: a process begins with the peak of the one that started it.
     code = (
         "import pyarrow, torch; torch.set_num_threads(1); pyarrow.set_cpu_count(1)\n"
-        f"import mi_metrics.estimate as e; e.main(['estimate', {str(path)!r}, '--x', 'x', '--y', 'y', "
+        f"import mi_metrics.commands.estimate as e; e.main(['estimate', {str(path)!r}, '--x', 'x', '--y', 'y', "
         f"'--estimator', {estimator!r}])\n"
         "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mi_metrics.study import DRAWS, SIZES, draw, truths
+from mi_metrics.commands.study import DRAWS, SIZES, draw, truths
 
 
 def errors(estimator: Callable[[Tensor, Tensor], Tensor], seed: int = 0) -> Tensor:

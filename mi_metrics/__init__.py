@@ -4,7 +4,7 @@ from mi_metrics.losses import KDEMutualInformationLoss, MutualInformationLoss, M
 from mi_metrics.metrics.binned import BinnedMutualInformation
 from mi_metrics.metrics.kde import KDEMutualInformation
 from mi_metrics.metrics.knn import KNNMutualInformation
-from mi_metrics.sampling import UnpaddedDistributedSampler
+from mi_metrics.sampler import UnpaddedDistributedSampler
 
 __all__ = [
     "BinnedMutualInformation",

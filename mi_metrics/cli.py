@@ -16,8 +16,8 @@ COMMANDS = {
     "fit": ("mi_metrics.lightning.cli", "train a model, for example: mi-metrics fit --config validation_metric"),
     "validate": ("mi_metrics.lightning.cli", "evaluate a checkpoint on the validation data"),
     "test": ("mi_metrics.lightning.cli", "evaluate a checkpoint on the test data"),
-    "estimate": ("mi_metrics.estimate", "mutual information between columns of a CSV, Parquet or NPY file"),
-    "study": ("mi_metrics.study", "measure the estimators' accuracy and duration on samples of known information"),
+    "estimate": ("mi_metrics.commands.estimate", "mutual information between columns of a CSV, Parquet or NPY file"),
+    "study": ("mi_metrics.commands.study", "measure the estimators' accuracy and duration on samples of known information"),
 }
 PRINTING = ("estimate", "study")
 # A file system that is full, or past a quota, or has failed.

@@ -42,7 +42,7 @@ from scipy.optimize import brentq
 from scipy.special import digamma, gammaln, lambertw
 from torch import Generator, Tensor
 
-from mi_metrics.functional._arguments import check_integer
+from mi_metrics.functional.options import check_integer
 
 # More than any sample shows: an estimator needs N of about exp(I).
 LARGEST = 10.0

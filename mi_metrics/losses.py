@@ -38,14 +38,14 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from mi_metrics.functional._arguments import cast, check_choice, check_tensor, shapes_differ
-from mi_metrics.functional._geometry import Axis, check_binning, fixed_axis, parse_value_range, scaled_axis
-from mi_metrics.functional._kernels import Bandwidth, check_kde_options
-from mi_metrics.functional._reduce import ALONE, OVER_RANKS, Reduce
+from mi_metrics.functional.options import cast, check_choice, check_tensor, shapes_differ
+from mi_metrics.functional.tables.axis import Axis, check_binning, fixed_axis, parse_value_range, scaled_axis
+from mi_metrics.functional.densities.gaussian import Bandwidth, check_kde_options
+from mi_metrics.functional.ranks import ALONE, OVER_RANKS, Reduce
 from mi_metrics.functional.binned import ValueRange
 from mi_metrics.functional.information import Normalization, Unit, check_options, information
-from mi_metrics.functional.soft import soft_counts
-from mi_metrics.functional.soft_kde import soft_kde_information
+from mi_metrics.functional.tables.bspline import soft_counts
+from mi_metrics.functional.densities.differentiable import soft_kde_information
 
 SoftKernel = Literal["linear", "cubic"]
 Pool = Literal["image", "batch"]
@@ -366,7 +366,7 @@ class KDEMutualInformationLoss(_Loss):
         L = -\frac1N \sum_i \log \frac{\hat f(x_i, y_i)}{\hat f(x_i) \, \hat f(y_i)}
 
     with Gaussian kernels on a grid: a smooth estimate without bins to choose. What is computed, exactly:
-    :func:`mi_metrics.functional.soft_kde.soft_kde_information`.
+    :func:`mi_metrics.functional.densities.differentiable.soft_kde_information`.
 
     Conventions:
         Against minus :func:`mi_metrics.functional.kde_mutual_information`: for Gaussian samples, \|r\| ≤ .9999 and

@@ -48,7 +48,7 @@ def test_many_seeded_calls_keep_their_promises(kind: str) -> None:
         call.run()
 
 
-# What campaigns of benchmarks/fuzz.py have found.
+# What campaigns of campaigns/fuzz.py have found.
 
 SPARSE, META, FLOAT8 = X.to_sparse(), X.to("meta"), X.to(torch.float8_e4m3fn)
 FUNCTIONS = (binned_mutual_information, binned_joint, kde_mutual_information, kde_joint)

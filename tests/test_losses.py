@@ -7,7 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mi_metrics import losses
-from mi_metrics.functional import binned_mutual_information, soft_kde
+from mi_metrics.functional import binned_mutual_information
+from mi_metrics.functional.densities import differentiable as soft_kde
 from mi_metrics.functional.kde import kde_mutual_information
 from mi_metrics.losses import KDEMutualInformationLoss, MutualInformationLoss, MutualInformationPenalty
 

@@ -36,7 +36,8 @@ def folder(tmp_path_factory):
     """Where the README's files are: a table, a trained model, the script for torchrun."""
     folder = tmp_path_factory.mktemp("readme")
     run(*(c for c in COMMANDS if "diabetes.csv" in c and c.startswith("python -c")), folder)
-    (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
+    for name in ("benchmarks", "campaigns"):
+        (folder / name).symlink_to(ROOT / name)
     run("mi-metrics fit --config validation_metric --trainer.max_epochs=1", folder)
     return folder
 
@@ -75,7 +76,7 @@ def numbers(line):
 
 
 def test_the_demo_prints_what_is_shown(folder):
-    printed = run("python -m mi_metrics.lightning.demo", folder)
+    printed = run("python -m mi_metrics.examples.demo", folder)
     for block, end in (("      epoch       val/mi", "\n\n"), ("processes ", "\nequal, to the last bit")):
         shown, found = (text[text.index(block) :].split(end)[0].splitlines() for text in (TEXT, printed))
         assert found[0] == shown[0]

@@ -25,7 +25,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from mi_metrics.functional._arguments import (
+from mi_metrics.functional.options import (
     cast,
     check_choice,
     check_finite,
@@ -34,7 +34,7 @@ from mi_metrics.functional._arguments import (
     check_values,
     lift,
 )
-from mi_metrics.functional._geometry import (
+from mi_metrics.functional.tables.axis import (
     KERNELS,
     Axis,
     Interval,
@@ -52,11 +52,11 @@ from mi_metrics.functional.information import (
     information,
     undersampled,
 )
-from mi_metrics.functional.soft import CHUNK as CHUNK
-from mi_metrics.functional.soft import chunk_size
-from mi_metrics.functional.soft import chunks as chunks
-from mi_metrics.functional.soft import kernel_matrix as kernel_matrix
-from mi_metrics.functional.soft import soft_counts as soft_counts
+from mi_metrics.functional.tables.bspline import CHUNK as CHUNK
+from mi_metrics.functional.tables.bspline import chunk_size
+from mi_metrics.functional.tables.bspline import chunks as chunks
+from mi_metrics.functional.tables.bspline import kernel_matrix as kernel_matrix
+from mi_metrics.functional.tables.bspline import soft_counts as soft_counts
 
 NumBins = int | tuple[int, int] | Literal["auto"]
 ValueRange = Interval | tuple[Interval, Interval] | None

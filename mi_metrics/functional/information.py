@@ -31,7 +31,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mi_metrics.functional._arguments import check_choice, check_tensor, check_values, from_nats
+from mi_metrics.functional.options import check_choice, check_tensor, check_values, from_nats
 
 Normalization = Literal["none", "arithmetic", "geometric", "min", "max", "joint", "studholme"]
 BiasCorrection = Literal["none", "miller_madow", "grassberger"]

@@ -39,9 +39,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mi_metrics.functional._arguments import check_finite, check_pair, from_nats, lift
-from mi_metrics.functional._geometry import Interval, parse_value_range
-from mi_metrics.functional._kernels import (
+from mi_metrics.functional.options import check_finite, check_pair, from_nats, lift
+from mi_metrics.functional.tables.axis import Interval, parse_value_range
+from mi_metrics.functional.densities.gaussian import (
     CENTRE,
     CHUNK,
     FEW,
@@ -71,7 +71,7 @@ from mi_metrics.functional._kernels import (
 )
 from mi_metrics.functional.binned import ValueRange
 from mi_metrics.functional.information import Normalization, Unit
-from mi_metrics.functional.kde_table import display_grids, smoothed_display
+from mi_metrics.functional.densities.counted import display_grids, smoothed_display
 
 
 def kde_mutual_information(

@@ -35,7 +35,7 @@ import torch
 from scipy.special import psi
 from torch import Tensor
 
-from mi_metrics.functional._arguments import (
+from mi_metrics.functional.options import (
     UNITS,
     check_choice,
     check_finite,
@@ -43,10 +43,10 @@ from mi_metrics.functional._arguments import (
     check_tensor,
     from_nats,
 )
-from mi_metrics.functional._steps import on_cpu
+from mi_metrics.functional.neighbors.steps import on_cpu
 from mi_metrics.functional.information import Unit
-from mi_metrics.functional.neighbors import nearest
-from mi_metrics.functional.ranges import range_counts
+from mi_metrics.functional.neighbors.search import nearest
+from mi_metrics.functional.neighbors.within import range_counts
 
 Algorithm = Literal["ksg1", "ksg2"]
 ALGORITHMS = ("ksg1", "ksg2")

@@ -1,4 +1,4 @@
-"""Mutual information in Lightning: callbacks, runnable examples and the command line's `fit`, `validate` and `test`.
+"""Mutual information in Lightning: callbacks and the command line's `fit`, `validate` and `test`.
 
 Needs ``pip install "mi-metrics[lightning]"``. The metrics, losses and samplers themselves work without Lightning.
 
@@ -23,12 +23,7 @@ rank 0, and each rank would load it: there, leave metrics as they are and save a
 """
 
 try:
-    from mi_metrics.lightning.autoencoder import DigitsAutoencoder
     from mi_metrics.lightning.callbacks import EpochTable, JointDistributionLogger
-    from mi_metrics.lightning.digits import DigitsDataModule
-    from mi_metrics.lightning.fairness import DiabetesDataModule, FairRegression
-    from mi_metrics.lightning.registration import AffineRegistration, RegistrationReport
-    from mi_metrics.lightning.stains import StainsDataModule
 except ModuleNotFoundError as error:
     if error.name is None or error.name.split(".")[0] != "lightning":
         raise
@@ -37,13 +32,6 @@ except ModuleNotFoundError as error:
     ) from error
 
 __all__ = [
-    "AffineRegistration",
-    "DiabetesDataModule",
-    "DigitsAutoencoder",
-    "DigitsDataModule",
     "EpochTable",
-    "FairRegression",
     "JointDistributionLogger",
-    "RegistrationReport",
-    "StainsDataModule",
 ]

@@ -24,8 +24,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 from torchmetrics.utilities.exceptions import TorchMetricsUserError
 
-from mi_metrics.functional._arguments import check_choice, check_finite, check_integer, check_pair, lift
-from mi_metrics.metrics import header as headers
+from mi_metrics.functional.options import check_choice, check_finite, check_integer, check_pair, lift
+from mi_metrics.states import header as headers
 
 SEEN, IGNORED, OUTSIDE, WIDE_X, WIDE_Y = range(5)
 
@@ -33,7 +33,7 @@ SEEN, IGNORED, OUTSIDE, WIDE_X, WIDE_Y = range(5)
 class MutualInformationMetric(Metric):
     """Configuration, counters and safety that all estimators share.
 
-    States: ``header``, the configuration (see :mod:`mi_metrics.metrics.header`), and ``counters``, int64 of shape
+    States: ``header``, the configuration (see :mod:`mi_metrics.states.header`), and ``counters``, int64 of shape
     ``(5, num_outputs)``: samples seen, ignored for NaN or inf, outside the range, and given in float64 for x and y.
     A subclass adds one more, its table or its samples.
     """

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mi_metrics import grid
-from mi_metrics.functional._arguments import check_integer
-from mi_metrics.functional._geometry import (
+from mi_metrics.states import grid
+from mi_metrics.functional.options import check_integer
+from mi_metrics.functional.tables.axis import (
     MAX_AUTO_BINS,
     Axis,
     Interval,

@@ -6,13 +6,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mi_metrics import grid
-from mi_metrics.functional._arguments import check_integer, from_nats
-from mi_metrics.functional._geometry import parse_value_range
-from mi_metrics.functional._kernels import COARSE, OUTLIERS, Bandwidth, Cells, Display, check_kde_options
+from mi_metrics.states import grid
+from mi_metrics.functional.options import check_integer, from_nats
+from mi_metrics.functional.tables.axis import parse_value_range
+from mi_metrics.functional.densities.gaussian import COARSE, OUTLIERS, Bandwidth, Cells, Display, check_kde_options
 from mi_metrics.functional.binned import ValueRange
 from mi_metrics.functional.information import Normalization, Unit
-from mi_metrics.functional.kde_table import kde_from_table, kde_joint_from_table
+from mi_metrics.functional.densities.counted import kde_from_table, kde_joint_from_table
 from mi_metrics.metrics.table import JointTableMetric
 
 

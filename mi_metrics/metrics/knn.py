@@ -6,8 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mi_metrics import reservoir
-from mi_metrics.functional._arguments import (
+from mi_metrics.states import reservoir
+from mi_metrics.functional.options import (
     check_cells,
     check_choice,
     check_integer,
@@ -18,7 +18,7 @@ from mi_metrics.functional._arguments import (
 from mi_metrics.functional.information import Unit
 from mi_metrics.functional.knn import ALGORITHMS, HIDDEN, _sorted_rows, hides_the_rest, rows_mutual_information
 from mi_metrics.metrics.base import IGNORED, SEEN, MutualInformationMetric
-from mi_metrics.metrics.header import Value
+from mi_metrics.states.header import Value
 
 # 64 GiB of samples.
 MAX_NUMBERS = 2**33

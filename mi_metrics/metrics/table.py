@@ -5,19 +5,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mi_metrics import grid
-from mi_metrics.functional._arguments import check_cells, check_integer
-from mi_metrics.functional._geometry import Axis, Interval, fixed_axis
+from mi_metrics.states import grid
+from mi_metrics.functional.options import check_cells, check_integer
+from mi_metrics.functional.tables.axis import Axis, Interval, fixed_axis
 from mi_metrics.functional.binned import chunks, hard_counts, soft_counts
 from mi_metrics.metrics.base import MutualInformationMetric
-from mi_metrics.metrics.header import Value
+from mi_metrics.states.header import Value
 
 
 class JointTableMetric(MutualInformationMetric):
     """A joint table per output, over a known range or over cells that the data choose; estimators are views of it.
 
     State: ``table``. With a known range, int64 ``(C, B_x, B_y)`` (hard kernel) or float64 (soft kernels), a sum over
-    batches and ranks. With an unknown range, the int64 ``(C, L)`` of :mod:`mi_metrics.grid`, which has a merge of its
+    batches and ranks. With an unknown range, the int64 ``(C, L)`` of :mod:`mi_metrics.states.grid`, which has a merge of its
     own; kernels and bins are chosen when it is read.
     """
 

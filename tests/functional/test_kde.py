@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mi_metrics.functional._kernels import COARSE, OUTLIERS, Cells, Estimate, warn_about
+from mi_metrics.functional.densities.gaussian import COARSE, OUTLIERS, Cells, Estimate, warn_about
 from mi_metrics.functional.information import entropies
 from mi_metrics.functional.kde import kde_joint, kde_mutual_information
-from mi_metrics.functional.kde_table import kde_from_table, kde_joint_from_table
+from mi_metrics.functional.densities.counted import kde_from_table, kde_joint_from_table
 
 
 def gaussian(n: int, r: float, seed: int = 0, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:

@@ -10,7 +10,10 @@ import torch
 from scipy import integrate, special, stats
 from sklearn.feature_selection import mutual_info_classif, mutual_info_regression
 
-from mi_metrics.functional import _steps, knn, neighbors, ranges
+from mi_metrics.functional import knn
+from mi_metrics.functional.neighbors import steps as _steps
+from mi_metrics.functional.neighbors import search as neighbors
+from mi_metrics.functional.neighbors import within as ranges
 from mi_metrics.functional.knn import knn_mutual_information, rows_mutual_information
 
 # --------------------------------------------------------------------------------------------------------------

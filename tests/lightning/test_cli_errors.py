@@ -18,13 +18,13 @@ from torch import nn
 from mi_metrics import BinnedMutualInformation, cli
 from mi_metrics.lightning.cli import MutualInformationCLI
 from mi_metrics.lightning.cli import main as run
-from mi_metrics.metrics import header
+from mi_metrics.states import header
 from tests.lightning.marks import lightning_cli
 
 pytestmark = [pytest.mark.slow, lightning_cli]
 
 HERE = "tests.lightning.test_cli_errors"
-DIGITS = ["--data", "mi_metrics.lightning.DigitsDataModule"]
+DIGITS = ["--data", "mi_metrics.examples.DigitsDataModule"]
 REFUSED = ["fit", "--config", "validation_metric", "--model.init_args.metrics.mi.init_args.num_bins=0"]
 
 

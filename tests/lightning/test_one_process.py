@@ -6,8 +6,8 @@ import pytest
 
 pytest.importorskip("skimage")
 
-from mi_metrics.lightning.fairness import FairRegression
-from mi_metrics.lightning.registration import AffineRegistration
+from mi_metrics.examples.fairness import FairRegression
+from mi_metrics.examples.registration import AffineRegistration
 
 
 @pytest.mark.parametrize("module", [AffineRegistration, FairRegression])

@@ -22,7 +22,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from mi_metrics import BinnedMutualInformation
 from mi_metrics.functional import binned_mutual_information
-from mi_metrics.lightning import DigitsAutoencoder, DigitsDataModule, EpochTable, JointDistributionLogger
+from mi_metrics.examples import DigitsAutoencoder, DigitsDataModule, EpochTable, JointDistributionLogger
 from mi_metrics.lightning.cli import configs_folder
 from mi_metrics.lightning.cli import main as run
 from tests import processes
@@ -191,7 +191,7 @@ def test_metrics_can_be_swapped_from_the_command_line(tmp_path, monkeypatch, cap
 @pytest.mark.distributed
 def test_the_demo_finds_two_processes_equal_to_one(tmp_path):
     options = ["--trainer.max_epochs=1", "--trainer.enable_progress_bar=false"]
-    printed = processes.run([sys.executable, "-m", "mi_metrics.lightning.demo", *options], tmp_path)
+    printed = processes.run([sys.executable, "-m", "mi_metrics.examples.demo", *options], tmp_path)
     assert printed.returncode == 0, printed.stderr
     lines = printed.stdout.splitlines()
     verdict = lines.index("equal, to the last bit")
@@ -220,7 +220,7 @@ def test_fitting_on_two_processes_prints_no_warning(tmp_path):
 
 
 def test_every_bundled_configuration_is_run_here():
-    # `fitted` runs the first, the demo the first two, test_fairness.py the third, and test_trainer_overlays.py the
+    # `fitted` runs the first, the demo the first two, tests/examples/test_fairness.py the third, and test_trainer_overlays.py the
     # overlays, as far as there is a GPU; whoever adds one adds the test.
     folder = configs_folder()
     names = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")}

@@ -1,0 +1,1 @@
+"""What `mi-metrics estimate` and `mi-metrics study` do."""

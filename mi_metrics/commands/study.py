@@ -1,0 +1,367 @@
+r"""How accurate and how fast the estimators are: `mi-metrics study`.
+
+Samples are drawn from a distribution whose mutual information is known (:mod:`mi_metrics.distributions`), at several
+strengths of dependence and several sizes. All estimators see the same samples, each with the settings that its
+documentation recommends. The results are a table (:mod:`mi_metrics.commands.study_table`) and figures.
+
+Rows are written as they are computed, so an interrupted study continues where it was. The generator of a point is
+seeded by its distribution, truth, size and the seed: the values do not depend on what was computed before, or where.
+"""
+
+import argparse
+import hashlib
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import textwrap
+import threading
+import time
+import warnings
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from mi_metrics.distributions import DISTRIBUTIONS, Pair
+from mi_metrics.functional import binned_mutual_information, kde_mutual_information, knn_mutual_information
+from mi_metrics.commands.study_table import Place, Row, TableError, append, held, number, read, read_own, writable, write
+
+DRAWS = 64
+SIZES = (100, 169, 361, 676, 1296, 2601, 4900)
+POINTS = 25
+# Pairs that are held in memory at once: 2 GiB.
+MOST = 2**27
+# Of a Gaussian pair at r = .99.
+STRONGEST = -0.5 * math.log(1 - 0.99**2)
+
+# Each as its documentation recommends it: tensors (draws, N) in, estimates (draws,) in nats out.
+ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "bins": lambda x, y: binned_mutual_information(x, y, "auto", bias_correction="grassberger"),
+    "quantile-bins": lambda x, y: binned_mutual_information(
+        x, y, "auto", binning="quantile", bias_correction="miller_madow"
+    ),
+    "kde": kde_mutual_information,
+    "knn": lambda x, y: knn_mutual_information(x.unsqueeze(-1), y.unsqueeze(-1)),
+}
+
+
+class WorkerError(RuntimeError):
+    """A process that shares the work can't be started, or has ended before its time."""
+
+
+class Point(NamedTuple):
+    """What one row of the table is computed from."""
+
+    estimator: str
+    distribution: str
+    truth: float
+    n: int
+    draws: int = DRAWS
+    seed: int = 0
+
+    @property
+    def parameter(self) -> float:
+        """The distribution's parameter."""
+        return DISTRIBUTIONS[self.distribution].parameter(self.truth)
+
+    @property
+    def place(self) -> Place:
+        """Where its row is."""
+        return self.estimator, number(self.parameter), self.n
+
+
+def truths(distribution: str = "gaussian", points: int = POINTS) -> list[float]:
+    """Return evenly spaced values of the mutual information, from the least there is (mostly 0) to 1.959 nats."""
+    least = DISTRIBUTIONS[distribution].minimum
+    return [least + (STRONGEST - least) * i / (points - 1) for i in range(points)]
+
+
+def grid(
+    distribution: str = "gaussian",
+    estimators: Collection[str] = tuple(ESTIMATORS),
+    sizes: Iterable[int] = SIZES,
+    points: int = POINTS,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> list[Point]:
+    """Return the points of a study: every truth, size and estimator, in this order."""
+    names = [name for name in ESTIMATORS if name in estimators]
+    return [
+        Point(name, distribution, truth, n, draws, seed)
+        for truth in truths(distribution, points)
+        for n in sizes
+        for name in names
+    ]
+
+
+def draw(distribution: str, truth: float, n: int, draws: int, seed: int) -> Pair:
+    """Return the samples of a point, x and y of shape ``(draws, n)``: a function of these arguments alone."""
+    identity = f"{distribution} {number(truth)} {n} {seed}"
+    digest = hashlib.sha256(identity.encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
+    return DISTRIBUTIONS[distribution].sample(truth, draws, n, generator)
+
+
+def evaluate(point: Point) -> Row:
+    """Compute a row of the table."""
+    x, y = draw(point.distribution, point.truth, point.n, point.draws, point.seed)
+    with warnings.catch_warnings():
+        # The study shows what heavy tails and small samples do; it need not be told.
+        warnings.simplefilter("ignore", UserWarning)
+        start = time.process_time()
+        values = ESTIMATORS[point.estimator](x, y)
+        seconds = time.process_time() - start
+    mean, sd = float(values.mean()), float(values.std())
+    milliseconds = round(1e3 * seconds / point.draws, 4)
+    results = mean, sd, mean - point.truth, milliseconds
+    return Row(point.estimator, point.parameter, point.n, point.truth, *results, point.draws, point.seed)
+
+
+def evaluate_all(points: Sequence[Point], workers: int = 1) -> Generator[Row]:
+    """Compute rows, in the order of their completion.
+
+    Args:
+        points: What to compute.
+        workers: Processes that share the points; with 1 it is this process.
+
+    Raises:
+        WorkerError: If one of several processes can't be started, or ends before its time.
+    """
+    if workers > 1 and len(points) > 1:
+        yield from _shared(points, min(workers, len(points)))
+        return
+    if not points:
+        return
+    threads = torch.get_num_threads()
+    try:
+        _prepare()
+        yield from map(evaluate, points)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _prepare() -> None:
+    """Compute on one thread, and load what the estimators load at their first call."""
+    torch.set_num_threads(1)
+    x, y = torch.randn(2, 1, 100, generator=torch.Generator().manual_seed(0))
+    for estimator in ESTIMATORS.values():
+        estimator(x, y)
+
+
+def _work(pipe: Connection) -> None:
+    """Answer points with rows until the other end is closed, be it because its process was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _prepare()
+    with suppress(EOFError, OSError):
+        while True:
+            pipe.send(evaluate(pipe.recv()))
+
+
+def _shared(points: Iterable[Point], workers: int) -> Generator[Row]:
+    # Not a pool: its workers outlive a first process that is killed.
+    remaining = iter(points)
+    started: list[tuple[Connection, BaseProcess]] = []
+    try:
+        with _without_interrupts():
+            # One by one: those before one that can't be started are to be ended.
+            for _ in range(workers):
+                started.append(_start())
+        busy = [pipe for pipe, _ in started]
+        for pipe in busy:
+            pipe.send(next(remaining))
+        while busy:
+            for pipe in cast("list[Connection]", wait(busy)):
+                row = pipe.recv()
+                if (point := next(remaining, None)) is None:
+                    busy.remove(pipe)
+                else:
+                    pipe.send(point)
+                yield row
+    except (EOFError, OSError) as error:
+        raise WorkerError(
+            f"Expected {workers} processes to share the work, but one of them could not be started or was ended. "
+            "Where memory is short use fewer, for example --workers 1."
+        ) from error
+    finally:
+        for pipe, process in started:
+            pipe.close()
+            process.terminate()
+            process.join()
+
+
+def _start() -> tuple[Connection, BaseProcess]:
+    context = multiprocessing.get_context("spawn")
+    pipe, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs,), daemon=True)
+    process.start()
+    theirs.close()
+    return pipe, process
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Start processes that Ctrl-C leaves alone from their first moment; it is this process's to answer."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def run(path: Path, points: Sequence[Point], workers: int = 1) -> list[Row]:
+    """Compute the rows of a table that it does not have yet, with a progress bar on a terminal.
+
+    Args:
+        path: The table; a new file, or one of the same study.
+        points: What the table shall have, of one distribution, number of draws and seed.
+        workers: As in :func:`evaluate_all`.
+
+    Returns:
+        The rows of ``points``, in their order.
+
+    Raises:
+        TableError: If the file is not a table of this study, can't be written, or another study is writing it.
+        WorkerError: As in :func:`evaluate_all`; what is done is in the table.
+    """
+    from tqdm import tqdm
+
+    _, distribution, *_, draws, seed = points[0]
+    # Other estimators at these points may be there as well.
+    places = {point._replace(estimator=name).place for point in points for name in ESTIMATORS}
+    with held(path):
+        rows = read_own(path, distribution, places, draws, seed)
+        missing = [point for point in points if point.place not in rows]
+        write(path, distribution, rows.values())
+        done = len(points) - len(missing)
+        with (
+            tqdm(total=len(points), initial=done, unit="rows", leave=False, disable=None) as bar,
+            closing(evaluate_all(missing, workers)) as found,
+        ):
+            for row in found:
+                append(path, row)
+                bar.update()
+        # As the file has them, so that what is returned now and what is read later are the same.
+        rows = {row.place: row for row in read(path, distribution)}
+        order = list(ESTIMATORS)
+        write(path, distribution, sorted(rows.values(), key=lambda row: (order.index(row.estimator), row.truth, row.n)))
+    return [rows[point.place] for point in points]
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """Return a table of the mean and the greatest absolute error, and of the duration at the largest N."""
+    largest = max(row.n for row in rows)
+    lines = [f"{'estimator':<14}{'mean |error|':>14}{'worst |error|':>15}{f'ms at N = {largest}':>18}"]
+    for name in dict.fromkeys(row.estimator for row in rows):
+        mine = [row for row in rows if row.estimator == name]
+        errors = [abs(row.error) for row in mine]
+        times = [row.milliseconds for row in mine if row.n == largest]
+        lines.append(
+            f"{name:<14}{sum(errors) / len(errors):>14.4f}{max(errors):>15.4f}{sum(times) / len(times):>18.3f}"
+        )
+    return "\n".join(lines)
+
+
+def _parser() -> argparse.ArgumentParser:
+    # As wide as argparse makes the options.
+    width = shutil.get_terminal_size().columns - 2
+    distributions = [
+        textwrap.fill(d.summary, width, initial_indent=f"  {d.name:<18} ", subsequent_indent=" " * 21)
+        for d in DISTRIBUTIONS.values()
+    ]
+    parser = argparse.ArgumentParser(
+        prog="mi-metrics study",
+        description=textwrap.fill(
+            "Measure the accuracy and the duration of the estimators on samples whose mutual information is known. "
+            "Writes a table (CSV) and figures; repeated, it continues where it was interrupted.",
+            width,
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(["distributions:", *distributions]),
+    )
+
+    def at_least(least: int) -> Callable[[str], int]:
+        def integer(text: str) -> int:
+            if int(text) < least:
+                raise argparse.ArgumentTypeError(f"expected at least {least}, but got {text}")
+            return int(text)
+
+        return integer
+
+    add = parser.add_argument
+    add("--out", type=Path, default=Path(), metavar="FOLDER", help="where to write (default: the current folder)")
+    text = "one of those below (default: %(default)s)"
+    add("--distribution", choices=DISTRIBUTIONS, default="gaussian", metavar="NAME", help=text)
+    names = ", ".join(ESTIMATORS)
+    add("--estimators", nargs="+", choices=ESTIMATORS, default=[*ESTIMATORS], metavar="NAME", help=f"some of {names}")
+    add("--draws", type=at_least(2), default=DRAWS, help="samples per point (default: %(default)s)")
+    sizes = " ".join(map(str, SIZES))
+    add("--sizes", type=at_least(4), nargs="+", default=SIZES, metavar="N", help=f"pairs per sample (default: {sizes})")
+    text = "values of the true mutual information, evenly spaced up to 1.96 nats (default: %(default)s)"
+    add("--points", type=at_least(2), default=POINTS, help=text)
+    add("--seed", type=at_least(0), default=0, help="of the samples (default: 0)")
+    default = min(2, os.cpu_count() or 1)
+    text = "processes that share the work (default: %(default)s); 1 gives the steadiest durations"
+    add("--workers", type=at_least(1), default=default, help=text)
+    add("--no-figures", action="store_true", help="write the table only")
+    return parser
+
+
+def main(args: Sequence[str]) -> None:
+    """Run ``mi-metrics study``.
+
+    Args:
+        args: ``"study"`` and its options.
+
+    Raises:
+        ModuleNotFoundError: If the extra ``cli`` is not installed.
+    """
+    parser = _parser()
+    options = parser.parse_args(args[1:])
+    try:
+        import tqdm  # noqa: F401
+
+        if not options.no_figures:
+            import matplotlib  # noqa: F401
+    except ModuleNotFoundError as error:
+        message = f'The study needs {error.name}. Install it with: pip install "mi-metrics[cli]"'
+        raise ModuleNotFoundError(message, name=error.name) from error
+
+    name, draws, seed = options.distribution, options.draws, options.seed
+    sizes = sorted(set(options.sizes))
+    if draws * sizes[-1] > MOST:
+        parser.error(f"expected --draws times --sizes of at most {MOST} pairs, but got {draws} * {sizes[-1]}")
+    points = grid(name, options.estimators, sizes, options.points, draws, seed)
+    path = options.out / f"study_{name}.csv"
+    try:
+        with writable(options.out):
+            options.out.mkdir(parents=True, exist_ok=True)
+        rows = run(path, points, options.workers)
+        written = [path]
+        if not options.no_figures:
+            from mi_metrics.commands.study_figures import figures
+
+            x, y = draw(name, points[-1].truth, sizes[-1], 1, seed)
+            for what, figure in figures(rows, name, x[0], y[0]).items():
+                written.append(options.out / f"study_{name}_{what}.png")
+                with writable(written[-1]):
+                    figure.savefig(written[-1], dpi=150)
+    except TableError as error:
+        parser.exit(1, f"mi-metrics study: error: {error}\n")
+    except WorkerError as error:
+        parser.exit(1, f"mi-metrics study: error: {error} {path} keeps what is done; the same command continues.\n")
+    except KeyboardInterrupt:
+        parser.exit(130, f"\nmi-metrics study: interrupted. {path} keeps what is done; the same command continues.\n")
+    print(f"{name}: {DISTRIBUTIONS[name].summary}")
+    print(f"{options.points} strengths of dependence, {len(sizes)} sizes, {draws} draws; errors in nats\n")
+    print(summary(rows))
+    print("\nwritten:", *written, sep="\n  ")

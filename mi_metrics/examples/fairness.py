@@ -1,0 +1,168 @@
+"""Mutual information as a penalty: learn a representation that does not tell an attribute.
+
+What it costs and buys is measured by :mod:`mi_metrics.examples.trade_off`.
+"""
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import Metric, R2Score
+
+from mi_metrics.losses import MutualInformationPenalty
+from mi_metrics.metrics.knn import KNNMutualInformation
+
+Batch = tuple[Tensor, Tensor, Tensor]
+
+# Of 442 patients: about half for evaluation, because an estimate of information needs samples.
+SIZES = {"train": 221, "val": 88, "test": 133}
+
+
+class DiabetesDataModule(pl.LightningDataModule):
+    """Serve scikit-learn's diabetes data: ten measurements of 442 patients, and how far the disease went in a year.
+
+    A batch is ``(features, progression, sex)``: float32 of shapes ``(N, 10)`` and ``(N,)``, standardised by the
+    training part, and int64 0 or 1 of shape ``(N,)``. Sex is one of the features too: a network that knows it can take
+    its traces out of blood pressure and blood fats, one that does not know it cannot.
+
+    Args:
+        split_seed: Which patients are trained, validated and tested on: 221, 88 and 133.
+        batch_size: Patients per training batch. The penalty is an estimate on the batch, so large is good; the default
+            is all of them.
+    """
+
+    def __init__(self, split_seed: int = 0, batch_size: int = 221) -> None:
+        super().__init__()
+        self.split_seed = split_seed
+        self.batch_size = batch_size
+        self._parts: dict[str, TensorDataset] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load, split and standardise the data.
+
+        Args:
+            stage: What is about to run; all parts are loaded for each.
+        """
+        try:
+            from sklearn.datasets import load_diabetes
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                'DiabetesDataModule needs scikit-learn. Install it with: pip install "mi-metrics[demo]"', name="sklearn"
+            ) from error
+        data = load_diabetes()
+        values = torch.as_tensor(data.data), torch.as_tensor(data.target)
+        sex = (values[0][:, data.feature_names.index("sex")] > 0).long()
+        order = torch.randperm(len(sex), generator=torch.Generator().manual_seed(self.split_seed))
+        rows = dict(zip(SIZES, torch.split(order, list(SIZES.values())), strict=True))
+        features, progression = (((v - v[rows["train"]].mean(0)) / v[rows["train"]].std(0)).float() for v in values)
+        self._parts = {part: TensorDataset(features[r], progression[r], sex[r]) for part, r in rows.items()}
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """Return the batches to train on, shuffled; what is left at the end is too few for an estimate."""
+        return DataLoader(self._parts["train"], self.batch_size, shuffle=True, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """Return the validation part, in one batch."""
+        return DataLoader(self._parts["val"], SIZES["val"])
+
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """Return the test part, in one batch."""
+        return DataLoader(self._parts["test"], SIZES["test"])
+
+
+class FairRegression(pl.LightningModule):
+    """Predict the progression of a disease from a code of the patient that shall not tell the patient's sex.
+
+    Encoder, code of some numbers, linear head. The loss is the mean squared error plus ``penalty_weight`` times the
+    mean mutual information between a number of the code and the sex, over the patients of the batch.
+
+    Logged in validation and test as ``val/…`` and ``test/…``, on patients that were not trained on:
+
+    - ``r2``: share of the progression's variance that is predicted;
+    - ``mi``: mutual information between the whole code and the sex, by nearest neighbours, in nats; 0.69 would tell it
+      for certain. An estimate of another kind than the penalty, so that what the penalty cannot see is not hidden:
+      numbers of which each tells nothing may tell something together.
+
+    Of so few patients the estimate scatters by some hundredths of a nat around the truth, below 0 too.
+
+    Args:
+        penalty_weight: Weight of the penalty. 0 trains without it.
+        penalty: The penalty; its x is the code ``(N, code_dim)``, its y the sex ``(N, 1)``. By default the mutual
+            information in 8 by 2 bins.
+        code_dim: Numbers that the code consists of.
+        hidden_dim: Width of the hidden layer.
+        learning_rate: Step size of AdamW.
+        weight_decay: Weight decay of AdamW.
+    """
+
+    def __init__(
+        self,
+        penalty_weight: float = 1.0,
+        penalty: nn.Module | None = None,
+        code_dim: int = 4,
+        hidden_dim: int = 32,
+        learning_rate: float = 3e-3,
+        weight_decay: float = 0.1,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["penalty"])
+        self.penalty_weight = penalty_weight
+        if penalty is None:
+            penalty = MutualInformationPenalty((8, 2), pool="batch", value_range=((-3.0, 3.0), (0.0, 1.0)))
+        self.penalty = penalty
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.encoder = nn.Sequential(
+            nn.Linear(10, hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, code_dim),
+            # The penalty does not depend on the scale of the code, and its bins need a known one.
+            nn.BatchNorm1d(code_dim, affine=False),
+        )
+        self.head = nn.Linear(code_dim, 1)
+        mi = KNNMutualInformation(5, x_dim=code_dim, discrete_y=True)
+        self.val_r2, self.test_r2 = R2Score(), R2Score()
+        self.val_mi, self.test_mi = mi.clone(), mi.clone()
+
+    def setup(self, stage: str) -> None:
+        """Refuse several processes: each would train on, and evaluate, all of the few patients."""
+        if self.trainer.world_size > 1:
+            raise ValueError(
+                f"FairRegression runs in one process, but the trainer has {self.trainer.world_size}. Pass "
+                "--trainer.devices=1. (To train on several, split the data with samplers as DigitsDataModule does, and "
+                "give the penalty gather=True.)"
+            )
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the codes ``(N, code_dim)`` and predictions ``(N,)`` of patients."""
+        code = self.encoder(features)
+        return code, self.head(code).squeeze(1)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the squared error plus the weighted penalty of a batch."""
+        features, progression, sex = batch
+        code, prediction = self(features)
+        error = nn.functional.mse_loss(prediction, progression)
+        penalty: Tensor = self.penalty(code, sex.to(code.dtype).unsqueeze(1).expand_as(code))
+        self.log_dict({"train/error": error, "train/penalty": penalty}, on_step=False, on_epoch=True)
+        return error + self.penalty_weight * penalty
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch to the validation metrics."""
+        self._update(batch, self.val_r2, self.val_mi)
+        self.log_dict({"val/r2": self.val_r2, "val/mi": self.val_mi}, on_step=False, on_epoch=True, prog_bar=True)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a batch to the test metrics."""
+        self._update(batch, self.test_r2, self.test_mi)
+        self.log_dict({"test/r2": self.test_r2, "test/mi": self.test_mi}, on_step=False, on_epoch=True)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return AdamW over all parameters."""
+        return torch.optim.AdamW(self.parameters(), self.learning_rate, weight_decay=self.weight_decay)
+
+    def _update(self, batch: Batch, r2: R2Score, mi: Metric) -> None:
+        features, progression, sex = batch
+        code, prediction = self(features)
+        r2.update(prediction, progression)
+        mi.update(code, sex)

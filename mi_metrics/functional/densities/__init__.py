@@ -1,0 +1,1 @@
+"""Gaussian kernel densities: from samples, from counted tables, with a gradient."""

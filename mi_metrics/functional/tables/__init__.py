@@ -1,0 +1,1 @@
+"""Joint tables: axes of bins, whole counts and soft counts."""

@@ -1,0 +1,416 @@
+"""The occupied-cell dyadic grid: a joint table for data whose range nobody knows, which merges exactly.
+
+**Cells.** Level e cuts the real line into the cells [j 2^e, (j+1) 2^e), j an integer. A cell is named by its
+lower border, a float64: the border of x is x with the bits below 2^e cleared towards -inf, floor(x / 2^e) 2^e.
+It has no more significant bits than x, so it is a float64 itself, where -2^1024 reads -inf. Levels run from -1074,
+where every float64 is its own cell, to 1024, where two cells hold everything. -0.0 is +0.0; a negative number,
+however small, lies below 0.
+
+**State.** Per output and axis the occupied cells, at most m (the resolution), at the least level e at which they
+are that few; and a dense m x m table of the exact number of samples in each pair of cells. All of it is one int64
+tensor of shape (C, 2 + 2m + m^2): the two levels, the borders of x and of y, ascending, as the bits of their
+float64 (negative numbers negated, so that integers and numbers have one order; empty slots hold +inf), the table.
+
+**Why the order of the data does not matter.** Let S be a multiset of samples, n_e(S) the number of cells that it
+occupies at level e, and e*(S) the least e with n_e(S) <= m.
+(1) Cells nest: floor(floor(x / 2^e) / 2^k) = floor(x / 2^(e+k)), so the border at a level follows from the border
+at any lower level, and n_e does not grow with e.
+(2) A subset occupies a subset of the cells: n_e(A) <= n_e(A + B), hence e*(A + B) >= max(e*(A), e*(B)).
+The state of S is a function of S: its level e*(S), the borders at that level, the counts. Merging the states of A
+and B takes both to the level max(e*(A), e*(B)), unites the cells and coarsens while more than m remain. By (1) the
+borders and counts found are those of the samples themselves, by (2) no level below was possible: the result is the
+state of A + B. So merging is commutative and associative, the empty state is neutral, and every order, split and
+merge tree of the same samples ends in the same bits. The same holds for `update`, which encodes a batch at the
+level of the state: a level that some of the samples have forced is a valid start.
+
+**The level in one pass.** Sort the borders and let g_i be the level at which neighbours i and i+1 fall into one
+cell. Then n_e = 1 + #{i: g_i > e}, and the least level that fits is the m-th largest of the g_i. Neighbours of
+different sign never meet, which is why m must be at least 2.
+
+**What is exact.** Every count is the number of samples in a known box, so the total is the number of samples. At
+most m distinct values on an axis (8-bit images, class labels) stay at level -1074: the borders are the values, bit
+for bit. A far outlier costs one cell, not the range. Otherwise a value is known to within its cell.
+
+Counts must stay below 2^63. Inputs must be finite where they are valid; integers are exact up to 2^53.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mi_metrics.functional.options import check_integer
+
+# Every float64 is a multiple of 2^LEAST; at that level nothing is cleared.
+LEAST = -1074
+# The order-preserving bits of +inf: no finite sample has this border, and clearing bits leaves it as it is.
+_EMPTY = 2047 << 52
+_INT64_MIN = -(2**63)
+# Neighbours of different sign: above every level.
+_NEVER = 1025
+# A lookup table stays in cache up to about this size; cells beyond it are found by sorting.
+_SPAN = 1 << 16
+
+
+class Axis(NamedTuple):
+    """The occupied cells of one axis, ascending; slots past the last repeat it with count 0.
+
+    A cell that can hold one float64 only (every cell at the least level) is a point: ``lower``, ``centre`` and
+    ``upper`` are that number, its width is 0. All are finite: a border at -2^1024 or 2^1024 reads as the largest
+    float64. Empty outputs hold zeros.
+    """
+
+    level: Tensor  # (C,) int64
+    size: Tensor  # (C,) int64: how many cells are occupied
+    lower: Tensor  # (C, m) float64
+    centre: Tensor  # (C, m) float64: stands for the samples of the cell; exact for points
+    upper: Tensor  # (C, m) float64
+    counts: Tensor  # (C, m) int64
+
+    @property
+    def lossless(self) -> Tensor:
+        """Whether ``centre`` and ``counts`` are the sorted distinct values and their numbers, (C,) bool."""
+        return self.level == LEAST
+
+
+class Grid(NamedTuple):
+    """The state, read: both axes and the joint counts (C, m, m), x first."""
+
+    x: Axis
+    y: Axis
+    joint: Tensor
+
+
+class _Lookup(NamedTuple):
+    """From a number to its code in the joint table, by way of its index among equal steps of the real line."""
+
+    enlarge: Tensor  # (C, 1) float64: 2^-e for steps 2^e below 1, else 1
+    shrink: Tensor | None  # (C, 1) float64: 2^-e for steps above 1, else 1; None where all are 1
+    start: Tensor  # (C, 1) float64: the index before the first in the table
+    far: bool  # or the first itself, where the one before is no float64
+    code: Tensor  # (C, T + 2) int64; the first and the last entry stand for everything outside
+    lower: Tensor | None  # (C, T + 2) float64: the border of the entry's cell, where the step is wider than it
+    upper: Tensor | None  # the next border; None where cells are points
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the codes of x (C, n), and whether each holds (None: all do)."""
+        index = _steps(x, self.enlarge, self.shrink).sub_(self.start)
+        if self.far:
+            index.add_(1)
+        slot = index.clamp_(0, self.code.shape[1] - 1).long()
+        code = self.code.gather(1, slot)
+        if self.lower is None:
+            return code, None
+        lower = self.lower.gather(1, slot)
+        if self.upper is None:
+            return code, x == lower
+        return code, (x >= lower).logical_and_(x < self.upper.gather(1, slot))
+
+
+def empty(num_outputs: int, resolution: int, device: torch.device | str | None = None) -> Tensor:
+    """Return the state (C, 2 + 2m + m^2) of no samples, m the resolution: the neutral element of `merge`."""
+    m = check_integer("resolution", resolution, 2)
+    state = torch.zeros(num_outputs, 2 + 2 * m + m * m, dtype=torch.int64, device=device)
+    state[:, :2] = LEAST
+    state[:, 2 : 2 + 2 * m] = _EMPTY
+    return state
+
+
+def encode(x: Tensor, y: Tensor, resolution: int, valid: Tensor | None = None) -> Tensor:
+    """Return the state of the pairs x, y (C, n), those apart where ``valid`` (C, n) is False."""
+    return update(empty(x.shape[0], resolution, x.device), x, y, valid)
+
+
+def update(state: Tensor, x: Tensor, y: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Return ``merge(state, encode(x, y))``, bit for bit, at the price of a few table lookups per sample.
+
+    Samples in cells that the state knows are counted through the lookup. The others, few once the state has seen
+    similar data, are gathered and sorted. Takes a few times the memory of the state and of a chunk.
+    """
+    (C, n), m = x.shape, _resolution(state)
+    chunk = max(1, (1 << 16 if x.device.type == "cpu" else 1 << 22) // max(C, 1))
+    missed, dropped = m * m, m * m + 1
+    one = torch.ones((), dtype=torch.int64, device=x.device)
+    counts = torch.zeros(C, m * m + 2, dtype=torch.int64, device=x.device)
+    find_x, find_y = _lookups(state)
+    held: list[tuple[Tensor, Tensor, Tensor]] = []
+    total = waiting = 0
+    for start in range(0, n, chunk):
+        a, b = x[:, start : start + chunk].double(), y[:, start : start + chunk].double()
+        keep = None if valid is None else valid[:, start : start + chunk]
+        if keep is not None:  # NaN has no index
+            a, b = a.where(keep, 0), b.where(keep, 0)
+        (code, right_x), (code_y, right_y) = _find(find_x, a, missed), _find(find_y, b, missed)
+        code = code.add_(code_y)
+        right = right_x if right_y is None else right_y if right_x is None else right_x & right_y
+        # what is not found is not right either
+        code = code.clamp_(max=missed) if right_x is None or right_y is None else code
+        code = code if right is None else code.where(right, missed)
+        if keep is not None:
+            code = code.where(keep, dropped)
+        counts.scatter_add_(1, code, one.expand_as(code))
+        if int(counts[:, missed].sum()) > total:
+            miss = code == missed
+            some = miss.any(0).nonzero().squeeze(1)
+            held.append((a[:, some], b[:, some], miss[:, some]))
+            total, waiting = int(counts[:, missed].sum()), waiting + some.numel()
+        if waiting and (16 * waiting >= chunk or start + chunk >= n):
+            a, b, miss = (torch.cat(parts, 1) for parts in zip(*held, strict=True))
+            state = merge(_add(state, counts), _encode(a, b, miss, m))
+            if start + chunk >= n:
+                return state
+            find_x, find_y = _lookups(state)
+            held, total, waiting = [], 0, 0
+            counts.zero_()
+    return _add(state, counts)
+
+
+def merge(a: Tensor, b: Tensor) -> Tensor:
+    """Return the state of the samples of both states (C, L)."""
+    return fold(torch.stack([a, b]))
+
+
+def fold(stacked: Tensor) -> Tensor:
+    """Merge the states (K, C, L) over the first dimension: the ``dist_reduce_fx`` of the state."""
+    K, C, _ = stacked.shape
+    m = _resolution(stacked)
+    level = stacked[..., :2].amax(0)
+    levels, tables, slots = [], [], []
+    for axis in range(2):
+        names = stacked[..., 2 + axis * m : 2 + (axis + 1) * m].transpose(0, 1).reshape(C, K * m)
+        least, table = _occupied(names, level[:, axis], m)
+        levels.append(least)
+        tables.append(table)
+        # empty slots count nothing, wherever they go
+        slots.append(torch.searchsorted(table, _floor(names, least)).clamp_(max=m - 1).view(C, K, m))
+    joint = stacked[..., 2 + 2 * m :].transpose(0, 1).reshape(C, K, m, m)
+    return _pack(levels, tables, regroup(joint, slots[0], slots[1], (m, m)))
+
+
+def regroup(joint: Tensor, rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Add up joint counts (C, ..., m, m) into tables (C, *shape), given the new row and column of each old one.
+
+    ``rows`` and ``columns`` are (C, ..., m) int64. This is how a view goes from cells to bins.
+    """
+    code = rows.unsqueeze(-1) * shape[1] + columns.unsqueeze(-2)
+    result = torch.zeros(joint.shape[0], shape[0] * shape[1], dtype=joint.dtype, device=joint.device)
+    return result.scatter_add_(1, code.flatten(1), joint.flatten(1)).view(-1, *shape)
+
+
+def view(state: Tensor) -> Grid:
+    """Read a state (C, L)."""
+    m = _resolution(state)
+    joint = state[:, 2 + 2 * m :].reshape(-1, m, m)
+    x, y = (_axis(state[:, i], state[:, 2 + i * m : 2 + (i + 1) * m], joint.sum(2 - i)) for i in range(2))
+    return Grid(x, y, joint)
+
+
+def quantile(axis: Axis, q: Tensor) -> Tensor:
+    """Return the quantiles q (Q,) of a marginal as (C, Q): linear between order statistics, as NumPy's default.
+
+    The samples of a cell are taken as evenly spread over it, so each order statistic is within its cell, and
+    exact where the cells are points. NaN for an output without samples.
+    """
+    upto = axis.counts.cumsum(1)
+    total = upto[:, -1:]
+    position = q.to(torch.float64) * (total - 1)
+
+    def order_statistic(rank: Tensor) -> Tensor:
+        cell = torch.searchsorted(upto, rank, right=True).clamp_(max=upto.shape[1] - 1)
+        lower, count = axis.lower.gather(1, cell), axis.counts.gather(1, cell)
+        inside = rank - (upto.gather(1, cell) - count)
+        return lower + (axis.upper.gather(1, cell) - lower) * ((inside.double() + 0.5) / count)
+
+    below = position.floor()
+    low, high = order_statistic(below.long()), order_statistic(position.ceil().long())
+    value = low.lerp(high, position - below)
+    # halved where the difference of two finite numbers is not
+    value = torch.where(value.isfinite(), value, 2 * (low / 2).lerp(high / 2, position - below))
+    return torch.where(total > 0, value, math.nan)
+
+
+def _resolution(state: Tensor) -> int:
+    """Return m, from 2 + 2m + m^2 = (m + 1)^2 + 1."""
+    return math.isqrt(state.shape[-1] - 1) - 1
+
+
+def _pack(levels: list[Tensor], borders: list[Tensor], joint: Tensor) -> Tensor:
+    return torch.cat([torch.stack(levels, 1), *borders, joint.flatten(1)], 1)
+
+
+def _add(state: Tensor, counts: Tensor) -> Tensor:
+    """Return the state with the m^2 leading columns of ``counts`` added to its table."""
+    m = _resolution(state)
+    head, joint = state[:, : 2 + 2 * m], state[:, 2 + 2 * m :]
+    return torch.cat([head, joint + counts[:, : m * m]], 1)
+
+
+def _encode(x: Tensor, y: Tensor, valid: Tensor, m: int) -> Tensor:
+    """Return the state of the valid pairs (C, n), by sorting."""
+    levels, tables, slots = [], [], []
+    for values in (x, y):
+        keys = _key(values).where(valid, _EMPTY)
+        level, table = _occupied(keys, torch.full_like(keys[:, 0], LEAST), m)
+        levels.append(level)
+        tables.append(table)
+        slots.append(torch.searchsorted(table, _floor(keys, level)))
+    joint = torch.zeros(x.shape[0], m * m + 1, dtype=torch.int64, device=x.device)
+    code = (slots[0] * m + slots[1]).where(valid, m * m)
+    joint.scatter_add_(1, code, valid.to(torch.int64))
+    return _pack(levels, tables, joint[:, :-1])
+
+
+def _key(x: Tensor) -> Tensor:
+    """Return the float64 bits of x as integers in the order of the numbers, both zeros 0."""
+    # adding zero flushes subnormals where the processor does, so that this and the lookup see the same number
+    return _flip((x.double() + 0.0).view(torch.int64))
+
+
+def _number(key: Tensor) -> Tensor:
+    """Return the float64 of a key."""
+    return _flip(key).view(torch.float64)
+
+
+def _flip(bits: Tensor) -> Tensor:
+    """Turn sign and magnitude into two's complement, or back."""
+    return torch.where(bits < 0, _INT64_MIN - bits, bits)
+
+
+def _floor(key: Tensor, level: Tensor) -> Tensor:
+    """Return the keys (C, n) of the borders at the levels (C,)."""
+    level = level.unsqueeze(1)
+    # A negative number lies in the cell that ends above it: step back from the next number towards zero.
+    size = torch.where(key < 0, ~key, key)
+    bits = level - LEAST + 1 - (size >> 52).clamp_(min=1)
+    # Past the mantissa nothing remains but 0, and the cell below it, from -2^level.
+    whole = bits > 52
+    step = torch.where(whole, (level + 1023) << 52, 1 << bits.clamp(0, 52))
+    kept = torch.where(whole, 0, size & -step)
+    return torch.where(key < 0, -(kept + step), kept)
+
+
+def _meet(a: Tensor, b: Tensor) -> Tensor:
+    """Return the least level at which the keys a < b lie in one cell."""
+    negative = b < 0
+    size_a, size_b = torch.where(negative, ~a, a), torch.where(negative, ~b, b)
+    exponent = (torch.maximum(size_a, size_b) >> 52).clamp_(min=1)
+    # one above the highest bit in which they differ; the leading bit where the exponents do
+    differ = torch.frexp((size_a ^ size_b).double()).exponent.clamp_(max=53)
+    return torch.where((a < 0) & (b >= 0), _NEVER, exponent + differ + (LEAST - 1))
+
+
+def _occupied(keys: Tensor, level: Tensor, m: int) -> tuple[Tensor, Tensor]:
+    """Return the least level from ``level`` (C,) up at which the keys (C, n) occupy at most m cells, and these."""
+    keys = _floor(keys, level).sort(1).values
+    a, b = keys[:, :-1], keys[:, 1:]
+    if a.shape[1] >= m:
+        meet = torch.where((a == b) | (b == _EMPTY), LEAST, _meet(a, b))
+        level = torch.maximum(level, meet.topk(m, 1).values[:, -1])
+        keys = _floor(keys, level)
+    changes = keys[:, 1:] != keys[:, :-1]
+    place = torch.nn.functional.pad(changes.cumsum(1), (1, 0))
+    borders = torch.full((keys.shape[0], m + 1), _EMPTY, dtype=torch.int64, device=keys.device)
+    return level, borders.scatter_(1, place, keys)[:, :m].contiguous()
+
+
+def _axis(level: Tensor, borders: Tensor, count: Tensor) -> Axis:
+    size = (borders != _EMPTY).sum(1)
+    last = (size - 1).clamp_(min=0).unsqueeze(1)
+    slot = torch.arange(borders.shape[1], dtype=torch.int64, device=borders.device).minimum(last)
+    key = borders.gather(1, slot)
+    key = torch.where(key == _EMPTY, 0, key)
+    # the cell ends where the next number's cell begins, at the earliest one number on
+    end = -_floor(-(key + 1), level)
+    lower, upper = _number(key), _number(end)
+    half = 2.0**1023
+    centre = (lower / 2).clamp_(min=-half) + (upper / 2).clamp_(max=half)
+    point = end - key == 1
+    most = torch.finfo(torch.float64).max
+    lower, upper = lower.clamp_(min=-most), upper.clamp_(max=most)
+    return Axis(level, size, lower, centre.where(~point, lower), upper.where(~point, lower), count)
+
+
+def _power(exponent: Tensor) -> Tensor:
+    """Return 2^exponent as float64, exactly."""
+    return ((exponent + 1023) << 52).view(torch.float64)
+
+
+def _steps(x: Tensor, enlarge: Tensor, shrink: Tensor | None) -> Tensor:
+    """Return floor(x / 2^e) as float64, exactly or infinite.
+
+    Large steps take the floor twice: -1e-300 times 2^-100 is -0.0, and would end up above 0.
+    """
+    index = x.mul(enlarge).floor_()
+    return index if shrink is None else index.mul_(shrink).floor_()
+
+
+def _find(lookups: list[_Lookup], x: Tensor, missed: int) -> tuple[Tensor, Tensor | None]:
+    """Ask the first lookup, and the others about what it does not find."""
+    code, right = lookups[0](x)
+    for lookup in lookups[1:]:
+        code = code if right is None else code.where(right, missed)
+        other, right = lookup(x)
+        found = code < missed
+        code, right = code.where(found, other), None if right is None else right | found
+    return code, right
+
+
+def _lookups(state: Tensor) -> tuple[list[_Lookup], list[_Lookup]]:
+    """Return for both axes of a state the lookups that find most of the samples like those counted.
+
+    One will do for most data. A second and a third serve what lies far off: a background, a fill value.
+    """
+    m = _resolution(state)
+    joint = state[:, 2 + 2 * m :].reshape(-1, m, m)
+    slots = torch.arange(m + 1, dtype=torch.int64, device=state.device)
+    lookups: tuple[list[_Lookup], list[_Lookup]] = ([], [])
+    # a code of m^2 or more, from either axis, says: not found
+    for axis, codes in enumerate((slots * m, torch.where(slots == m, m * m, slots))):
+        borders, counts = state[:, 2 + axis * m : 2 + (axis + 1) * m], joint.sum(2 - axis)
+        rare = counts.sum(1) // 64
+        while not lookups[axis] or (len(lookups[axis]) < 3 and bool((counts.sum(1) > rare).any())):
+            lookup, taken = _lookup(state[:, axis], borders, counts, codes)
+            lookups[axis].append(lookup)
+            counts = counts.masked_fill(taken, 0)
+    return lookups
+
+
+def _lookup(level: Tensor, borders: Tensor, counts: Tensor, codes: Tensor) -> tuple[_Lookup, Tensor]:
+    """Return a lookup and the cells (C, m) that it finds.
+
+    The step is the widest that tells neighbouring cells apart, all but the closest sixteenth of them: the cell
+    itself for a continuous variable; wider, and with a check of the borders, for values far apart by the measure
+    of their cells (the values k / 255 of an image). The table begins where it covers most of the samples.
+    """
+    m = borders.shape[1]
+    vacant = borders == _EMPTY
+    meet = torch.where(vacant[:, 1:], _NEVER, _meet(borders[:, :-1], borders[:, 1:])).sort(1).values
+    close = ((~vacant).sum(1, keepdim=True) - 1).clamp_(min=0) // 16
+    step = (meet.gather(1, close) - 1).clamp_(-1000, 1000)  # its power and the inverse are normal numbers
+    enlarge, shrink = _power(-step.clamp(max=0)), _power(-step.clamp(min=0))
+    lower = _number(borders)
+    most = torch.finfo(torch.float64).max
+    index = _steps(lower, enlarge, shrink).clamp_(-most, most)
+    end = torch.searchsorted(index, index + (_SPAN - 1), right=True)
+    upto = torch.nn.functional.pad(counts.cumsum(1), (1, 0))
+    first = (upto.gather(1, end) - upto[:, :-1]).argmax(1, keepdim=True)
+    start = index.gather(1, first)
+    reach = index.gather(1, end.gather(1, first) - 1) - start
+    far = start - (start - 1) != 1
+    facts = [reach.amax(), step.amax(), (step > level.unsqueeze(1)).any(), level.amax() > LEAST, far.any()]
+    span, large, wide, broad, far_off = torch.stack(facts).tolist()
+    place = (index - start).clamp_(-1, span + 1).add_(1).long().masked_fill_(vacant, 0)
+    slot = torch.full((len(borders), int(span) + 3), m, dtype=torch.int64, device=borders.device)
+    slot.scatter_(1, place, torch.arange(m, dtype=torch.int64, device=borders.device).expand_as(place))
+    slot[:, 0] = slot[:, -1] = m
+    border = beyond = None
+    if wide:  # what is not found compares with NaN
+        nan = torch.full_like(start, math.nan)
+        border = torch.cat([lower, nan], 1).gather(1, slot)
+        if broad:
+            beyond = torch.cat([_number(-_floor(-(borders + 1), level)), nan], 1).gather(1, slot)
+    before = start if far_off else start - 1
+    lookup = _Lookup(enlarge, shrink if large > 0 else None, before, bool(far_off), codes[slot], border, beyond)
+    taken = torch.zeros(len(borders), m + 1, dtype=torch.bool, device=borders.device).scatter_(1, slot, True)[:, :m]
+    return lookup, taken

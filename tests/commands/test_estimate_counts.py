@@ -1,0 +1,143 @@
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from mi_metrics import BinnedMutualInformation
+from mi_metrics.states import grid
+from mi_metrics.commands.estimate_counts import crowded, few_values, p_value, tabulate
+from mi_metrics.functional import binned_joint, independence_p_value
+
+DOSES = np.array([0, 1, 10, 100, 1000.0])
+
+
+def metric_of(x, y, **options):
+    metric = BinnedMutualInformation("auto", **options)
+    metric.update(torch.as_tensor(x), torch.as_tensor(y))
+    return metric
+
+
+def cells_of(x, y):
+    return grid.view(metric_of(x, y).table)
+
+
+def tables(metric):
+    return metric.counts(), grid.view(metric.table)
+
+
+def contingency(x, y):
+    """Count pairs of distinct values."""
+    table = np.zeros((len(np.unique(x)), len(np.unique(y))), int)
+    np.add.at(table, (np.unique(x, return_inverse=True)[1], np.unique(y, return_inverse=True)[1]), 1)
+    return torch.from_numpy(table)
+
+
+def g_test(x, y, groups):
+    """Return the p-value of SciPy's G-test on groups of ranks, equal values having their mean rank."""
+    codes = [np.floor(groups * (stats.rankdata(v) - 0.5) / len(v) + 1e-9) for v in (x, y)]
+    table = contingency(*codes)
+    return stats.chi2_contingency(table.numpy(), correction=False, lambda_="log-likelihood").pvalue
+
+
+def normal(*shape):
+    return np.random.default_rng(0).standard_normal(shape)
+
+
+@pytest.mark.parametrize(
+    ("x", "expected"),
+    [(np.arange(1000.0) % 99, 99), (np.arange(1000.0) % 100, None), (np.arange(10_000.0) % 300, None)],
+)
+def test_few_values_are_fewer_than_one_in_ten_samples(x, expected):
+    # More than the grid resolves are not counted.
+    assert few_values(cells_of(x, normal(len(x))).x) == expected
+
+
+class TestTabulate:
+    @pytest.mark.parametrize("binning", ["uniform", "quantile"])
+    def test_categories_have_a_row_each_wherever_they_lie(self, binning):
+        rng = np.random.default_rng(0)
+        x, y = (
+            rng.choice(DOSES, 1000, p=[0.4, 0.02, 0.02, 0.4, 0.16]),
+            rng.choice([-7.0, 0, 1], 1000, p=[0.9, 0.05, 0.05]),
+        )
+        metric = metric_of(x, y, binning=binning)
+        counts, own = tabulate(*tables(metric))
+        assert own == (True, True)
+        assert torch.equal(counts, contingency(x, y))
+        # What this is for.
+        pooled = metric.counts()
+        assert int((pooled.sum(1) > 0).sum()) < len(DOSES)
+
+    @pytest.mark.parametrize("binning", ["uniform", "quantile"])
+    def test_beside_categories_numbers_keep_their_bins(self, binning):
+        x, y = DOSES[np.arange(1000) % 5], normal(1000).round(1)
+        metric = metric_of(x, y, binning=binning)
+        counts, own = tabulate(*tables(metric))
+        assert own == (True, False)
+        assert torch.equal(counts.sum(0), metric.counts().sum(0))
+        first, last = metric.edges()[1][[1, -2]].tolist()
+        assert counts[:, 0].tolist() == [int(((x == dose) & (y < first)).sum()) for dose in DOSES]
+        assert counts[:, -1].tolist() == [int(((x == dose) & (y >= last)).sum()) for dose in DOSES]
+        turned, own = tabulate(*tables(metric_of(y, x, binning=binning)))
+        assert own == (False, True)
+        assert torch.equal(turned, counts.T)
+
+    def test_more_values_than_bins_have_rows_if_the_table_stays_small(self):
+        x, few, many = np.arange(1000.0) % 50, np.arange(1000) // 7 % 2, normal(1000)
+        counts, own = tabulate(*tables(metric_of(x, few.astype(float))))
+        assert own == (True, True)
+        assert torch.equal(counts, contingency(x, few))
+        metric = metric_of(x, many)
+        counts, own = tabulate(*tables(metric))
+        assert own == (False, False)
+        assert torch.equal(counts, metric.counts())
+        assert len(counts) < 50
+
+    def test_values_that_hardly_repeat_are_numbers(self):
+        # So strong a dependence asks for 256 bins: a row for each sample would be its logarithm, whatever the truth.
+        x = normal(200)
+        metric = metric_of(x, x)
+        assert metric.counts().shape == (256, 256)
+        assert tabulate(*tables(metric))[1] == (False, False)
+
+
+class TestPValue:
+    def test_is_scipys_of_groups_of_ranks(self):
+        # 0.4 * 1000 = 7.37 ** 3
+        x, noise = normal(2, 1000)
+        x, y = x.round(1), (0.1 * x + noise).round(1)
+        assert p_value(cells_of(x, y)) == pytest.approx(g_test(x, y, 7), rel=1e-9)
+
+    def test_rare_values_are_met_with_fewer_groups(self):
+        x, y = (np.arange(1000) % 50 == 0).astype(float), normal(1000).round(1)
+        # 20 rows in 4 groups; rounded values do not divide evenly.
+        assert p_value(cells_of(x, y)) == pytest.approx(g_test(x, y, 3), rel=1e-9)
+
+    @pytest.mark.parametrize(
+        ("x", "y"),
+        [(np.arange(1000.0) == 7, normal(1000)), (normal(44), normal(44)), (np.arange(9) % 3, np.arange(9) // 3)],
+    )
+    def test_is_none_where_fewer_than_five_rows_are_expected_in_a_cell(self, x, y):
+        assert p_value(cells_of(x.astype(float), y.astype(float))) is None
+
+    def test_of_a_constant_is_one(self):
+        assert p_value(cells_of(np.full(100, 3.0), normal(100))) == 1
+
+    @pytest.mark.parametrize("n", [45, 100, 1000])
+    def test_keeps_its_level_where_that_of_the_bins_does_not(self, n):
+        draws = 600
+        generator = torch.Generator().manual_seed(0)
+        x, y = torch.randn(2, draws, n, generator=generator).exp()
+        states = grid.encode(x, y, 64)
+        values = [p_value(grid.view(state.unsqueeze(0))) for state in states]
+        rejected = sum(value < 0.05 for value in values) / draws
+        # Three standard deviations of a proportion.
+        assert rejected == pytest.approx(0.05, abs=0.027)
+        counts = (n * binned_joint(x, y, "auto", binning="quantile")).round()
+        assert float((independence_p_value(counts) < 0.05).double().mean()) > 0.077
+
+
+def test_a_crowded_axis_is_one_whose_samples_differ_within_a_bin():
+    x = normal(1000)
+    assert crowded(*tables(metric_of(np.exp(3 * x), x))) == (True, False)
+    assert crowded(*tables(metric_of((x > 2).astype(float), np.full(1000, 1.0)))) == (False, False)
