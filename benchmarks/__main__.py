@@ -1,7 +1,8 @@
 """Speed, memory and accuracy against peers: ``python -m benchmarks [NAME ...] [--json FILE]``.
 
-Every figure is a ratio of CPU times of one thread within one run, the least of several repetitions: other programs on
-the machine move single times, not ratios. A peer that is not installed is skipped and says so.
+Every figure is a ratio of CPU times of one thread within one run, the least of several repetitions:
+other programs on the machine move single times, not ratios. A peer that is not installed is skipped
+and says so.
 """
 
 import argparse
@@ -27,8 +28,15 @@ SUITES = {
 def main() -> None:
     """Run the suites that are asked for, print a table and write it as JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"suites to run: {', '.join(SUITES)} (default: all)")
-    parser.add_argument("--json", type=Path, default=Path("runs/benchmarks.json"), help="where to write the rows")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"suites to run: {', '.join(SUITES)} (default: all)",
+    )
+    parser.add_argument(
+        "--json", type=Path, default=Path("runs/benchmarks.json"), help="where to write the rows"
+    )
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(SUITES):
         parser.error(f"unknown suites: {', '.join(sorted(unknown))}; known: {', '.join(SUITES)}")
@@ -40,7 +48,11 @@ def main() -> None:
         print_rows(found)
         rows += found
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
-    machine = {"torch": version("torch"), "python": platform.python_version(), "machine": platform.machine()}
+    machine = {
+        "torch": version("torch"),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
     text = json.dumps({"machine": machine, "rows": [row._asdict() for row in rows]}, indent=1)
     arguments.json.write_text(text + "\n")
     print(f"\nwritten to {arguments.json}")

@@ -1,8 +1,8 @@
 """The README's tables of accuracy, made and kept true: ``python -m benchmarks.accuracy [--write]``.
 
-Means over the draws, in nats, beside the closed form. scikit-learn is its nearest-neighbour estimate
-``mutual_info_regression`` with k = 3. The earlier figures are those that the library whose experiment the study repeats
-has published, rerun where it published none.
+Means over the draws, in nats, beside the closed form. scikit-learn is its nearest-neighbour
+estimate ``mutual_info_regression`` with k = 3. The earlier figures are those that the library whose
+experiment the study repeats has published, rerun where it published none.
 """
 
 import argparse
@@ -20,7 +20,8 @@ from mi_metrics.distributions import DISTRIBUTIONS
 
 README = Path(__file__).parent.parent / "README.md"
 
-# N: published means of nearest neighbours, kernels and bins, at r = 0 and r = .99; None where there is none.
+# N: published means of nearest neighbours, kernels and bins, at r = 0 and r = .99; None where there
+# is none.
 EARLIER = {
     100: ((0.0265, 0.1480, 1.0148), None),
     361: ((0.0212, 0.1256, 0.3906), (1.9696, 1.4138, 1.7258)),
@@ -40,7 +41,9 @@ def scikit_learn(x: Tensor, y: Tensor) -> Tensor:
 
 
 def study_rows() -> list[list[str]]:
-    """Return some of the study's points, of its samples: truth, ours, scikit-learn's and the earlier figures."""
+    """Return some of the study's points, of its samples: truth, ours, scikit-learn's and the
+    earlier figures.
+    """
     rows = []
     truths = study.truths()
     for i, truth in enumerate((truths[0], truths[-1])):
@@ -50,7 +53,9 @@ def study_rows() -> list[list[str]]:
             estimators = (*study.ESTIMATORS.values(), scikit_learn)
             row = [f"{DISTRIBUTIONS['gaussian'].parameter(truth):.2g}", str(n), _number(truth)]
             row += [_mean(estimator, x, y) for estimator in estimators]
-            rows.append([*row, *("–" if value is None else _number(value) for value in reversed(earlier))])
+            rows.append(
+                [*row, *("–" if value is None else _number(value) for value in reversed(earlier))]
+            )
     return rows
 
 
@@ -83,7 +88,8 @@ def table(name: str) -> str:
     """Compute one of :data:`TABLES` and return it as Markdown."""
     header, rows = TABLES[name]
     with warnings.catch_warnings():
-        # The tables show what becomes of few samples and heavy tails; nobody has to be told beside them.
+        # The tables show what becomes of few samples and heavy tails; nobody has to be told beside
+        # them.
         warnings.simplefilter("ignore")
         lines = [header, ["---"] * len(header), *rows()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -93,7 +99,9 @@ def section(name: str, text: str) -> re.Match[str]:
     """Return where a table stands in a Markdown text, between its markers, as group 1."""
     found = re.search(rf"<!-- accuracy: {name} -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
     if found is None:
-        raise ValueError(f"Expected the markers <!-- accuracy: {name} --> and <!-- end --> in the text.")
+        raise ValueError(
+            f"Expected the markers <!-- accuracy: {name} --> and <!-- end --> in the text."
+        )
     return found
 
 

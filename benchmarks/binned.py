@@ -48,7 +48,9 @@ def _tables() -> list[Row]:
 
 
 def _formulation() -> list[Row]:
-    """Measure against the textbook formulation: cumulative indicators (N, B + 1, B + 1), summed and differenced."""
+    """Measure against the textbook formulation: cumulative indicators (N, B + 1, B + 1), summed and
+    differenced.
+    """
     x, y = _gaussian(64, 4900)
     edges = torch.linspace(*RANGE, 21)
 
@@ -58,7 +60,11 @@ def _formulation() -> list[Row]:
             above.float().sum(0).diff(dim=0).diff(dim=1)
 
     ours, theirs = seconds(lambda: binned_joint(x, y, 20, value_range=RANGE), dense)
-    return [ratio("hard table, 64 x 4900, 20 bins, against boolean (N, B+1, B+1)", ours, 32 * theirs, 100)]
+    return [
+        ratio(
+            "hard table, 64 x 4900, 20 bins, against boolean (N, B+1, B+1)", ours, 32 * theirs, 100
+        )
+    ]
 
 
 def _grid() -> list[Row]:
@@ -91,7 +97,14 @@ def _memory() -> list[Row]:
         metric = BinnedMutualInformation(256, **options)
         metric.update(x[:1000], y[:1000])
         transient = transient_bytes(lambda metric=metric: metric.update(x, y)) / 2**20
-        found.append(at_most(f"transient memory of an update with 4e6 samples, 256 bins, {name}", transient, 8, " MiB"))
+        found.append(
+            at_most(
+                f"transient memory of an update with 4e6 samples, 256 bins, {name}",
+                transient,
+                8,
+                " MiB",
+            )
+        )
     return found
 
 
@@ -103,10 +116,17 @@ def _accuracy() -> list[Row]:
         {"bias_correction": "miller_madow"},
         {"bias_correction": "none"},
     ):
-        error = study.errors(lambda x, y, o=options: binned_mutual_information(x, y, "auto", **o)).abs()
+        error = study.errors(
+            lambda x, y, o=options: binned_mutual_information(x, y, "auto", **o)
+        ).abs()
         name = ", ".join(str(v) for v in options.values())
-        what = f"35 points of the study, num_bins=auto, {name}: mean |error| (worst {float(error.max()):.3f})"
+        worst = float(error.max())
+        what = f"35 points of the study, num_bins=auto, {name}: mean |error| (worst {worst:.3f})"
         required = options["bias_correction"] != "none"
         value = float(error.mean())
-        found.append(at_most(what, value, 0.06, " nats") if required else Row(what, f"{value:.4g} nats", "", None))
+        found.append(
+            at_most(what, value, 0.06, " nats")
+            if required
+            else Row(what, f"{value:.4g} nats", "", None)
+        )
     return found

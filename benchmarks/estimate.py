@@ -1,4 +1,6 @@
-"""The command `mi-metrics estimate` against what it can't do without: reading the file and updating a metric."""
+"""The command `mi-metrics estimate` against what it can't do without: reading the file and updating
+a metric.
+"""
 
 import contextlib
 import io
@@ -40,7 +42,9 @@ def _command(path: Path, estimator: str) -> None:
 
 
 def _time(path: Path, parquet: ModuleType) -> list[Row]:
-    """Measure the command against reading the same chunks, and a metric with chunks that are in memory."""
+    """Measure the command against reading the same chunks, and a metric with chunks that are in
+    memory.
+    """
     chunks = [chunk.columns for chunk in columns.open_table(path).chunks(["x", "y"])]
     # Of their own: those of the file stay in PyArrow's memory.
     chunks = [[v.clone() for v in chunk] for chunk in chunks]
@@ -51,7 +55,9 @@ def _time(path: Path, parquet: ModuleType) -> list[Row]:
             pass
 
     def update() -> None:
-        metric = BinnedMutualInformation("auto", bias_correction="grassberger", nan_strategy="ignore")
+        metric = BinnedMutualInformation(
+            "auto", bias_correction="grassberger", nan_strategy="ignore"
+        )
         for x, y in chunks:
             metric.update(x, y)
 
@@ -59,8 +65,11 @@ def _time(path: Path, parquet: ModuleType) -> list[Row]:
     found = []
     for clock, times in (("CPU", seconds(*calls, repeat=5)), ("wall", _wall(*calls))):
         ours, alone = times[0], sum(times[1:])
-        figure = f"{ours / alone:.2f}x  ({1e3 * ours:.3g} against {1e3 * times[1]:.3g} + {1e3 * times[2]:.3g} ms)"
-        what = f"estimate, bins, Parquet of {N:.0e} rows: against reading and updating alone, {clock} time"
+        parts = f"{1e3 * ours:.3g} against {1e3 * times[1]:.3g} + {1e3 * times[2]:.3g} ms"
+        figure = f"{ours / alone:.2f}x  ({parts})"
+        what = (
+            f"estimate, bins, Parquet of {N:.0e} rows: against reading and updating, {clock} time"
+        )
         found.append(Row(what, figure, "<= 2x", ours <= 2 * alone))
     return found
 
@@ -76,10 +85,14 @@ def _wall(*calls: Callable[[], object]) -> list[float]:
 
 
 def _memory(small: Path, large: Path) -> list[Row]:
-    """Measure the peak, which settles after some chunks: the larger file alone would add 137 MiB."""
+    """Measure the peak, which settles after some chunks: the larger file alone would add 137
+    MiB.
+    """
     found = []
     for estimator in ("bins", "knn"):
-        what = f"estimate, {estimator}: peak memory with {N:.0e} rows beyond that with {N // 10:.0e}"
+        what = (
+            f"estimate, {estimator}: peak memory with {N:.0e} rows beyond that with {N // 10:.0e}"
+        )
         if not Path("/proc/self/status").exists():
             found.append(missing(what, "procfs"))
             continue
@@ -93,9 +106,13 @@ def peak_memory(path: Path, estimator: str) -> float:
     # Not getrusage: a process begins with the peak of the one that started it.
     code = (
         "import pyarrow, torch; torch.set_num_threads(1); pyarrow.set_cpu_count(1)\n"
-        f"import mi_metrics.commands.estimate as e; e.main(['estimate', {str(path)!r}, '--x', 'x', '--y', 'y', "
+        f"import mi_metrics.commands.estimate as e; e.main(['estimate', {str(path)!r}, '--x', 'x', "
+        f"'--y', 'y', "
         f"'--estimator', {estimator!r}])\n"
-        "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+        "print(next(line.split()[1] for line in open('/proc/self/status') if "
+        "line.startswith('VmHWM')))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     return int(result.stdout.split()[-1]) / 1024

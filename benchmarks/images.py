@@ -1,4 +1,5 @@
-"""The README's images, small enough to be committed, from what the study and the registration have drawn.
+"""The README's images, small enough to be committed, from what the study and the registration have
+drawn.
 
 ``python -m benchmarks.images``, as ``make figures`` runs it.
 """

@@ -25,7 +25,9 @@ def _gaussian(n: int, r: float = 0.6, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def _direct() -> list[Row]:
-    """Measure against a product kernel that every sample adds to the same grid, in chunks, in float32."""
+    """Measure against a product kernel that every sample adds to the same grid, in chunks, in
+    float32.
+    """
     x, y = _gaussian(N)
     h = N ** (-1 / 6)
     centres = torch.linspace(-5, 5, 256)
@@ -34,12 +36,17 @@ def _direct() -> list[Row]:
         total = torch.zeros(256, 256)
         for a, b in zip(x.split(2**15), y.split(2**15), strict=True):
             # exp() is several times slower where its result is no normal number.
-            kx, ky = (((v[:, None] - centres) / h).square_().mul_(-0.5).clamp_min_(-40).exp_() for v in (a, b))
+            kx, ky = (
+                ((v[:, None] - centres) / h).square_().mul_(-0.5).clamp_min_(-40).exp_()
+                for v in (a, b)
+            )
             total += kx.T @ ky
         return total / total.sum()
 
     times = seconds(lambda: kde_joint(x, y, value_range=(-5, 5)), direct, repeat=1)
-    return [ratio("1e6 samples, smoothed joint of 256 x 256, against direct evaluation", *times, 20)]
+    return [
+        ratio("1e6 samples, smoothed joint of 256 x 256, against direct evaluation", *times, 20)
+    ]
 
 
 def _kdepy() -> list[Row]:
@@ -64,13 +71,24 @@ def _metric() -> list[Row]:
             metric = KDEMutualInformation()
             metric.update(x, y)
             worst = max(worst, abs(float(metric.compute() - kde_mutual_information(x, y))))
-        found.append(at_most(f"metric against the functional API at r = {r}, N = 1000 and 4900", worst, bound, " nats"))
+        found.append(
+            at_most(
+                f"metric against the functional API at r = {r}, N = 1000 and 4900",
+                worst,
+                bound,
+                " nats",
+            )
+        )
     return found
 
 
 def _accuracy() -> list[Row]:
     error = study.errors(kde_mutual_information).abs()
     return [
-        at_most("35 points of the study, defaults: mean |error|", float(error.mean()), 0.022, " nats"),
-        at_most("35 points of the study, defaults: worst |error|", float(error.max()), 0.05, " nats"),
+        at_most(
+            "35 points of the study, defaults: mean |error|", float(error.mean()), 0.022, " nats"
+        ),
+        at_most(
+            "35 points of the study, defaults: worst |error|", float(error.max()), 0.05, " nats"
+        ),
     ]

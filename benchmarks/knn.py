@@ -45,7 +45,9 @@ def _sklearn() -> list[Row]:
             lambda a=a, b=b: selection.mutual_info_regression(a, b, n_neighbors=3, random_state=0),
             repeat=repeat,
         )
-        found.append(ratio(f"N = {n}, against scikit-learn's mutual_info_regression", *times, required))
+        found.append(
+            ratio(f"N = {n}, against scikit-learn's mutual_info_regression", *times, required)
+        )
     return found
 
 
@@ -56,6 +58,8 @@ def _batched() -> list[Row]:
 
 
 def _accuracy() -> list[Row]:
-    error = study.errors(lambda x, y: knn_mutual_information(x.unsqueeze(-1), y.unsqueeze(-1))).abs()
+    error = study.errors(
+        lambda x, y: knn_mutual_information(x.unsqueeze(-1), y.unsqueeze(-1))
+    ).abs()
     what = f"35 points of the study, defaults: mean |error| (worst {float(error.max()):.3f})"
     return [at_most(what, float(error.mean()), 0.0165, " nats")]

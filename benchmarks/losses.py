@@ -1,4 +1,6 @@
-"""The loss against MONAI, kornia and SimpleITK: time forward and backward, transient memory, time of the value."""
+"""The loss against MONAI, kornia and SimpleITK: time forward and backward, transient memory, time
+of the value.
+"""
 
 import warnings
 from collections.abc import Callable
@@ -61,7 +63,8 @@ def _training(name: str) -> list[Row]:
         ours, peers = (lambda: train(lambda v: loss(v, y))), (lambda theirs=theirs: train(theirs))
         found.append(ratio(what, *seconds(ours, peers, repeat=3), 20))
         memory, other_memory = transient_bytes(ours), transient_bytes(peers)
-        figure = f"1/{other_memory / memory:.0f}  ({memory / 2**20:.3g} against {other_memory / 2**20:.4g} MiB)"
+        parts = f"{memory / 2**20:.3g} against {other_memory / 2**20:.4g} MiB"
+        figure = f"1/{other_memory / memory:.0f}  ({parts})"
         found.append(Row("  its transient memory", figure, "<= 1/20", 20 * memory <= other_memory))
     return found
 
@@ -71,7 +74,12 @@ def _large() -> Row:
     x.requires_grad_()
     loss = MutualInformationLoss(BINS)
     memory = transient_bytes(lambda: loss(x, y).backward()) / 2**20
-    return at_most("256 x 256 x 256, forward and backward: memory beside the pair's own 128 MiB", memory, 1920, " MiB")
+    return at_most(
+        "256 x 256 x 256, forward and backward: memory beside the pair's own 128 MiB",
+        memory,
+        1920,
+        " MiB",
+    )
 
 
 def _value() -> list[Row]:
@@ -88,4 +96,6 @@ def _value() -> list[Row]:
     method.SetNumberOfThreads(1)
     fixed, moving = (sitk.GetImageFromArray(v[0, 0].numpy()) for v in (y, x))
     loss = MutualInformationLoss(BINS, value_range=(0, 1))
-    return [ratio(what, *seconds(lambda: loss(x, y), lambda: method.MetricEvaluate(fixed, moving)), 1)]
+    return [
+        ratio(what, *seconds(lambda: loss(x, y), lambda: method.MetricEvaluate(fixed, moving)), 1)
+    ]

@@ -1,4 +1,6 @@
-"""Execute the notebooks and keep their outputs in them: ``python -m benchmarks.notebooks``, as in ``make figures``."""
+"""Execute the notebooks and keep their outputs in them: ``python -m benchmarks.notebooks``, as in
+``make figures``.
+"""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,10 +14,13 @@ FOLDER = Path(__file__).parent.parent / "notebooks"
 def main() -> None:
     for path in sorted(FOLDER.glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
-        # Elsewhere, for they write files; without the times at which cells ran, which would differ every time.
+        # Elsewhere, for they write files; without the times at which cells ran, which would differ
+        # every time.
         with TemporaryDirectory() as elsewhere:
             resources = {"metadata": {"path": elsewhere}}
-            NotebookClient(notebook, timeout=300, record_timing=False, resources=resources).execute()
+            NotebookClient(
+                notebook, timeout=300, record_timing=False, resources=resources
+            ).execute()
         notebook.metadata["language_info"] = {"name": "python"}
         nbformat.write(notebook, path)
 

@@ -21,8 +21,8 @@ class Row(NamedTuple):
 def seconds(*calls: Callable[[], Any], repeat: int = 7) -> list[float]:
     """Return the least CPU time of each call.
 
-    The calls take turns, so that they meet the same machine, and each is timed right after a first run of its own, so
-    that it finds its data and not its rival's in the cache.
+    The calls take turns, so that they meet the same machine, and each is timed right after a first
+    run of its own, so that it finds its data and not its rival's in the cache.
     """
     best = [float("inf")] * len(calls)
     for _ in range(repeat):

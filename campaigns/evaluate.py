@@ -1,6 +1,7 @@
 """Three metrics over a dataset that is split among processes, to be started alone or by torchrun.
 
-``python -m campaigns.hosts`` starts it on two hosts and compares the values with those of one process.
+``python -m campaigns.hosts`` starts it on two hosts and compares the values with those of one
+process.
 """
 
 import argparse
@@ -35,7 +36,10 @@ def main() -> None:
     device = torch.device("cpu")
     if "RANK" in os.environ:
         # With more processes than GPUs, as on a laptop, the CPU does it.
-        if torch.cuda.is_available() and int(os.environ["LOCAL_WORLD_SIZE"]) <= torch.cuda.device_count():
+        if (
+            torch.cuda.is_available()
+            and int(os.environ["LOCAL_WORLD_SIZE"]) <= torch.cuda.device_count()
+        ):
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
         backend = "nccl" if device.type == "cuda" else "gloo"

@@ -1,9 +1,10 @@
 """Two hosts on one machine: ``python -m campaigns.hosts [--fail]``, as root on Linux.
 
-Each host is a network namespace with a host name, an address and two processes of its own; a pair of virtual network
-cards connects them, and nothing else. The command is the one that a user gives on two machines. The values that all
-four processes print are compared, to the last bit, with those of a single process. ``--fail`` also loses a host
-while it evaluates, once by killing its processes and once by cutting the cable, and says what the other one sees.
+Each host is a network namespace with a host name, an address and two processes of its own; a pair
+of virtual network cards connects them, and nothing else. The command is the one that a user gives
+on two machines. The values that all four processes print are compared, to the last bit, with those
+of a single process. ``--fail`` also loses a host while it evaluates, once by killing its processes
+and once by cutting the cable, and says what the other one sees.
 """
 
 import argparse
@@ -35,8 +36,11 @@ TORCHRUN = [
 # Seconds for a whole run, in which processes start and, where one is lost, the others wait for it.
 LIMIT = 120
 # What a rank prints when all is done.
-RESULT = re.compile(r"rank (\d+) of \d+ on \S+: (\d+) of \d+ samples; all: (\w+ [\d.e-]+(?:, \w+ [\d.e-]+)*)")
-# How a host is lost, and the error of gloo that the other one is to see: the connection, or its patience, ends.
+RESULT = re.compile(
+    r"rank (\d+) of \d+ on \S+: (\d+) of \d+ samples; all: (\w+ [\d.e-]+(?:, \w+ [\d.e-]+)*)"
+)
+# How a host is lost, and the error of gloo that the other one is to see: the connection, or its
+# patience, ends.
 LOSSES = {
     "kill": (f"kill every process of {NAMES[1]}", "Connection (closed|reset) by peer"),
     "cut": (f"cut the cable of {NAMES[1]}", "Timed out"),
@@ -53,10 +57,19 @@ class Run(NamedTuple):
 def main() -> int:
     """Run the evaluation on one process and on two hosts."""
     parser = argparse.ArgumentParser(prog="python -m campaigns.hosts", description=__doc__)
-    parser.add_argument("--fail", action="store_true", help="also lose a host in the midst of the evaluation")
+    parser.add_argument(
+        "--fail", action="store_true", help="also lose a host in the midst of the evaluation"
+    )
     fail = parser.parse_args().fail
-    if sys.platform != "linux" or os.geteuid() != 0 or not all(map(shutil.which, ("ip", "unshare", "hostname"))):
-        print("Two hosts on one machine need Linux, root, and the commands ip, unshare and hostname. Nothing was run.")
+    if (
+        sys.platform != "linux"
+        or os.geteuid() != 0
+        or not all(map(shutil.which, ("ip", "unshare", "hostname")))
+    ):
+        print(
+            "Two hosts on one machine need Linux, root, and the commands ip, unshare and hostname. "
+            "Nothing was run."
+        )
         return 2
     # A terminal that closes or a CI job that ends is to leave no network behind.
     for ending in (signal.SIGTERM, signal.SIGHUP):
@@ -67,14 +80,19 @@ def main() -> int:
         print(f"{' '.join(map(str, error.cmd))} has not ended within {LIMIT} s.")
         return 2
     except subprocess.CalledProcessError as error:
-        print(f"{' '.join(map(str, error.cmd))}: {error.stderr.strip()}\nWhat was set up before that is gone again.")
+        print(
+            f"{' '.join(map(str, error.cmd))}: {error.stderr.strip()}\nWhat was set up before that "
+            f"is gone again."
+        )
         return 2
 
 
 def _compare() -> int:
     print(f"one process\n$ python {TORCHRUN[-1]}")
     command = [sys.executable, SCRIPT]
-    single = subprocess.run(command, capture_output=True, text=True, check=True, timeout=LIMIT).stdout
+    single = subprocess.run(
+        command, capture_output=True, text=True, check=True, timeout=LIMIT
+    ).stdout
     print(single)
     with hosts() as (start, _):
         started = [start(host) for host in range(2)]
@@ -86,7 +104,10 @@ def _compare() -> int:
     samples = sum(int(count) for _, count, _ in results)
     values = {value for _, _, value in results}
     equal = values == {RESULT.findall(single)[0][2]} and ranks == [0, 1, 2, 3]
-    print(f"{samples} samples on {len(ranks)} ranks;", "equal, to the last bit" if equal else "NOT EQUAL")
+    print(
+        f"{samples} samples on {len(ranks)} ranks;",
+        "equal, to the last bit" if equal else "NOT EQUAL",
+    )
     return 0 if equal else 1
 
 
@@ -99,7 +120,11 @@ def _lose(how: str) -> int:
         while any(run.output.read_text().count("evaluates") < 2 for run in (here, there)):
             ended = here.process.poll() is not None or there.process.poll() is not None
             if ended or time.monotonic() > deadline:
-                state = "has ended before it evaluates" if ended else f"does not evaluate after {LIMIT} s"
+                state = (
+                    "has ended before it evaluates"
+                    if ended
+                    else f"does not evaluate after {LIMIT} s"
+                )
                 sys.exit(f"{here.output.read_text()}{there.output.read_text()}A host {state}.")
             time.sleep(0.1)
         lost = time.monotonic()
@@ -131,15 +156,29 @@ def _output(run: Run) -> str:
 
 @contextmanager
 def hosts() -> Iterator[tuple[Callable[..., Run], list[str]]]:
-    """Set up two hosts; yield a function that starts the evaluation on one, and the names of their namespaces."""
+    """Set up two hosts; yield a function that starts the evaluation on one, and the names of their
+    namespaces.
+    """
     spaces = [f"{name}-{os.getpid()}" for name in NAMES]
     started: list[Run] = []
     folder = Path(tempfile.mkdtemp())
 
     def start(host: int, *options: str) -> Run:
         arguments = [*TORCHRUN, *options]
-        print(f"{NAMES[host]}$ GLOO_SOCKET_IFNAME={CARD} torchrun {' '.join(arguments)}", flush=True)
-        command = ["ip", "netns", "exec", spaces[host], "unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"']
+        print(
+            f"{NAMES[host]}$ GLOO_SOCKET_IFNAME={CARD} torchrun {' '.join(arguments)}", flush=True
+        )
+        command = [
+            "ip",
+            "netns",
+            "exec",
+            spaces[host],
+            "unshare",
+            "--uts",
+            "sh",
+            "-c",
+            'hostname "$0" && exec "$@"',
+        ]
         torchrun = [NAMES[host], sys.executable, "-m", "torch.distributed.run", *arguments]
         environment = os.environ | {"GLOO_SOCKET_IFNAME": CARD, "OMP_NUM_THREADS": "1"}
         output = folder / NAMES[host]
@@ -163,7 +202,20 @@ def hosts() -> Iterator[tuple[Callable[..., Run], list[str]]]:
             own.mkdir(parents=True)
             names = [f"{a} {n}" for a, n in zip(ADDRESSES, NAMES, strict=True)]
             (own / "hosts").write_text("\n".join(["127.0.0.1 localhost", *names, ""]))
-        _ip("link", "add", CARD, "netns", spaces[0], "type", "veth", "peer", "name", CARD, "netns", spaces[1])
+        _ip(
+            "link",
+            "add",
+            CARD,
+            "netns",
+            spaces[0],
+            "type",
+            "veth",
+            "peer",
+            "name",
+            CARD,
+            "netns",
+            spaces[1],
+        )
         for space, address in zip(spaces, ADDRESSES, strict=True):
             _ip("-n", space, "address", "add", f"{address}/24", "dev", CARD)
             _ip("-n", space, "link", "set", "lo", "up")
@@ -183,8 +235,12 @@ def hosts() -> Iterator[tuple[Callable[..., Run], list[str]]]:
 
 
 def _kill_all(space: str) -> None:
-    """Kill the processes of a host: torchrun's workers too, which live on when it is killed alone."""
-    while pids := subprocess.run(["ip", "netns", "pids", space], capture_output=True, text=True).stdout.split():
+    """Kill the processes of a host: torchrun's workers too, which live on when it is killed
+    alone.
+    """
+    while pids := subprocess.run(
+        ["ip", "netns", "pids", space], capture_output=True, text=True
+    ).stdout.split():
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(int(pid), signal.SIGKILL)

@@ -1,9 +1,10 @@
 """Long streams: ``python -m campaigns.soak [NAME ...] [--pairs 1e8]``.
 
-Every metric that keeps a table is fed pairs of correlated Gaussians, made chunk by chunk, and then copies of one pair
-that have passed 2**31 in their cell. Printed are the pairs per second of CPU time that ``update`` takes, the growth of
-the process over the run (the slope of its resident memory after a tenth of the run, times the length of the rest), and
-the value. Exit status 1: memory grew, a pair got lost, or the value is off.
+Every metric that keeps a table is fed pairs of correlated Gaussians, made chunk by chunk, and then
+copies of one pair that have passed 2**31 in their cell. Printed are the pairs per second of CPU
+time that ``update`` takes, the growth of the process over the run (the slope of its resident memory
+after a tenth of the run, times the length of the rest), and the value. Exit status 1: memory grew,
+a pair got lost, or the value is off.
 """
 
 import argparse
@@ -23,7 +24,8 @@ from mi_metrics import BinnedMutualInformation, KDEMutualInformation
 CHUNK = 2**18
 R = 0.6
 TRUTH = -math.log(1 - R * R) / 2
-# Of the process over a run, in MiB: what malloc moves about. A state of 32 kB kept per chunk would be 12 in 1e8 pairs.
+# Of the process over a run, in MiB: what malloc moves about. A state of 32 kB kept per chunk would
+# be 12 in 1e8 pairs.
 GROWTH = 8.0
 # Far from all random pairs, in the corner of the range.
 LONE = (5.99, -5.99)
@@ -43,8 +45,12 @@ METRICS: dict[str, tuple[Callable[[], Metric], float]] = {
 def main() -> int:
     """Feed the metrics that are asked for, and print a line for each."""
     parser = argparse.ArgumentParser(prog="python -m campaigns.soak", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(METRICS)} (default: all)")
-    parser.add_argument("--pairs", type=float, default=1e8, help="pairs for each metric; a tenth for cubic")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join(METRICS)} (default: all)"
+    )
+    parser.add_argument(
+        "--pairs", type=float, default=1e8, help="pairs for each metric; a tenth for cubic"
+    )
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(METRICS):
         parser.error(f"unknown names: {', '.join(sorted(unknown))}; known: {', '.join(METRICS)}")
@@ -53,7 +59,8 @@ def main() -> int:
     for name in arguments.names or METRICS:
         build, share = METRICS[name]
         problems += [
-            f"{name}: {problem}" for problem in soak(name, build, max(20, int(arguments.pairs * share) // CHUNK))
+            f"{name}: {problem}"
+            for problem in soak(name, build, max(20, int(arguments.pairs * share) // CHUNK))
         ]
     print("\n".join(problems) or "flat, and exact")
     return 1 if problems else 0
@@ -63,7 +70,8 @@ def soak(name: str, build: Callable[[], Metric], chunks: int) -> list[str]:
     """Feed one metric; return what is wrong with it."""
     metric, generator = build(), torch.Generator().manual_seed(0)
     seconds, memory = 0.0, []
-    # One piece of memory for all chunks: what malloc does with others would drown what the metric does.
+    # One piece of memory for all chunks: what malloc does with others would drown what the metric
+    # does.
     x, y = samples = torch.empty(2, CHUNK)
     for _ in range(chunks):
         torch.randn(2, CHUNK, generator=generator, out=samples)
@@ -83,7 +91,8 @@ def soak(name: str, build: Callable[[], Metric], chunks: int) -> list[str]:
         problems.append(lost)
     print(
         f"{name:<10} {chunks * CHUNK:.3g} pairs  {chunks * CHUNK / seconds / 1e6:6.1f} million/s  "
-        f"resident {memory[-1]:.0f} MiB, growth {growth:+.2f} MiB  {value:.5f} nats (truth {TRUTH:.5f})",
+        f"resident {memory[-1]:.0f} MiB, growth {growth:+.2f} MiB  {value:.5f} nats (truth "
+        f"{TRUTH:.5f})",
         flush=True,
     )
     return problems

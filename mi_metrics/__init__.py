@@ -1,6 +1,12 @@
-"""Mutual information for PyTorch: metrics whose state adds up, a functional API and differentiable losses."""
+"""Mutual information for PyTorch: metrics whose state adds up, a functional API and differentiable
+losses.
+"""
 
-from mi_metrics.losses import KDEMutualInformationLoss, MutualInformationLoss, MutualInformationPenalty
+from mi_metrics.losses import (
+    KDEMutualInformationLoss,
+    MutualInformationLoss,
+    MutualInformationPenalty,
+)
 from mi_metrics.metrics.binned import BinnedMutualInformation
 from mi_metrics.metrics.kde import KDEMutualInformation
 from mi_metrics.metrics.knn import KNNMutualInformation

@@ -1,4 +1,6 @@
-"""The command line `mi-metrics`: finds out which command is meant, and imports no more than that one needs."""
+"""The command line `mi-metrics`: finds out which command is meant, and imports no more than that
+one needs.
+"""
 
 import argparse
 import errno
@@ -13,11 +15,20 @@ from importlib.metadata import version
 
 # Command: the module whose `main(args)` runs it, and what it does.
 COMMANDS = {
-    "fit": ("mi_metrics.lightning.cli", "train a model, for example: mi-metrics fit --config validation_metric"),
+    "fit": (
+        "mi_metrics.lightning.cli",
+        "train a model, for example: mi-metrics fit --config validation_metric",
+    ),
     "validate": ("mi_metrics.lightning.cli", "evaluate a checkpoint on the validation data"),
     "test": ("mi_metrics.lightning.cli", "evaluate a checkpoint on the test data"),
-    "estimate": ("mi_metrics.commands.estimate", "mutual information between columns of a CSV, Parquet or NPY file"),
-    "study": ("mi_metrics.commands.study", "measure the estimators' accuracy and duration on samples of known information"),
+    "estimate": (
+        "mi_metrics.commands.estimate",
+        "mutual information between columns of a CSV, Parquet or NPY file",
+    ),
+    "study": (
+        "mi_metrics.commands.study",
+        "measure the estimators' accuracy and duration on samples of known information",
+    ),
 }
 PRINTING = ("estimate", "study")
 # A file system that is full, or past a quota, or has failed.
@@ -31,14 +42,15 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The arguments; by default those of the process.
 
     Returns:
-        The exit status: 0; 1 if an extra of the package has to be installed first; 130 after Ctrl-C.
+        The exit status: 0; 1 if an extra of the package has to be installed first; 130 after
+        Ctrl-C.
 
     Raises:
-        SystemExit: With status 1 if the output can't be written, 141 if its reader has gone (of ``fit``, ``validate``
-            and ``test`` what is printed last: before, it may be an error of a user's own connections and is raised);
-            by the parsers and the commands with 2 for wrong options, 1 if ``estimate`` can't do what it was asked for
-            because of its file. A line says so, except for 141. Lightning itself answers Ctrl-C while it trains, with
-            1.
+        SystemExit: With status 1 if the output can't be written, 141 if its reader has gone (of
+            ``fit``, ``validate`` and ``test`` what is printed last: before, it may be an error of a
+            user's own connections and is raised); by the parsers and the commands with 2 for wrong
+            options, 1 if ``estimate`` can't do what it was asked for because of its file. A line
+            says so, except for 141. Lightning itself answers Ctrl-C while it trains, with 1.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Names of columns can hold letters that the terminal does not have.
@@ -56,7 +68,9 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _flush() -> None:
-    """Print what remains here, where an error can be answered, and not when the interpreter ends."""
+    """Print what remains here, where an error can be answered, and not when the interpreter
+    ends.
+    """
     with _output():
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -96,8 +110,12 @@ def _run(args: Sequence[str] | None) -> int:
         + "\n\nOptions of a command: mi-metrics COMMAND --help",
     )
     parser.add_argument("--version", action="version", version=version("mi-metrics"))
-    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below")
-    parser.add_argument("options", nargs=argparse.REMAINDER, metavar="...", help="options of the command")
+    parser.add_argument(
+        "command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below"
+    )
+    parser.add_argument(
+        "options", nargs=argparse.REMAINDER, metavar="...", help="options of the command"
+    )
     with _output():
         given = parser.parse_args(args)
     try:
@@ -109,7 +127,8 @@ def _run(args: Sequence[str] | None) -> int:
         message = str(error)
         if error.name == "jsonargparse":
             message = (
-                'The commands of Lightning need jsonargparse. Install it with: pip install "mi-metrics[lightning]"'
+                "The commands of Lightning need jsonargparse. Install it with: "
+                'pip install "mi-metrics[lightning]"'
             )
         # A message that does not say how to install what is missing is a defect, to be traced.
         if "pip install" not in message:

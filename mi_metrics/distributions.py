@@ -1,34 +1,36 @@
 r"""Pairs of variables whose mutual information is known in closed form, to measure estimators with.
 
-==================== ================================================ ============================================
-name                 pair                                             mutual information in nats
-==================== ================================================ ============================================
-gaussian             standard normal, correlation r                   :math:`-\frac12 \log(1 - r^2)`
-lognormal            exp of the Gaussian pair                         the same
-cubed                third powers of the Gaussian pair                the same
-student-t            Student t, ν = 3, correlation r                  :math:`-\frac12 \log(1 - r^2) + c_\nu`
-gamma-exponential    log of a gamma rate of shape θ, log of an        :math:`\psi(\theta + 1) - \log \theta`
-                     exponential time at that rate
-uniform-noise        U uniform on [0, 1], U plus noise uniform on     :math:`\epsilon - \log 2 \epsilon` if ε ≤ 1/2,
-                     [-ε, ε]                                          :math:`1 / 4 \epsilon` else
-==================== ================================================ ============================================
+================= ========================================= ========================================
+name              pair                                      mutual information in nats
+================= ========================================= ========================================
+gaussian          standard normal, correlation r            :math:`-\frac12 \log(1 - r^2)`
+lognormal         exp of the Gaussian pair                  the same
+cubed             third powers of the Gaussian pair         the same
+student-t         Student t, ν = 3, correlation r           :math:`-\frac12 \log(1 - r^2) + c_\nu`
+gamma-exponential log of a gamma rate of shape θ, log of an :math:`\psi(\theta + 1) - \log \theta`
+                  exponential time at that rate
+uniform-noise     U uniform on [0, 1], U plus uniform noise :math:`\epsilon - \log 2\epsilon`, ε ≤ ½
+                  on [-ε, ε]                                :math:`1 / 4 \epsilon` else
+================= ========================================= ========================================
 
-Strictly monotone maps of either variable leave the information as it is (Kraskov, Stögbauer and Grassberger 2004).
-That is why the second and third have that of the first: only their tails differ. The Student t is dependent at r = 0
-too: a large x tells of a small denominator, which is y's as well. Its constant follows from the entropies :math:`h_d`
-of d variables of unit scale,
+Strictly monotone maps of either variable leave the information as it is (Kraskov, Stögbauer and
+Grassberger 2004). That is why the second and third have that of the first: only their tails differ.
+The Student t is dependent at r = 0 too: a large x tells of a small denominator, which is y's as
+well. Its constant follows from the entropies :math:`h_d` of d variables of unit scale,
 
 .. math::
-    c_\nu = 2 h_1 - h_2, \qquad h_d = \log \frac{\Gamma(\nu / 2) \, (\nu \pi)^{d/2}}{\Gamma((\nu + d) / 2)}
-    + \frac{\nu + d}{2} \Big( \psi \Big( \frac{\nu + d}{2} \Big) - \psi \Big( \frac \nu 2 \Big) \Big).
+    c_\nu = 2 h_1 - h_2, \qquad
+    h_d = \log \frac{\Gamma(\nu / 2) \, (\nu \pi)^{d/2}}{\Gamma((\nu + d) / 2)}
+    + \frac{\nu + d}{2}
+    \Big( \psi \Big( \frac{\nu + d}{2} \Big) - \psi \Big( \frac \nu 2 \Big) \Big).
 
 References:
-    A. Kraskov, H. Stögbauer, P. Grassberger, "Estimating mutual information" (2004), doi:10.1103/PhysRevE.69.066138.
-    R. B. Arellano-Valle, J. E. Contreras-Reyes, M. G. Genton, "Shannon entropy and mutual information for multivariate
-    skew-elliptical distributions" (2013), doi:10.1111/j.1467-9469.2011.00774.x.
-    G. A. Darbellay, I. Vajda, "Entropy expressions for multivariate continuous distributions" (2000),
-    doi:10.1109/18.825848.
-    P. Czyż, F. Grabowski, J. E. Vogt, N. Beerenwinkel, A. Marx, "Beyond normal: on the evaluation of mutual information
+    A. Kraskov, H. Stögbauer, P. Grassberger, "Estimating mutual information" (2004),
+    doi:10.1103/PhysRevE.69.066138. R. B. Arellano-Valle, J. E. Contreras-Reyes, M. G. Genton,
+    "Shannon entropy and mutual information for multivariate skew-elliptical distributions" (2013),
+    doi:10.1111/j.1467-9469.2011.00774.x. G. A. Darbellay, I. Vajda, "Entropy expressions for
+    multivariate continuous distributions" (2000), doi:10.1109/18.825848. P. Czyż, F. Grabowski, J.
+    E. Vogt, N. Beerenwinkel, A. Marx, "Beyond normal: on the evaluation of mutual information
     estimators" (2023), arXiv:2306.11078.
 """
 
@@ -61,7 +63,8 @@ class Distribution:
         minimum: The least mutual information in nats that can be asked for.
         information: The closed form: mutual information in nats of a parameter.
         solve: Its inverse: the parameter of a mutual information.
-        draw: Draws ``(draws, n)`` pairs from a parameter, the two numbers and a generator, in float64.
+        draw: Draws ``(draws, n)`` pairs from a parameter, the two numbers and a generator, in
+            float64.
     """
 
     name: str
@@ -80,13 +83,14 @@ class Distribution:
         """
         if not self.minimum <= truth <= LARGEST:
             raise ValueError(
-                f"Expected `truth` from {self.minimum:.4g} to {LARGEST:g} nats for {self.name}, but got {truth}. "
-                "Choose one within, or another distribution."
+                f"Expected `truth` from {self.minimum:.4g} to {LARGEST:g} nats for {self.name}, "
+                f"but got {truth}. Choose one within, or another distribution."
             )
         return self.solve(truth)
 
     def sample(self, truth: float, draws: int, n: int, generator: Generator) -> Pair:
-        """Draw ``draws`` independent samples of ``n`` pairs each, whose mutual information is ``truth`` nats.
+        """Draw ``draws`` independent samples of ``n`` pairs each, whose mutual information is
+        ``truth`` nats.
 
         Args:
             truth: The mutual information, from ``minimum`` to 10.
@@ -105,8 +109,10 @@ class Distribution:
             >>> import torch
             >>> from mi_metrics.distributions import DISTRIBUTIONS
             >>> from mi_metrics.functional import knn_mutual_information
-            >>> x, y = DISTRIBUTIONS["lognormal"].sample(1.0, 8, 1000, torch.Generator().manual_seed(0))
-            >>> print(f"{knn_mutual_information(x.log().unsqueeze(-1), y.log().unsqueeze(-1)).mean():.2f}")
+            >>> generator = torch.Generator().manual_seed(0)
+            >>> x, y = DISTRIBUTIONS["lognormal"].sample(1.0, 8, 1000, generator)
+            >>> x, y = x.log().unsqueeze(-1), y.log().unsqueeze(-1)
+            >>> print(f"{knn_mutual_information(x, y).mean():.2f}")
             1.01
         """
         check_integer("draws", draws, 1)
@@ -150,15 +156,19 @@ def student_t(degrees_of_freedom: float) -> Distribution:
         degrees_of_freedom: ν > 0: the tails fall off as the power -ν.
 
     Returns:
-        The family, whose parameter is the correlation of the Gaussian pair that is divided by the root of a χ² variable
-        over ν. Its least mutual information, at r = 0, is that of the common denominator.
+        The family, whose parameter is the correlation of the Gaussian pair that is divided by the
+        root of a χ² variable over ν. Its least mutual information, at r = 0, is that of the common
+        denominator.
 
     Raises:
         ValueError: If ``degrees_of_freedom`` is not a positive number.
     """
     nu = float(degrees_of_freedom)
     if not 0 < nu < math.inf:
-        raise ValueError(f"Expected `degrees_of_freedom` to be positive and finite, but got {degrees_of_freedom}.")
+        raise ValueError(
+            f"Expected `degrees_of_freedom` to be positive and finite, but got "
+            f"{degrees_of_freedom}."
+        )
 
     def entropy(d: int) -> float:
         half = (nu + d) / 2
@@ -190,12 +200,14 @@ def _gamma_information(theta: float) -> float:
 def _gamma_shape(truth: float) -> float:
     # ψ grows, and lies below log θ - 1 / 2θ: so -γ - log θ < I < 1 / 2θ.
     ends = math.exp(-np.euler_gamma - truth), 1 / (2 * truth)
-    return float(brentq(lambda theta: _gamma_information(theta) - truth, *ends, xtol=1e-300, rtol=1e-14))
+    return float(
+        brentq(lambda theta: _gamma_information(theta) - truth, *ends, xtol=1e-300, rtol=1e-14)
+    )
 
 
 def _draw_gamma_exponential(theta: float, draws: int, n: int, generator: Generator) -> Pair:
-    # A gamma variable of small shape underflows; its logarithm does not, as that of one of shape θ + 1 less an
-    # exponential variable over θ.
+    # A gamma variable of small shape underflows; its logarithm does not, as that of one of shape θ
+    # + 1 less an exponential variable over θ.
     uniform = torch.rand(2, draws, n, generator=generator, dtype=torch.float64)
     exponential, time = -torch.log1p(-uniform)
     rate = _standard_gamma(theta + 1, draws, n, generator).log_() - exponential / theta
@@ -220,7 +232,9 @@ DISTRIBUTIONS = {
     for distribution in (
         _gaussian("gaussian", "standard normal variables of correlation r", torch.clone),
         _gaussian("lognormal", "exp of the Gaussian pair: skewed, a heavy tail", torch.exp),
-        _gaussian("cubed", "third powers of the Gaussian pair: a peak and heavy tails", lambda v: v**3),
+        _gaussian(
+            "cubed", "third powers of the Gaussian pair: a peak and heavy tails", lambda v: v**3
+        ),
         student_t(3),
         Distribution(
             "gamma-exponential",

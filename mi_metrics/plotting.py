@@ -1,7 +1,7 @@
 """Figures of joint distributions and of matrices; matplotlib is imported only when one is drawn.
 
-Figures are :class:`matplotlib.figure.Figure` objects without pyplot's global state: nothing needs a display, nothing
-has to be closed, and a notebook shows what a function returns.
+Figures are :class:`matplotlib.figure.Figure` objects without pyplot's global state: nothing needs a
+display, nothing has to be closed, and a notebook shows what a function returns.
 """
 
 import math
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Below this fraction of the fullest cell a probability has no colour: soft kernels leave traces of 1e-17 that would
-# stretch the scale until everything else is one colour.
+# Below this fraction of the fullest cell a probability has no colour: soft kernels leave traces of
+# 1e-17 that would stretch the scale until everything else is one colour.
 FAINTEST = 1e-6
-# A matrix of no larger value than this has a colour scale up to it: else the noise of independent columns would shine.
+# A matrix of no larger value than this has a colour scale up to it: else the noise of independent
+# columns would shine.
 LEAST_SCALE = 0.05
-# Up to so many columns the cells of a matrix hold their values, and up to so many every column has its label.
+# Up to so many columns the cells of a matrix hold their values, and up to so many every column has
+# its label.
 WRITTEN, LABELLED = 12, 60
 
 
@@ -34,7 +36,8 @@ def require_matplotlib() -> None:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            'Figures need matplotlib. Install it with: pip install "mi-metrics[plot]"', name="matplotlib"
+            'Figures need matplotlib. Install it with: pip install "mi-metrics[plot]"',
+            name="matplotlib",
         ) from error
 
 
@@ -50,16 +53,16 @@ def plot_joint(
 ) -> "tuple[Figure, Axes]":
     """Draw a joint table as an image in data units, with its two marginals and a colour bar.
 
-    x runs to the right and y upwards. A cell's colour is its probability on a logarithmic scale, because joint
-    distributions of dependent variables are peaky; empty cells are blank. The marginals are the table's own sums, drawn
-    above and to the right: the probability of each bin.
+    x runs to the right and y upwards. A cell's colour is its probability on a logarithmic scale,
+    because joint distributions of dependent variables are peaky; empty cells are blank. The
+    marginals are the table's own sums, drawn above and to the right: the probability of each bin.
 
     Args:
         joint: Probabilities ``(B_x, B_y)``.
         x_edges: Edges of the bins of x, ascending, ``(B_x + 1,)``; their widths may differ.
         y_edges: Edges of the bins of y, ascending, ``(B_y + 1,)``.
-        ax: The axes to draw in, which the table shares with its marginals and the colour bar; by default those of a
-            new figure.
+        ax: The axes to draw in, which the table shares with its marginals and the colour bar; by
+            default those of a new figure.
         x_label: Name of x.
         y_label: Name of y.
         title: Title above the figure.
@@ -77,7 +80,8 @@ def plot_joint(
         >>> from mi_metrics.plotting import plot_joint
         >>> x, y = torch.randn(2, 1_000, generator=torch.Generator().manual_seed(0))
         >>> edges = torch.linspace(-3, 3, 21)
-        >>> figure, ax = plot_joint(binned_joint(x, x + y, 20, value_range=(-3, 3)), edges, edges, y_label="x + noise")
+        >>> joint = binned_joint(x, x + y, 20, value_range=(-3, 3))
+        >>> figure, ax = plot_joint(joint, edges, edges, y_label="x + noise")
         >>> ax.get_ylabel()
         'x + noise'
     """
@@ -87,7 +91,11 @@ def plot_joint(
     from matplotlib.ticker import MaxNLocator
     from mpl_toolkits.axes_grid1 import make_axes_locatable  # type: ignore[import-untyped]
 
-    if joint.ndim != 2 or x_edges.shape != (joint.shape[0] + 1,) or y_edges.shape != (joint.shape[1] + 1,):
+    if (
+        joint.ndim != 2
+        or x_edges.shape != (joint.shape[0] + 1,)
+        or y_edges.shape != (joint.shape[1] + 1,)
+    ):
         raise ValueError(
             "Expected a joint table (B_x, B_y) with edges (B_x + 1,) and (B_y + 1,), but got "
             f"{tuple(joint.shape)}, {tuple(x_edges.shape)} and {tuple(y_edges.shape)}. "
@@ -95,7 +103,10 @@ def plot_joint(
         )
     p, x, y = (v.detach().to("cpu", torch.float64) for v in (joint, x_edges, y_edges))
     if not bool(x.isfinite().all() and y.isfinite().all()):
-        raise ValueError("Expected finite edges, but some are NaN or infinite. Give the axis a finite `value_range`.")
+        raise ValueError(
+            "Expected finite edges, but some are NaN or infinite. Give the axis a finite "
+            "`value_range`."
+        )
 
     if ax is None:
         figure = Figure(figsize=(6.4, 5.2))
@@ -112,7 +123,8 @@ def plot_joint(
     above = divider.append_axes("top", size="22%", pad=0.08, sharex=ax)
     right = divider.append_axes("right", size="22%", pad=0.08, sharey=ax)
     colors = divider.append_axes("right", size="4%", pad=0.12)
-    # Room for the colour bar's labels and the title, which no layout engine reserves around axes that are cut off.
+    # Room for the colour bar's labels and the title, which no layout engine reserves around axes
+    # that are cut off.
     for side, inches in (("right", 0.65), ("top", 0.25)):
         divider.append_axes(side, size=inches, pad=0).set_axis_off()
     for marginal in (above, right):
@@ -138,7 +150,9 @@ def plot_joint(
     smallest = float(shown[shown.isfinite()].min())
     # One colour only: a scale of a decade, so that the colour bar has a length.
     norm = LogNorm(smallest if smallest < largest else largest / 10, largest)
-    mesh = ax.pcolormesh(x.numpy(), y.numpy(), shown.T.numpy(), norm=norm, cmap="viridis", rasterized=True)
+    mesh = ax.pcolormesh(
+        x.numpy(), y.numpy(), shown.T.numpy(), norm=norm, cmap="viridis", rasterized=True
+    )
     above.stairs(p.sum(1).numpy(), x.numpy(), fill=True, color="0.6")
     right.stairs(p.sum(0).numpy(), y.numpy(), fill=True, color="0.6", orientation="horizontal")
     for marginal in (above, right):
@@ -152,14 +166,16 @@ def plot_joint(
 def plot_matrices(
     matrices: Mapping[str, Tensor], names: Sequence[str], *, label: str, title: str | None = None
 ) -> "Figure":
-    """Draw symmetric matrices of a quantity between columns as heat maps side by side, on one colour scale.
+    """Draw symmetric matrices of a quantity between columns as heat maps side by side, on one
+    colour scale.
 
-    The scale runs from 0 to the largest value of all; negative estimates have the colour of 0. The diagonal is grey,
-    whatever it holds: mutual information of a column with itself is its entropy, and would outshine every dependence.
-    Small matrices have their values in the cells.
+    The scale runs from 0 to the largest value of all; negative estimates have the colour of 0. The
+    diagonal is grey, whatever it holds: mutual information of a column with itself is its entropy,
+    and would outshine every dependence. Small matrices have their values in the cells.
 
     Args:
-        matrices: Name and matrix ``(k, k)`` of each heat map; NaN is left grey and written as "none".
+        matrices: Name and matrix ``(k, k)`` of each heat map; NaN is left grey and written as
+            "none".
         names: Names of the k columns.
         label: What the values are, and their unit.
         title: Title above the figure.
@@ -175,7 +191,8 @@ def plot_matrices(
         >>> import torch
         >>> from mi_metrics.plotting import plot_matrices
         >>> values = torch.tensor([[torch.nan, 0.22], [0.22, torch.nan]])
-        >>> figure = plot_matrices({"bins": values}, ["dose", "response"], label="mutual information (nats)")
+        >>> names = ["dose", "response"]
+        >>> figure = plot_matrices({"bins": values}, names, label="mutual information (nats)")
         >>> [text.get_text() for text in figure.axes[0].texts]
         ['0.22', '0.22']
     """
@@ -191,7 +208,10 @@ def plot_matrices(
             f"{[tuple(m.shape) for m in matrices.values()]}."
         )
     apart = ~torch.eye(k, dtype=torch.bool)
-    shown = {name: m.detach().to("cpu", torch.float64).where(apart, torch.nan) for name, m in matrices.items()}
+    shown = {
+        name: m.detach().to("cpu", torch.float64).where(apart, torch.nan)
+        for name, m in matrices.items()
+    }
     finite = torch.cat([v[v.isfinite()] for v in shown.values()])
     largest = max(LEAST_SCALE, float(finite.max()) if len(finite) else 0.0)
     norm = Normalize(0, largest)
@@ -206,7 +226,9 @@ def plot_matrices(
         ax.set_facecolor("0.85")
         ax.imshow(values.numpy(), norm=norm, cmap="viridis")
         ax.set_title(name)
-        ax.set_xticks(ticks, [labels[i] for i in ticks], rotation=45, ha="right", rotation_mode="anchor")
+        ax.set_xticks(
+            ticks, [labels[i] for i in ticks], rotation=45, ha="right", rotation_mode="anchor"
+        )
         ax.set_yticks(ticks, [labels[i] for i in ticks])
         ax.tick_params(length=0, labelsize=10 if k <= 30 else 7)
         ax.spines[:].set_visible(False)
@@ -219,7 +241,9 @@ def plot_matrices(
             value = float(values[i, j])
             text = "none" if math.isnan(value) else f"{value:z.{decimals}f}"
             dark = norm(value) < 0.6 and not math.isnan(value)
-            ax.text(j, i, text, ha="center", va="center", fontsize=9, color="white" if dark else "black")
+            ax.text(
+                j, i, text, ha="center", va="center", fontsize=9, color="white" if dark else "black"
+            )
     negative = len(finite) and float(finite.min()) < 0
     colors = ScalarMappable(norm, "viridis")
     figure.colorbar(colors, ax=axes, label=label, extend="min" if negative else "neither")

@@ -13,18 +13,21 @@ from mi_metrics.functional.options import check_integer
 class UnpaddedDistributedSampler(DistributedSampler[Any]):
     """Split a dataset over processes so that every sample is evaluated exactly once.
 
-    PyTorch's ``DistributedSampler``, which Lightning puts into ``validate`` and ``test``, repeats leading samples until
-    every rank has as many. A repeated sample is counted twice in a table of bins, and to a nearest-neighbour estimator
-    it is a neighbour at distance zero: 57 Gaussian samples on 8 ranks read .31 nats instead of .22.
+    PyTorch's ``DistributedSampler``, which Lightning puts into ``validate`` and ``test``, repeats
+    leading samples until every rank has as many. A repeated sample is counted twice in a table of
+    bins, and to a nearest-neighbour estimator it is a neighbour at distance zero: 57 Gaussian
+    samples on 8 ranks read .31 nats instead of .22.
 
-    Rank r takes the samples r, r + W, r + 2W, …: in order, without repeats, at most one sample apart between ranks.
-    With fewer samples than ranks some ranks have none: the metrics allow for it, but Lightning skips the evaluation
-    loop on such a rank, and the others wait for it.
+    Rank r takes the samples r, r + W, r + 2W, …: in order, without repeats, at most one sample
+    apart between ranks. With fewer samples than ranks some ranks have none: the metrics allow for
+    it, but Lightning skips the evaluation loop on such a rank, and the others wait for it.
 
-    Evaluation only: with uneven numbers of batches, a model wrapped in ``DistributedDataParallel`` that runs forward
-    with synchronised buffers can wait for a rank that has finished. ``trainer.validate`` and ``trainer.test`` do not
-    wrap the model. Lightning leaves a sampler alone that is a ``DistributedSampler``, as this one is;
-    ``Trainer(use_distributed_sampler=False)`` is not needed for it, and would leave a training loader unsplit.
+    Evaluation only: with uneven numbers of batches, a model wrapped in ``DistributedDataParallel``
+    that runs forward with synchronised buffers can wait for a rank that has finished.
+    ``trainer.validate`` and ``trainer.test`` do not wrap the model. Lightning leaves a sampler
+    alone that is a ``DistributedSampler``, as this one is;
+    ``Trainer(use_distributed_sampler=False)`` is not needed for it, and would leave a training
+    loader unsplit.
 
     Args:
         dataset: What is sampled; only its length is used.
@@ -41,7 +44,9 @@ class UnpaddedDistributedSampler(DistributedSampler[Any]):
         [[0, 3, 6], [1, 4], [2, 5]]
     """
 
-    def __init__(self, dataset: Dataset[Any], num_replicas: int | None = None, rank: int | None = None) -> None:
+    def __init__(
+        self, dataset: Dataset[Any], num_replicas: int | None = None, rank: int | None = None
+    ) -> None:
         grouped = dist.is_available() and dist.is_initialized()
         if num_replicas is None:
             num_replicas = dist.get_world_size() if grouped else 1
@@ -51,7 +56,8 @@ class UnpaddedDistributedSampler(DistributedSampler[Any]):
         check_integer("rank", rank, 0)
         if rank >= num_replicas:
             raise ValueError(
-                f"Expected `rank` below num_replicas={num_replicas}, but got {rank}. Ranks are counted from 0."
+                f"Expected `rank` below num_replicas={num_replicas}, but got {rank}. Ranks are "
+                f"counted from 0."
             )
         super().__init__(dataset, num_replicas, rank, shuffle=False)
 

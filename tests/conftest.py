@@ -5,7 +5,9 @@ import torch
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--device", default="cpu", help="device on which the tests run: cpu, cuda, cuda:1, ...")
+    parser.addoption(
+        "--device", default="cpu", help="device on which the tests run: cpu, cuda, cuda:1, ..."
+    )
 
 
 def pytest_configure() -> None:

@@ -1,6 +1,8 @@
-"""Install a wheel into an environment of its own, without extras and then with each, and use what each is for.
+"""Install a wheel into an environment of its own, without extras and then with each, and use what
+each is for.
 
-``python tests/install.py dist/mi_metrics-*.whl``, as ``make package`` runs it; not collected by pytest.
+``python tests/install.py dist/mi_metrics-*.whl``, as ``make package`` runs it; not collected by
+pytest.
 """
 
 import shutil
@@ -23,7 +25,8 @@ print(f"{{runner.tries}} lines of the README's first example, {{runner.failures}
 sys.exit(runner.failures > 0)
 """
 
-# Of each extra: what has to be there when it is installed after those before it, and what must not yet.
+# Of each extra: what has to be there when it is installed after those before it, and what must not
+# yet.
 STAGES = {
     "": (
         [EXAMPLE.format(readme=str(ROOT / "README.md"))],
@@ -32,8 +35,8 @@ STAGES = {
     ),
     "plot": (
         [
-            "import torch, mi_metrics; m = mi_metrics.BinnedMutualInformation(8); m.update(*torch.rand(2, 500)); "
-            "m.plot_joint()[0].savefig('joint.png'); m.plot()"
+            "import torch, mi_metrics; m = mi_metrics.BinnedMutualInformation(8); "
+            "m.update(*torch.rand(2, 500)); m.plot_joint()[0].savefig('joint.png'); m.plot()"
         ],
         [],
         {"lightning", "pyarrow", "sklearn"},
@@ -47,7 +50,10 @@ STAGES = {
         {"lightning", "sklearn"},
     ),
     "lightning": (
-        ["import mi_metrics.lightning, lightning.pytorch as pl; pl.Trainer(logger=False, accelerator='cpu')"],
+        [
+            "import mi_metrics.lightning, lightning.pytorch as pl; pl.Trainer(logger=False, "
+            "accelerator='cpu')"
+        ],
         [["fit", "--help"]],
         {"sklearn"},
     ),
@@ -58,10 +64,14 @@ STAGES = {
 def main(wheel: Path) -> None:
     """Check the wheel's contents, then install it stage by stage."""
     names = zipfile.ZipFile(wheel).namelist()
-    configs = {f"mi_metrics/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
+    configs = {
+        f"mi_metrics/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")
+    }
     assert {"mi_metrics/py.typed", *configs} <= set(names), "configurations or py.typed are missing"
     folders = {name.split("/")[0] for name in names}
-    assert all(f == "mi_metrics" or f.endswith(".dist-info") for f in folders), f"more than the package: {folders}"
+    assert all(f == "mi_metrics" or f.endswith(".dist-info") for f in folders), (
+        f"more than the package: {folders}"
+    )
 
     folder = Path(tempfile.mkdtemp())
     try:
@@ -72,14 +82,24 @@ def main(wheel: Path) -> None:
             print(f"== mi-metrics[{extra}]" if extra else "== mi-metrics", flush=True)
             target = f"{wheel.resolve()}[{extra}]" if extra else str(wheel.resolve())
             subprocess.run([*pip, "--constraint", ROOT / "constraints.txt", target], check=True)
-            probe = f"import importlib.util as u; print(*[n for n in {sorted(absent)} if u.find_spec(n)])"
-            found = subprocess.run([binaries / "python", "-c", probe], capture_output=True, text=True, check=True)
+            names = sorted(absent)
+            probe = f"import importlib.util as u; print(*[n for n in {names} if u.find_spec(n)])"
+            found = subprocess.run(
+                [binaries / "python", "-c", probe], capture_output=True, text=True, check=True
+            )
             assert not found.stdout.strip(), f"installed without being asked for: {found.stdout}"
             for snippet in snippets:
-                subprocess.run([binaries / "python", "-W", "error", "-c", snippet], cwd=folder, check=True)
+                subprocess.run(
+                    [binaries / "python", "-W", "error", "-c", snippet], cwd=folder, check=True
+                )
             for command in commands:
                 print("mi-metrics", *command, flush=True)
-                subprocess.run([binaries / "mi-metrics", *command], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+                subprocess.run(
+                    [binaries / "mi-metrics", *command],
+                    cwd=folder,
+                    check=True,
+                    stdout=subprocess.DEVNULL,
+                )
     finally:
         shutil.rmtree(folder)
     print("every extra works")

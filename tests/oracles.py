@@ -40,7 +40,9 @@ def entropy(counts, correction="none", effective=None):
         g = [digamma(c) + 0.5 * (-1) ** c * (digamma((c + 1) / 2) - digamma(c / 2)) for c in counts]
         return digamma(n) - sum(c * v for c, v in zip(counts, g, strict=True)) / n
     plug_in = -sum(c / n * math.log(c / n) for c in counts)
-    return plug_in + ((len(counts) - 1) / (2 * (effective or n)) if correction == "miller_madow" else 0)
+    return plug_in + (
+        (len(counts) - 1) / (2 * (effective or n)) if correction == "miller_madow" else 0
+    )
 
 
 def information(table, correction="none", effective=None):
@@ -50,7 +52,9 @@ def information(table, correction="none", effective=None):
 
 
 def codes(table):
-    """Return class labels with exactly these counts, for reference implementations that take labels."""
+    """Return class labels with exactly these counts, for reference implementations that take
+    labels.
+    """
     a, b = np.nonzero(table)
     counts = np.asarray(table)[a, b]
     return np.repeat(a, counts), np.repeat(b, counts)

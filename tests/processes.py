@@ -13,10 +13,14 @@ import pytest
 LIMIT = 300
 
 
-def run(command: Sequence[str], cwd: Path | None = None, limit: float = LIMIT) -> subprocess.CompletedProcess[str]:
-    """Return what a command has printed and its exit status; fail the test if it takes longer than the limit.
+def run(
+    command: Sequence[str], cwd: Path | None = None, limit: float = LIMIT
+) -> subprocess.CompletedProcess[str]:
+    """Return what a command has printed and its exit status; fail the test if it takes longer than
+    the limit.
 
-    `subprocess.run` with a timeout kills the command alone, and waits for ever for the processes that it has started.
+    `subprocess.run` with a timeout kills the command alone, and waits for ever for the processes
+    that it has started.
     """
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=cwd, start_new_session=True, **pipes) as process:
@@ -25,7 +29,9 @@ def run(command: Sequence[str], cwd: Path | None = None, limit: float = LIMIT) -
         except subprocess.TimeoutExpired:
             _kill_group(process.pid)
             out, err = process.communicate()
-            pytest.fail(f"{' '.join(command)} has not ended within {limit} s:\n{out}\n{err}", pytrace=False)
+            pytest.fail(
+                f"{' '.join(command)} has not ended within {limit} s:\n{out}\n{err}", pytrace=False
+            )
         finally:
             # Also what the command has left behind; a group without a process is none.
             _kill_group(process.pid)

@@ -57,7 +57,9 @@ def test_a_missing_extra_is_one_line_that_says_how_to_install_it(missing):
 
 
 def test_other_import_errors_keep_their_traceback(monkeypatch):
-    monkeypatch.setitem(cli.COMMANDS, "probe", ("mi_metrics.no_such_module", "a command of this test"))
+    monkeypatch.setitem(
+        cli.COMMANDS, "probe", ("mi_metrics.no_such_module", "a command of this test")
+    )
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         cli.main(["probe"])
 
@@ -82,8 +84,12 @@ class TestConfigs:
         if not (repository / "pyproject.toml").is_file():
             pytest.skip("not a source checkout")
         assert configs_folder() == repository / "configs"
-        assert resolve_config("validation_metric") == str(repository / "configs" / "validation_metric.yaml")
-        assert resolve_config("trainer/ddp_cpu") == str(repository / "configs" / "trainer" / "ddp_cpu.yaml")
+        assert resolve_config("validation_metric") == str(
+            repository / "configs" / "validation_metric.yaml"
+        )
+        assert resolve_config("trainer/ddp_cpu") == str(
+            repository / "configs" / "trainer" / "ddp_cpu.yaml"
+        )
 
     def test_an_installed_package_uses_its_own(self, tmp_path):
         from mi_metrics.lightning.cli import configs_folder
@@ -113,8 +119,12 @@ class TestConfigs:
         assert resolve_config("validation_metric").endswith("validation_metric.yaml")
         assert resolve_config("./validation_metric") == "./validation_metric"
 
-    @pytest.mark.parametrize("name", ["no_such_name", "validation_metric.yaml", "configs/validation_metric.yaml"])
-    def test_an_unknown_name_is_refused_with_the_bundled_ones(self, name, tmp_path, monkeypatch, capsys):
+    @pytest.mark.parametrize(
+        "name", ["no_such_name", "validation_metric.yaml", "configs/validation_metric.yaml"]
+    )
+    def test_an_unknown_name_is_refused_with_the_bundled_ones(
+        self, name, tmp_path, monkeypatch, capsys
+    ):
         monkeypatch.chdir(tmp_path)
         with pytest.raises(SystemExit, match="2"):
             cli.main(["fit", "--config", name])

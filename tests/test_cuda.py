@@ -32,18 +32,24 @@ from mi_metrics.functional import (
 from tests.contract.cases import CASES, Case, batches_of, ignore_cautions
 
 pytestmark = ignore_cautions
-needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, and there is none")
+needs_cuda = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a CUDA device, and there is none"
+)
 
 TIMEOUT = 30
 RANGE: dict[str, Any] = {"value_range": ((-3.0, 3.0), (-10.0, 60.0)), "nan_strategy": "ignore"}
-# Metrics whose update asks the device for nothing: where it has to know a value, it asks the host's arguments.
+# Metrics whose update asks the device for nothing: where it has to know a value, it asks the host's
+# arguments.
 WAIT_FREE = {
     "hard": (BinnedMutualInformation, {"num_bins": (5, 8)}),
     "hard, many bins": (BinnedMutualInformation, {"num_bins": 5000}),
     "linear": (BinnedMutualInformation, {"num_bins": (5, 8), "kernel": "linear"}),
     "cubic": (BinnedMutualInformation, {"num_bins": (5, 8), "kernel": "cubic"}),
     "hard, 3 outputs": (BinnedMutualInformation, {"num_bins": 8, "num_outputs": 3}),
-    "cubic, 3 outputs": (BinnedMutualInformation, {"num_bins": 8, "num_outputs": 3, "kernel": "cubic"}),
+    "cubic, 3 outputs": (
+        BinnedMutualInformation,
+        {"num_bins": 8, "num_outputs": 3, "kernel": "cubic"},
+    ),
     "densities": (KDEMutualInformation, {"grid_size": 64}),
 }
 
@@ -68,7 +74,8 @@ def samples(device: str, num_outputs: int) -> tuple[Tensor, Tensor]:
     return x.to(device), y.to(device)
 
 
-# Without a card: a tensor on meta has no values, so whoever asks for one raises; nor does it mix with the host's.
+# Without a card: a tensor on meta has no values, so whoever asks for one raises; nor does it mix
+# with the host's.
 
 
 @pytest.mark.parametrize("name", WAIT_FREE)
@@ -122,7 +129,10 @@ def test_a_loss_does_not_wait(loss: torch.nn.Module, refuse_to_wait: Callable[[]
 @needs_cuda
 def test_a_metric_has_the_value_and_the_state_of_the_cpu(case: Case):
     parts = batches_of(case.samples(4000), (1500, 700))
-    host, card = case.fed(parts), case.on(torch.device("cuda")).fed([(x.cuda(), y.cuda()) for x, y in parts])
+    host, card = (
+        case.fed(parts),
+        case.on(torch.device("cuda")).fed([(x.cuda(), y.cuda()) for x, y in parts]),
+    )
     for name, default in host._defaults.items():
         ours, theirs = getattr(card, name), getattr(host, name)
         ours, theirs = (torch.cat(v) if isinstance(v, list) else v for v in (ours, theirs))
@@ -142,14 +152,19 @@ def test_the_functions_have_the_values_of_the_cpu():
     x = torch.randn(3, 5000, generator=torch.Generator().manual_seed(0))
     y = 0.6 * x + 0.8 * torch.randn(3, 5000, generator=torch.Generator().manual_seed(1))
     a, b = x.cuda(), y.cuda()
-    assert torch.equal(binned_joint(a, b, 20, value_range=(-4, 4)).cpu(), binned_joint(x, y, 20, value_range=(-4, 4)))
+    assert torch.equal(
+        binned_joint(a, b, 20, value_range=(-4, 4)).cpu(),
+        binned_joint(x, y, 20, value_range=(-4, 4)),
+    )
     assert torch.equal(binned_joint(a, b, 20).cpu(), binned_joint(x, y, 20))
     for call, options in (
         (binned_mutual_information, {"num_bins": "auto", "binning": "quantile"}),
         (binned_mutual_information, {"num_bins": 16, "kernel": "cubic"}),
         (kde_mutual_information, {}),
     ):
-        torch.testing.assert_close(call(a, b, **options).cpu(), call(x, y, **options), rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(
+            call(a, b, **options).cpu(), call(x, y, **options), rtol=1e-9, atol=1e-9
+        )
     pairs = [v.unsqueeze(-1) for v in (x, y, a, b)]
     for algorithm in ("ksg1", "ksg2"):
         ours = knn_mutual_information(*pairs[2:], algorithm=algorithm)
@@ -171,7 +186,9 @@ def test_losses_and_gradients_are_those_of_the_cpu(loss: torch.nn.Module):
 
 
 @needs_cuda
-def test_deterministic_mode_is_all_it_needs_and_gives_the_same_bits(case: Case, monkeypatch: pytest.MonkeyPatch):
+def test_deterministic_mode_is_all_it_needs_and_gives_the_same_bits(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+):
     # Without it cuBLAS, which multiplies the soft kernels' matrices, is refused in this mode.
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     case = case.on(torch.device("cuda"))
@@ -222,15 +239,23 @@ def process(rank: int, world_size: int, backend: str, store: Path, end: Connecti
     try:
         warnings.simplefilter("ignore")
         torch.cuda.set_device(0)
-        dist.init_process_group(backend, f"file://{store}", timedelta(seconds=TIMEOUT), world_size, rank)
+        dist.init_process_group(
+            backend, f"file://{store}", timedelta(seconds=TIMEOUT), world_size, rank
+        )
         values = []
         for case in CASES:
-            own = [p for i, p in enumerate(batches_of(case.samples(), (150, 100))) if i % world_size == rank]
+            own = [
+                p
+                for i, p in enumerate(batches_of(case.samples(), (150, 100)))
+                if i % world_size == rank
+            ]
             options: list[dict[str, Any]] = [{}]
             if case.metric is KNNMutualInformation and case.kwargs.get("max_samples") is None:
                 options.append({"compute_on_cpu": True})
             for more in options:
-                metric = case.on(torch.device("cuda")).fed([(x.cuda(), y.cuda()) for x, y in own], **more)
+                metric = case.on(torch.device("cuda")).fed(
+                    [(x.cuda(), y.cuda()) for x, y in own], **more
+                )
                 values.append((case.name, metric.compute().cpu()))
         dist.destroy_process_group()
         end.send_bytes(pickle.dumps(values))

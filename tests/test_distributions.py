@@ -21,12 +21,17 @@ def by_quadrature(joint, x_density, y_density, x_range, y_range):
     """Return the information of a smooth joint density by Gauss-Legendre quadrature on a grid."""
     nodes, weights = np.polynomial.legendre.leggauss(800)
     (x, wx), (y, wy) = (
-        ((hi - lo) / 2 * nodes + (hi + lo) / 2, (hi - lo) / 2 * weights) for lo, hi in (x_range, y_range)
+        ((hi - lo) / 2 * nodes + (hi + lo) / 2, (hi - lo) / 2 * weights)
+        for lo, hi in (x_range, y_range)
     )
     p = joint(x[:, None], y[None, :])
     mass = wx[:, None] * wy[None, :]
     assert (p * mass).sum() == pytest.approx(1, abs=1e-6)
-    return float((mass * (special.xlogy(p, p) - special.xlogy(p, x_density(x)[:, None] * y_density(y)))).sum())
+    return float(
+        (
+            mass * (special.xlogy(p, p) - special.xlogy(p, x_density(x)[:, None] * y_density(y)))
+        ).sum()
+    )
 
 
 class TestClosedForms:
@@ -36,7 +41,9 @@ class TestClosedForms:
     @pytest.mark.parametrize("r", [0.0, 0.6, 0.95])
     def test_gaussian(self, name, r):
         def joint(x, y):
-            return stats.multivariate_normal.pdf(np.stack(np.broadcast_arrays(x, y), -1), cov=[[1, r], [r, 1]])
+            return stats.multivariate_normal.pdf(
+                np.stack(np.broadcast_arrays(x, y), -1), cov=[[1, r], [r, 1]]
+            )
 
         value = by_quadrature(joint, stats.norm.pdf, stats.norm.pdf, (-9, 9), (-9, 9))
         assert DISTRIBUTIONS[name].information(r) == pytest.approx(value, abs=1e-9)
@@ -57,14 +64,20 @@ class TestClosedForms:
         assert student_t(nu).information(r) == pytest.approx(value, abs=2e-6)
 
     def test_student_t_of_many_degrees_of_freedom_is_gaussian(self):
-        assert student_t(1e6).information(0.8) == pytest.approx(DISTRIBUTIONS["gaussian"].information(0.8), abs=1e-6)
+        assert student_t(1e6).information(0.8) == pytest.approx(
+            DISTRIBUTIONS["gaussian"].information(0.8), abs=1e-6
+        )
 
     @pytest.mark.parametrize("theta", [0.5, 1.0, 7.0])
     def test_gamma_exponential(self, theta):
         # The entropy of y, a Lomax variable, less its mean entropy given the rate.
-        given_rate = 1 - integrate.quad(lambda x: math.log(x) * stats.gamma.pdf(x, theta), 0, np.inf)[0]
+        given_rate = (
+            1 - integrate.quad(lambda x: math.log(x) * stats.gamma.pdf(x, theta), 0, np.inf)[0]
+        )
         value = float(stats.lomax(theta).entropy()) - given_rate
-        assert DISTRIBUTIONS["gamma-exponential"].information(theta) == pytest.approx(value, abs=1e-6)
+        assert DISTRIBUTIONS["gamma-exponential"].information(theta) == pytest.approx(
+            value, abs=1e-6
+        )
 
     @pytest.mark.parametrize("epsilon", [0.05, 0.5, 0.8, 10.0])
     def test_uniform_noise(self, epsilon):
@@ -73,7 +86,8 @@ class TestClosedForms:
 
         kinks = sorted({-epsilon, epsilon, 1 - epsilon, 1 + epsilon})
         entropy = sum(
-            integrate.quad(lambda y: special.entr(density(y)), lo, hi)[0] for lo, hi in itertools.pairwise(kinks)
+            integrate.quad(lambda y: special.entr(density(y)), lo, hi)[0]
+            for lo, hi in itertools.pairwise(kinks)
         )
         value = entropy - math.log(2 * epsilon)
         assert DISTRIBUTIONS["uniform-noise"].information(epsilon) == pytest.approx(value, abs=1e-9)
@@ -114,12 +128,15 @@ class TestSamples:
 
     def test_correlation(self):
         x, y = pairs("gaussian", -0.5 * math.log(1 - 0.6**2))
-        assert float(torch.corrcoef(torch.stack([x.flatten(), y.flatten()]))[0, 1]) == pytest.approx(0.6, abs=0.015)
+        assert float(
+            torch.corrcoef(torch.stack([x.flatten(), y.flatten()]))[0, 1]
+        ) == pytest.approx(0.6, abs=0.015)
 
     @pytest.mark.parametrize("name", DISTRIBUTIONS)
     @pytest.mark.parametrize("truth", TRUTHS)
     def test_an_estimate_from_many_samples_is_the_truth(self, name, truth):
-        # The estimator is almost exact for smooth densities; edges, peaks and strong dependence cost it a little.
+        # The estimator is almost exact for smooth densities; edges, peaks and strong dependence
+        # cost it a little.
         values = (torch.asinh(v).unsqueeze(-1) for v in pairs(name, truth))
         tolerance = 0.035 if name in ("uniform-noise", "cubed") or truth > 1 else 0.02
         assert float(knn_mutual_information(*values).mean()) == pytest.approx(truth, abs=tolerance)
@@ -127,7 +144,12 @@ class TestSamples:
     @pytest.mark.parametrize("name", DISTRIBUTIONS)
     def test_shape_dtype_and_generator(self, name):
         x, y = pairs(name, 0.7, seed=3, draws=2, n=7)
-        assert (x.shape, y.shape, x.dtype, y.dtype) == ((2, 7), (2, 7), torch.float64, torch.float64)
+        assert (x.shape, y.shape, x.dtype, y.dtype) == (
+            (2, 7),
+            (2, 7),
+            torch.float64,
+            torch.float64,
+        )
         state = torch.random.get_rng_state()
         again = pairs(name, 0.7, seed=3, draws=2, n=7)
         assert torch.equal(torch.stack(again), torch.stack([x, y]))
@@ -151,24 +173,34 @@ class TestParameters:
             assert value == pytest.approx(truth, abs=1e-12 if truth < 5 else 1e-7)
 
     def test_known_parameters(self):
-        assert DISTRIBUTIONS["gaussian"].parameter(-0.5 * math.log(1 - 0.99**2)) == pytest.approx(0.99, abs=1e-12)
-        assert DISTRIBUTIONS["gamma-exponential"].parameter(1 - np.euler_gamma) == pytest.approx(1, abs=1e-12)
+        assert DISTRIBUTIONS["gaussian"].parameter(-0.5 * math.log(1 - 0.99**2)) == pytest.approx(
+            0.99, abs=1e-12
+        )
+        assert DISTRIBUTIONS["gamma-exponential"].parameter(1 - np.euler_gamma) == pytest.approx(
+            1, abs=1e-12
+        )
         assert DISTRIBUTIONS["uniform-noise"].parameter(0.5) == pytest.approx(0.5, abs=1e-12)
         assert DISTRIBUTIONS["uniform-noise"].parameter(0.25) == 1
 
     @pytest.mark.parametrize("name", DISTRIBUTIONS)
     @pytest.mark.parametrize("truth", [-0.1, 10.1, math.inf, math.nan])
     def test_what_no_parameter_gives_is_refused(self, name, truth):
-        with pytest.raises(ValueError, match=f"Expected `truth` from .* to 10 nats for {name}, but got {truth}"):
+        with pytest.raises(
+            ValueError, match=f"Expected `truth` from .* to 10 nats for {name}, but got {truth}"
+        ):
             pairs(name, truth)
 
     def test_the_student_t_can_not_be_independent(self):
-        with pytest.raises(ValueError, match=r"from 0\.04241 to 10 nats for student-t, but got 0\.04\."):
+        with pytest.raises(
+            ValueError, match=r"from 0\.04241 to 10 nats for student-t, but got 0\.04\."
+        ):
             pairs("student-t", 0.04)
 
     @pytest.mark.parametrize("nu", [0, -1, math.inf, math.nan])
     def test_degrees_of_freedom(self, nu):
-        with pytest.raises(ValueError, match=f"`degrees_of_freedom` to be positive and finite, but got {nu}"):
+        with pytest.raises(
+            ValueError, match=f"`degrees_of_freedom` to be positive and finite, but got {nu}"
+        ):
             student_t(nu)
 
     @pytest.mark.parametrize("options", [{"draws": 0}, {"n": 0}])

@@ -1,4 +1,6 @@
-"""Random calls of all that is public keep the promises of ``tests/fuzzing``, and so do those that once broke one."""
+"""Random calls of all that is public keep the promises of ``tests/fuzzing``, and so do those that
+once broke one.
+"""
 
 import math
 import warnings
@@ -61,9 +63,14 @@ FUNCTIONS = (binned_mutual_information, binned_joint, kde_mutual_information, kd
         (
             SPARSE,
             TypeError,
-            r"`x` to be a dense tensor, but got the layout torch.sparse_coo. Convert .* x.to_dense\(\)",
+            r"`x` to be a dense tensor, but got the layout torch.sparse_coo. Convert .* "
+            r"x.to_dense\(\)",
         ),
-        (FLOAT8, TypeError, r"`x` in a dtype that has arithmetic, but got torch.float8_e4m3fn.* x.float\(\)"),
+        (
+            FLOAT8,
+            TypeError,
+            r"`x` in a dtype that has arithmetic, but got torch.float8_e4m3fn.* x.float\(\)",
+        ),
         (META, ValueError, "`x` to hold values, but it is on the device meta"),
     ],
 )
@@ -77,7 +84,9 @@ def test_values_are_missed_before_bins_are_asked_for():
         binned_joint(META, Y.to("meta", torch.int8), value_range=(0, 5))
 
 
-@pytest.mark.parametrize("measure", [entropies, mutual_information, standard_error, independence_p_value])
+@pytest.mark.parametrize(
+    "measure", [entropies, mutual_information, standard_error, independence_p_value]
+)
 def test_tables_without_bins_or_values_are_refused(measure):
     for shape in ((0, 2), (3, 2, 0)):
         with pytest.raises(ValueError, match="at least one bin of x and one of y, but got shape"):
@@ -92,19 +101,30 @@ HUGE = 10**400
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: BinnedMutualInformation(5, resolution=2**30), "num_outputs=1 with 1073741824 x 1073741824 each"),
-        (lambda: BinnedMutualInformation(5, value_range=(0, 1), num_outputs=2**40), "num_outputs=1099511627776 with 5"),
+        (
+            lambda: BinnedMutualInformation(5, resolution=2**30),
+            "num_outputs=1 with 1073741824 x 1073741824 each",
+        ),
+        (
+            lambda: BinnedMutualInformation(5, value_range=(0, 1), num_outputs=2**40),
+            "num_outputs=1099511627776 with 5",
+        ),
         (lambda: BinnedMutualInformation(HUGE), "num_bins=1000"),
         (lambda: KDEMutualInformation(resolution=2**30), "1073741824 x 1073741824 each"),
         (lambda: KDEMutualInformation(grid_size=HUGE), "grid_size=1000"),
         (lambda: KDEMutualInformationLoss(grid_size=2**30), "grid_size=1073741824"),
-        (lambda: KNNMutualInformation(max_samples=2**50), "max_samples=1125899906842624 with x_dim=1, y_dim=1"),
+        (
+            lambda: KNNMutualInformation(max_samples=2**50),
+            "max_samples=1125899906842624 with x_dim=1, y_dim=1",
+        ),
         (lambda: KNNMutualInformation(num_outputs=HUGE), "num_outputs=1000"),
         (lambda: kde_mutual_information(X, Y, grid_size=2**40), "grid_size=1099511627776"),
     ],
 )
 def test_tables_that_no_memory_holds_are_refused_before_it_is_asked_for(build, message):
-    with pytest.raises(ValueError, match=rf"(?s)fits in \d+ GiB, .* but got .*{message}.*GiB. Use fewer"):
+    with pytest.raises(
+        ValueError, match=rf"(?s)fits in \d+ GiB, .* but got .*{message}.*GiB. Use fewer"
+    ):
         build()
 
 
@@ -117,7 +137,9 @@ def test_a_bandwidth_beyond_all_floats_is_refused(call):
 def test_a_bandwidth_of_numpy_is_a_number_like_others():
     x = 1e300 * X.double()
     for bandwidth in (np.float32(0.5), (np.float32(0.5), np.float32(0.25))):
-        expected = tuple(map(float, bandwidth)) if isinstance(bandwidth, tuple) else float(bandwidth)
+        expected = (
+            tuple(map(float, bandwidth)) if isinstance(bandwidth, tuple) else float(bandwidth)
+        )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The kernel is narrower than half a cell")
             value = kde_mutual_information(x, Y, bandwidth=bandwidth)
@@ -133,8 +155,13 @@ def test_a_whole_bandwidth_beyond_all_ints_is_a_number_like_others():
 def test_whole_counts_end_where_float64_does_not_tell_them_apart():
     counts = torch.tensor([[1e308, 1e308], [1e308, 1e308]], dtype=torch.float64, requires_grad=True)
     assert mutual_information(counts).item() == pytest.approx(0, abs=1e-15)
-    for call, options in ((mutual_information, {"bias_correction": "grassberger"}), (independence_p_value, {})):
-        with pytest.raises(ValueError, match=r"needs whole counts, but got 1e\+308, and above 2\*\*53"):
+    for call, options in (
+        (mutual_information, {"bias_correction": "grassberger"}),
+        (independence_p_value, {}),
+    ):
+        with pytest.raises(
+            ValueError, match=r"needs whole counts, but got 1e\+308, and above 2\*\*53"
+        ):
             call(counts, **options)
 
 
@@ -158,7 +185,9 @@ def test_invalid_samples_of_a_batch_in_any_layout_are_dropped():
     assert not strided.is_contiguous()
     values = []
     for batch in (x, strided):
-        metric = BinnedMutualInformation(3, value_range=(0, 24), num_outputs=2, nan_strategy="ignore")
+        metric = BinnedMutualInformation(
+            3, value_range=(0, 24), num_outputs=2, nan_strategy="ignore"
+        )
         metric.update(batch, batch)
         values.append(metric.counts())
     assert values[0].equal(values[1])
@@ -182,7 +211,9 @@ def test_numpy_integers_are_integers():
     x, y = X.view(-1, 1), torch.stack([Y, X.remainder(3)], 1)
     expected = knn_mutual_information(x, y, 3, algorithm="ksg2")
     assert knn_mutual_information(x, y, np.int64(3), algorithm="ksg2").equal(expected)
-    metric = KNNMutualInformation(np.int64(3), x_dim=np.int64(1), y_dim=np.int64(2), algorithm="ksg2")
+    metric = KNNMutualInformation(
+        np.int64(3), x_dim=np.int64(1), y_dim=np.int64(2), algorithm="ksg2"
+    )
     metric.update(x, y)
     assert metric.compute().equal(expected)
 
@@ -198,10 +229,16 @@ def test_labels_on_another_device_are_refused_as_all_samples_are():
 def test_gradients_of_the_function_stay_within_their_dtype(dtype, kernel):
     # A given range next to nothing, in which the samples lie.
     least = {torch.float32: 1e-44, torch.float64: 1e-323}[dtype]
-    x = (least * torch.tensor([0, 1, 1, 2, 3, 5, 4], dtype=torch.float64)).to(dtype).requires_grad_()
+    x = (
+        (least * torch.tensor([0, 1, 1, 2, 3, 5, 4], dtype=torch.float64))
+        .to(dtype)
+        .requires_grad_()
+    )
     y = torch.tensor([0.0, 0.1, 0.4, 0.8, 0.9, 0.7, 0.2])
     value_range = ((0, 5 * least), (0, 1))
-    value = binned_mutual_information(x, y, 4, value_range=value_range, kernel=kernel, bias_correction="miller_madow")
+    value = binned_mutual_information(
+        x, y, 4, value_range=value_range, kernel=kernel, bias_correction="miller_madow"
+    )
     (65536 * value).backward()
     assert x.grad.dtype == dtype
     assert x.grad.isfinite().all()
@@ -210,10 +247,13 @@ def test_gradients_of_the_function_stay_within_their_dtype(dtype, kernel):
 
 @pytest.mark.parametrize("normalization", ["joint", "studholme"])
 def test_a_normalised_loss_with_a_kernel_next_to_nothing_is_a_number(normalization):
-    # Of two opposites the sheared difference is a constant, whose grid had no width beside a kernel of 1e-61.
+    # Of two opposites the sheared difference is a constant, whose grid had no width beside a kernel
+    # of 1e-61.
     x = torch.randn(40, generator=torch.Generator().manual_seed(0)).requires_grad_()
     for y in (-x.detach(), x.detach() * 0 + 7):
-        loss = KDEMutualInformationLoss(normalization=normalization, pool="batch", bandwidth=1e-300, grid_size=4)
+        loss = KDEMutualInformationLoss(
+            normalization=normalization, pool="batch", bandwidth=1e-300, grid_size=4
+        )
         value = loss(x, y)
         assert value.isfinite()
         (gradient,) = torch.autograd.grad(value, [x])
@@ -234,5 +274,7 @@ def test_every_sample_lies_in_a_cell_where_only_occupied_stretches_have_some():
 @pytest.mark.parametrize("kernel", ["gaussian", np.array([1.0, 2.0])], ids=["name", "array"])
 def test_an_unknown_kernel_is_named_whatever_the_correction(kernel):
     for correction in ("none", "grassberger"):
-        with pytest.raises(ValueError, match="Expected `kernel` to be one of 'hard', 'linear', 'cubic', but got"):
+        with pytest.raises(
+            ValueError, match="Expected `kernel` to be one of 'hard', 'linear', 'cubic', but got"
+        ):
             binned_mutual_information(X, Y, kernel=kernel, bias_correction=correction)

@@ -1,4 +1,6 @@
-"""What went wrong in earlier histogram estimators of mutual information for PyTorch: each defect is a test here."""
+"""What went wrong in earlier histogram estimators of mutual information for PyTorch: each defect is
+a test here.
+"""
 
 import math
 import warnings
@@ -43,7 +45,9 @@ def test_soft_bins_have_a_gradient_for_nearly_every_sample_at_any_scale(kernel, 
     assert (gradient != 0).double().mean() > 0.99
     # A soft table of scaled data is the same table.
     assert value.item() == pytest.approx(
-        binned_mutual_information(x / scale, y / scale, 20, kernel=kernel, bias_correction="miller_madow").item(),
+        binned_mutual_information(
+            x / scale, y / scale, 20, kernel=kernel, bias_correction="miller_madow"
+        ).item(),
         abs=1e-9,
     )
 
@@ -67,7 +71,9 @@ def test_the_minimum_and_the_maximum_count_fully(kernel):
     assert binned_joint(x, x, 4, kernel=kernel).sum().item() == pytest.approx(1, abs=1e-15)
     ends = torch.tensor([0.0, 1.0])
     # The lowest sample's whole mass lies in the lower half, the highest one's in the upper half.
-    assert binned_joint(ends, ends, 8, kernel=kernel)[:4].sum().item() == pytest.approx(0.5, abs=1e-15)
+    assert binned_joint(ends, ends, 8, kernel=kernel)[:4].sum().item() == pytest.approx(
+        0.5, abs=1e-15
+    )
 
 
 def test_axis_order_is_x_then_y():
@@ -121,7 +127,9 @@ def test_any_number_of_dimensions_works(shape):
 
 
 def test_a_typo_is_an_error():
-    with pytest.raises(ValueError, match="`kernel` to be one of 'hard', 'linear', 'cubic', but got 'discrete'"):
+    with pytest.raises(
+        ValueError, match="`kernel` to be one of 'hard', 'linear', 'cubic', but got 'discrete'"
+    ):
         BinnedMutualInformation(kernel="discrete")
 
 
@@ -142,7 +150,9 @@ def test_batches_are_comparable_and_add_up():
 
 def test_values_below_zero_are_kept():
     values = [
-        binned_mutual_information(*gaussian(400, r=0, seed=s), 6, bias_correction="grassberger").item()
+        binned_mutual_information(
+            *gaussian(400, r=0, seed=s), 6, bias_correction="grassberger"
+        ).item()
         for s in range(40)
     ]
     assert min(values) < 0
@@ -153,7 +163,9 @@ def test_memory_does_not_grow_with_samples_times_bins():
     x, y = gaussian(500_000)
     metric = BinnedMutualInformation(256, value_range=(-5, 5), bias_correction="grassberger")
     metric.update(x[:1000], y[:1000])
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as recorded:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as recorded:
         metric.update(x, y)
     events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
     held = np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())])

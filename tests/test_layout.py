@@ -19,7 +19,9 @@ HEAVY = ("lightning", "matplotlib", "sklearn", "jsonargparse", "pyarrow", "tqdm"
 def imported_by(statement):
     """Return which of the optional packages a fresh interpreter holds after a statement."""
     code = f"{statement}; import sys; print(*[name for name in {HEAVY!r} if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     return result.stdout.split()
 
 
@@ -38,7 +40,8 @@ def test_importing_the_package_pulls_in_no_optional_dependency():
     everything = f"import mi_metrics, {', '.join(f'mi_metrics.{name}' for name in modules)}"
     # torchmetrics imports matplotlib where it finds it.
     assert set(imported_by(everything)) <= set(imported_by("import torchmetrics"))
-    # Without them the package imports all the same (torchmetrics would not without an installed matplotlib).
+    # Without them the package imports all the same (torchmetrics would not without an installed
+    # matplotlib).
     others = [name for name in HEAVY if name != "matplotlib"]
     absent = f"import sys; sys.modules.update(dict.fromkeys({others!r})); {everything}"
     subprocess.run([sys.executable, "-c", absent], check=True)
@@ -57,11 +60,17 @@ def imports(path):
             yield node.module or ""
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "functional").rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+@pytest.mark.parametrize(
+    "path",
+    sorted((PACKAGE / "functional").rglob("*.py")),
+    ids=lambda p: str(p.relative_to(PACKAGE)),
+)
 def test_functional_imports_nothing_of_the_package_above_it(path):
     for name in imports(path):
         top = name.split(".")[0]
-        assert top in sys.stdlib_module_names or top in ("torch", "numpy", "scipy", "mi_metrics"), name
+        assert top in sys.stdlib_module_names or top in ("torch", "numpy", "scipy", "mi_metrics"), (
+            name
+        )
         assert top != "mi_metrics" or name.startswith("mi_metrics.functional"), name
 
 
@@ -71,16 +80,23 @@ def test_lightning_is_imported_under_its_folder_only():
             # A function may import it when called; the module may not.
             tree = ast.parse(path.read_text())
             top_level = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
-            names = [a.name for n in top_level for a in n.names] + [getattr(n, "module", None) or "" for n in top_level]
-            assert not any(n.startswith(("lightning", "pytorch_lightning", "mi_metrics.lightning")) for n in names), (
-                path
-            )
+            names = [a.name for n in top_level for a in n.names] + [
+                getattr(n, "module", None) or "" for n in top_level
+            ]
+            assert not any(
+                n.startswith(("lightning", "pytorch_lightning", "mi_metrics.lightning"))
+                for n in names
+            ), path
 
 
 @pytest.mark.parametrize("module", [mi_metrics, mi_metrics.functional])
 def test_public_names_are_sorted_and_complete(module):
     assert list(module.__all__) == sorted(module.__all__)
-    defined = {name for name, value in vars(module).items() if not name.startswith("_") and not inspect.ismodule(value)}
+    defined = {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
     assert defined == set(module.__all__)
 
 

@@ -10,7 +10,11 @@ from mi_metrics import losses
 from mi_metrics.functional import binned_mutual_information
 from mi_metrics.functional.densities import differentiable as soft_kde
 from mi_metrics.functional.kde import kde_mutual_information
-from mi_metrics.losses import KDEMutualInformationLoss, MutualInformationLoss, MutualInformationPenalty
+from mi_metrics.losses import (
+    KDEMutualInformationLoss,
+    MutualInformationLoss,
+    MutualInformationPenalty,
+)
 
 RANGES = ((-2.0, 3.0), (-1.5, 2.5))
 NORMALIZATIONS = ["none", "arithmetic", "geometric", "min", "max", "joint", "studholme"]
@@ -34,7 +38,7 @@ def all_losses(**options):
     ]
 
 
-# -- values -----------------------------------------------------------------------------------------------------------
+# -- values ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -42,7 +46,12 @@ def all_losses(**options):
 @pytest.mark.parametrize("value_range", [None, RANGES])
 def test_loss_is_minus_the_function_table_by_table(kernel, normalization, value_range):
     x, y = images(2, 3, 6, 7)
-    options = {"value_range": value_range, "kernel": kernel, "normalization": normalization, "unit": "bits"}
+    options = {
+        "value_range": value_range,
+        "kernel": kernel,
+        "normalization": normalization,
+        "unit": "bits",
+    }
     expected = binned_mutual_information(x.flatten(2), y.flatten(2), (7, 5), **options)
     loss = MutualInformationLoss((7, 5), reduction="none", **options)(x, y)
     assert loss.shape == (2, 3)
@@ -51,7 +60,9 @@ def test_loss_is_minus_the_function_table_by_table(kernel, normalization, value_
     assert penalty.equal(-loss)
     pooled = MutualInformationLoss((7, 5), reduction="none", pool="batch", **options)(x, y)
     columns = (v.movedim(1, 0).flatten(1) for v in (x, y))
-    torch.testing.assert_close(pooled, -binned_mutual_information(*columns, (7, 5), **options), rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        pooled, -binned_mutual_information(*columns, (7, 5), **options), rtol=0, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -63,13 +74,18 @@ def test_value_is_that_of_the_lifted_input(dtype):
     assert loss.equal(expected.float())
 
 
-@pytest.mark.parametrize("loss", all_losses(pool="batch", reduction="none"), ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize(
+    "loss", all_losses(pool="batch", reduction="none"), ids=lambda v: type(v).__name__
+)
 def test_batches_of_vectors_and_a_single_channel_of_y(loss):
     x, y = images(200, 3)
     one_by_one = torch.cat([loss(x[:, c], y[:, 0]) for c in range(3)])
     assert one_by_one.shape == (3,)
     torch.testing.assert_close(loss(x, y[:, :1]), one_by_one, rtol=0, atol=1e-12)
-    x, y = x.unsqueeze(2).unsqueeze(3).requires_grad_(), y[:, :1].unsqueeze(2).unsqueeze(3).requires_grad_()
+    x, y = (
+        x.unsqueeze(2).unsqueeze(3).requires_grad_(),
+        y[:, :1].unsqueeze(2).unsqueeze(3).requires_grad_(),
+    )
     value = loss(x, y)
     torch.testing.assert_close(value, one_by_one, rtol=0, atol=1e-12)
     gradients = torch.autograd.grad(value.sum(), (x, y))
@@ -91,13 +107,18 @@ def test_any_rank_and_layout_of_input(loss, shape):
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
     if len(shape) == 4:
         torch.testing.assert_close(
-            loss(*(v.to(memory_format=torch.channels_last) for v in (x, y))), expected, rtol=0, atol=1e-12
+            loss(*(v.to(memory_format=torch.channels_last) for v in (x, y))),
+            expected,
+            rtol=0,
+            atol=1e-12,
         )
 
 
 def test_reductions():
     x, y = images(4, 2, 50)
-    for none, mean, total in zip(*(all_losses(reduction=r) for r in ("none", "mean", "sum")), strict=True):
+    for none, mean, total in zip(
+        *(all_losses(reduction=r) for r in ("none", "mean", "sum")), strict=True
+    ):
         assert mean(x, y).item() == pytest.approx(none(x, y).mean().item(), abs=1e-14)
         assert total(x, y).item() == pytest.approx(none(x, y).sum().item(), abs=1e-13)
 
@@ -114,20 +135,24 @@ def test_a_lists_and_ints_from_yaml_are_taken():
         assert pickle.loads(pickle.dumps(module))(x, y).equal(copy.deepcopy(module)(x, y))
 
 
-# -- kernel densities -------------------------------------------------------------------------------------------------
+# -- kernel densities ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("n", "tolerance"), [(100, 3e-2), (1000, 1.5e-2), (5000, 5e-3), (50_000, 1e-3)])
+@pytest.mark.parametrize(
+    ("n", "tolerance"), [(100, 3e-2), (1000, 1.5e-2), (5000, 5e-3), (50_000, 1e-3)]
+)
 @pytest.mark.parametrize("r", [0.0, 0.6, 0.99, 0.9999])
 def test_kde_loss_is_the_function_to_the_stated_tolerance(n, tolerance, r):
     for options in ({}, {"bandwidth": "scott", "unit": "bits"}):
         x, y = images(n, r=r)
         loss = KDEMutualInformationLoss(pool="batch", **options)(x, y)
-        assert loss.item() == pytest.approx(-kde_mutual_information(x, y, **options).item(), abs=1.5 * tolerance)
-        # Units of the data do not matter.
-        assert KDEMutualInformationLoss(pool="batch", **options)(1e150 * x - 3e150, -1e-150 * y).item() == (
-            pytest.approx(loss.item(), abs=1e-9)
+        assert loss.item() == pytest.approx(
+            -kde_mutual_information(x, y, **options).item(), abs=1.5 * tolerance
         )
+        # Units of the data do not matter.
+        assert KDEMutualInformationLoss(pool="batch", **options)(
+            1e150 * x - 3e150, -1e-150 * y
+        ).item() == (pytest.approx(loss.item(), abs=1e-9))
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS[1:])
@@ -143,7 +168,9 @@ def test_kde_loss_with_a_given_bandwidth_and_range():
     x, y = images(5000)
     for options in ({"bandwidth": (0.4, 0.3)}, {"value_range": ((-1.5, 2.0), (-2.0, 1.0))}):
         loss = KDEMutualInformationLoss(pool="batch", **options)(x, y)
-        assert loss.item() == pytest.approx(-kde_mutual_information(x, y, **options).item(), abs=5e-3)
+        assert loss.item() == pytest.approx(
+            -kde_mutual_information(x, y, **options).item(), abs=5e-3
+        )
 
 
 @pytest.mark.parametrize("normalization", ["none", "joint"])
@@ -154,7 +181,9 @@ def test_kde_gradient_is_exact_with_everything_else_constant(normalization, monk
             if name not in constants:
                 result = function(*args)
                 if name == "_data_axes":
-                    result = tuple(a._replace(lo=a.lo - 0.003, width=a.width + 0.007) for a in result)
+                    result = tuple(
+                        a._replace(lo=a.lo - 0.003, width=a.width + 0.007) for a in result
+                    )
                 if name == "_ends":
                     result = result[0] - 0.003, result[1] + 0.004
                 constants[name] = result
@@ -199,7 +228,7 @@ def test_kde_gradient_points_where_the_densities_do():
     assert ours.norm().item() == pytest.approx(expected.norm().item(), rel=0.05)
 
 
-# -- masks and weights ------------------------------------------------------------------------------------------------
+# -- masks and weights -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value_range", [None, (-2.0, 2.0)])
@@ -210,7 +239,10 @@ def test_a_mask_excludes(value_range, dtype):
     spoilt = torch.where(mask, x, torch.nan), torch.where(mask, y, 1e9)
     for loss in all_losses(value_range=value_range, reduction="none"):
         value = loss(spoilt[0].requires_grad_(), spoilt[1], mask.to(dtype))
-        alone = [loss(x[i][mask[i]].view(1, 1, -1), y[i][mask[i]].view(1, 1, -1)).flatten() for i in range(2)]
+        alone = [
+            loss(x[i][mask[i]].view(1, 1, -1), y[i][mask[i]].view(1, 1, -1)).flatten()
+            for i in range(2)
+        ]
         torch.testing.assert_close(value.flatten(), torch.cat(alone), rtol=0, atol=1e-12)
         (gradient,) = torch.autograd.grad(value.sum(), spoilt[0])
         assert (gradient[~mask] == 0).all()
@@ -231,7 +263,9 @@ def test_weights_are_frequencies_and_broadcast():
     loss = MutualInformationLoss((6, 5), reduction="none")
     value = loss(x, y, weights)
     assert value.equal(loss(x, y, weights.expand(2, 3, 30).double()))
-    assert value.equal(-binned_mutual_information(x, y, (6, 5), kernel="cubic", weights=weights.expand(2, 3, 30)))
+    assert value.equal(
+        -binned_mutual_information(x, y, (6, 5), kernel="cubic", weights=weights.expand(2, 3, 30))
+    )
     for i in range(2):
         repeated = (v[i : i + 1].repeat_interleave(weights[i, 0], 2) for v in (x, y))
         torch.testing.assert_close(loss(*repeated)[0], value[i], rtol=0, atol=1e-12)
@@ -251,7 +285,7 @@ def test_no_gradient_for_weights():
         assert not loss(x, y, weights).requires_grad
 
 
-# -- gradients --------------------------------------------------------------------------------------------------------
+# -- gradients -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -261,7 +295,12 @@ def test_gradcheck_with_empty_cells_and_samples_outside(kernel, normalization, p
     x, y = images(2, 1, 8)
     x[0, 0, 0], y[1, 0, 3] = 7.0, -9.0
     loss = MutualInformationLoss(
-        (7, 5), kernel=kernel, value_range=RANGES, normalization=normalization, pool=pool, reduction="none"
+        (7, 5),
+        kernel=kernel,
+        value_range=RANGES,
+        normalization=normalization,
+        pool=pool,
+        reduction="none",
     )
     assert torch.autograd.gradcheck(loss, (x.requires_grad_(), y.requires_grad_()))
 
@@ -277,7 +316,9 @@ def test_gradient_with_the_datas_range_is_that_with_the_same_range_given(kernel)
     x, y = (v.requires_grad_() for v in images(1, 1, 60))
     ranges = tuple((v.min().item(), v.max().item()) for v in (x, y))
     gradients = [
-        torch.autograd.grad(MutualInformationLoss((7, 5), kernel=kernel, value_range=r)(x, y), (x, y))
+        torch.autograd.grad(
+            MutualInformationLoss((7, 5), kernel=kernel, value_range=r)(x, y), (x, y)
+        )
         for r in (None, ranges)
     ]
     for a, b in zip(*gradients, strict=True):
@@ -381,7 +422,7 @@ def test_gradient_descent_registers_two_signals():
         assert shift.item() == pytest.approx(7, abs=0.3)
 
 
-# -- at work ----------------------------------------------------------------------------------------------------------
+# -- at work ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -442,14 +483,18 @@ def test_a_range_that_the_samples_dtype_does_not_have(dtype):
     x, y = images(1, 1, 300, dtype=torch.float32)
     expected = KDEMutualInformationLoss(value_range=((-2.0, 2.0), (-2.0, 2.0)))(x, y)
     for most in (1e-30, 1e5, 1e300):
-        value = KDEMutualInformationLoss(value_range=((-most, most), (-2.0, 2.0)))(x.to(dtype), y.to(dtype))
+        value = KDEMutualInformationLoss(value_range=((-most, most), (-2.0, 2.0)))(
+            x.to(dtype), y.to(dtype)
+        )
         assert value.isfinite()
-    assert KDEMutualInformationLoss(value_range=((-2.0, 2.0), (-2.0, 2.0)))(x.to(dtype), y.to(dtype)).item() == (
-        pytest.approx(expected.item(), abs=1e-3)
-    )
+    assert KDEMutualInformationLoss(value_range=((-2.0, 2.0), (-2.0, 2.0)))(
+        x.to(dtype), y.to(dtype)
+    ).item() == (pytest.approx(expected.item(), abs=1e-3))
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int16, torch.bool])
+@pytest.mark.parametrize(
+    "dtype", [torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int16, torch.bool]
+)
 @pytest.mark.parametrize("loss", all_losses(), ids=lambda v: type(v).__name__)
 def test_a_mask_of_any_integer_dtype(loss, dtype):
     x, y = images(1, 1, 100)
@@ -486,7 +531,9 @@ def test_nothing_is_read_back_from_the_device(value_range):
 def test_compiles_to_one_graph_without_recompiling(backend):
     x, y = images(2, 1, 12, 10, dtype=torch.float32)
     mask = torch.rand(2, 1, 12, 10, generator=torch.Generator().manual_seed(0)) > 0.3
-    candidates = all_losses() if backend == "aot_eager" else [MutualInformationLoss(8, value_range=(-2, 2))]
+    candidates = (
+        all_losses() if backend == "aot_eager" else [MutualInformationLoss(8, value_range=(-2, 2))]
+    )
     for loss in candidates:
         for weights in (None, mask):
             torch.compiler.reset()
@@ -497,15 +544,22 @@ def test_compiles_to_one_graph_without_recompiling(backend):
                     a = (factor * x).requires_grad_()
                     value, expected = compiled(a, y, weights), loss(a, y, weights)
                     torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-6)
-                    (ours,), (theirs,) = torch.autograd.grad(value, a), torch.autograd.grad(expected, a)
+                    (ours,), (theirs,) = (
+                        torch.autograd.grad(value, a),
+                        torch.autograd.grad(expected, a),
+                    )
                     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-8)
 
 
 @pytest.mark.slow
 def test_a_large_volume_trains_in_two_gigabytes():
-    x = torch.rand(1, 1, 256, 256, 256, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    x = torch.rand(
+        1, 1, 256, 256, 256, generator=torch.Generator().manual_seed(0), requires_grad=True
+    )
     y = x.detach().square()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
         MutualInformationLoss(32)(x, y).backward()
     held = peak = 0
     for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
@@ -516,7 +570,7 @@ def test_a_large_volume_trains_in_two_gigabytes():
     assert peak + 2 * x.nbytes < 0.3e9
 
 
-# -- bad input --------------------------------------------------------------------------------------------------------
+# -- bad input -------------------------------------------------------------------------------------
 
 X = torch.rand(2, 1, 10)
 
@@ -532,7 +586,11 @@ X = torch.rand(2, 1, 10)
         ({"normalization": "nmi"}, ValueError, "`normalization` to be one of"),
         ({"unit": "bit"}, ValueError, "`unit` to be one of"),
         ({"pool": "pixel"}, ValueError, "`pool` to be one of 'image', 'batch', but got 'pixel'"),
-        ({"reduction": "max"}, ValueError, "`reduction` to be one of 'none', 'mean', 'sum', but got 'max'"),
+        (
+            {"reduction": "max"},
+            ValueError,
+            "`reduction` to be one of 'none', 'mean', 'sum', but got 'max'",
+        ),
         ({"gather": True}, ValueError, 'needs pool="batch", but got pool="image"'),
         ({"gather": 1, "pool": "batch"}, TypeError, "`gather` to be True or False, but got 1"),
     ],
@@ -556,24 +614,59 @@ def test_bad_options_of_the_kde_loss():
 @pytest.mark.parametrize(
     ("pool", "arguments", "error", "message"),
     [
-        ("image", (X, X[:, :, :5]), ValueError, r"same shape, but got \(2, 1, 10\) and \(2, 1, 5\)"),
+        (
+            "image",
+            (X, X[:, :, :5]),
+            ValueError,
+            r"same shape, but got \(2, 1, 10\) and \(2, 1, 5\)",
+        ),
         ("image", (X, X[:, :1].expand(2, 3, 10)), ValueError, "same shape"),
         ("batch", (X, X.expand(2, 3, 10)), ValueError, "same shape"),
         ("batch", (X.expand(2, 3, 10), X[:1]), ValueError, "same shape"),
-        ("image", (X[0], X[0]), ValueError, r'\(B, C, \.\.\.\) with pool="image", but got \(1, 10\)'),
+        (
+            "image",
+            (X[0], X[0]),
+            ValueError,
+            r'\(B, C, \.\.\.\) with pool="image", but got \(1, 10\)',
+        ),
         ("batch", (X[0, 0, 0], X[0, 0, 0]), ValueError, r"\(N,\) or \(N, C, \.\.\.\)"),
         ("image", (X[..., :1], X[..., :1]), ValueError, "at least 2 samples per table, .* has 1"),
         ("batch", (X[:1, :, 0], X[:1, :, 0]), ValueError, "at least 2 samples per table, .* has 1"),
         ("batch", (X[:0], X[:0]), ValueError, "at least 2 samples per table, .* has 0"),
         ("image", (X[:0], X[:0]), ValueError, "at least 2 samples per table"),
-        ("image", ((255 * X).byte(), X), TypeError, r"`x` to be a floating-point tensor, but got torch.uint8.*float\("),
-        ("image", (X, X.long()), TypeError, r"`y` to be a floating-point tensor, but got torch.int64"),
+        (
+            "image",
+            ((255 * X).byte(), X),
+            TypeError,
+            r"`x` to be a floating-point tensor, but got torch.uint8.*float\(",
+        ),
+        (
+            "image",
+            (X, X.long()),
+            TypeError,
+            r"`y` to be a floating-point tensor, but got torch.int64",
+        ),
         ("image", (X, X > 0), TypeError, r"`y` to be a floating-point tensor, but got torch.bool"),
         ("image", (X + 0j, X), TypeError, "`x` to be real"),
         ("image", (X, X.tolist()), TypeError, "`y` to be a torch.Tensor, but got list"),
-        ("image", (X, X.to("meta")), ValueError, "`y` on the same device as `x`, cpu, but got meta"),
-        ("image", (X, X, X.to("meta")), ValueError, "`weights` on the same device as `x`, cpu, but got meta"),
-        ("image", (X, X, X[:, :, :5]), ValueError, r"broadcast to the shape \(2, 1, 10\) .*, but got \(2, 1, 5\)"),
+        (
+            "image",
+            (X, X.to("meta")),
+            ValueError,
+            "`y` on the same device as `x`, cpu, but got meta",
+        ),
+        (
+            "image",
+            (X, X, X.to("meta")),
+            ValueError,
+            "`weights` on the same device as `x`, cpu, but got meta",
+        ),
+        (
+            "image",
+            (X, X, X[:, :, :5]),
+            ValueError,
+            r"broadcast to the shape \(2, 1, 10\) .*, but got \(2, 1, 5\)",
+        ),
         ("image", (X, X, X.expand(2, 2, 1, 10)), ValueError, "broadcast to the shape"),
         ("image", (X, X, 1.0), TypeError, "`weights` to be a torch.Tensor, but got float"),
     ],
@@ -585,7 +678,9 @@ def test_bad_input_is_refused_with_a_message(pool, arguments, error, message):
 
 
 @pytest.mark.parametrize("kernel", ["linear", "cubic"])
-def test_half_precision_gradient_of_a_narrow_range_overflows_and_keeps_its_sign(kernel: str) -> None:
+def test_half_precision_gradient_of_a_narrow_range_overflows_and_keeps_its_sign(
+    kernel: str,
+) -> None:
     """As everywhere in PyTorch, for GradScaler to see; wider dtypes have a number for it."""
     x = (torch.arange(4) * 2.5e-7).half()
     y = torch.tensor([0.3, 0.1, 0.7, 0.2])

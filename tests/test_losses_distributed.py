@@ -12,7 +12,11 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
-from mi_metrics.losses import KDEMutualInformationLoss, MutualInformationLoss, MutualInformationPenalty
+from mi_metrics.losses import (
+    KDEMutualInformationLoss,
+    MutualInformationLoss,
+    MutualInformationPenalty,
+)
 
 pytestmark = pytest.mark.distributed
 
@@ -20,10 +24,16 @@ TIMEOUT = 30
 BATCH = 60
 LOSSES = [
     (MutualInformationLoss, {"num_bins": (7, 6)}),
-    (MutualInformationLoss, {"num_bins": 8, "value_range": (-2.0, 2.0), "kernel": "linear", "reduction": "sum"}),
+    (
+        MutualInformationLoss,
+        {"num_bins": 8, "value_range": (-2.0, 2.0), "kernel": "linear", "reduction": "sum"},
+    ),
     (MutualInformationPenalty, {"num_bins": (6, 5), "normalization": "studholme"}),
     (KDEMutualInformationLoss, {"grid_size": 32}),
-    (KDEMutualInformationLoss, {"grid_size": 32, "normalization": "joint", "value_range": (-1.5, 1.5)}),
+    (
+        KDEMutualInformationLoss,
+        {"grid_size": 32, "normalization": "joint", "value_range": (-1.5, 1.5)},
+    ),
 ]
 
 
@@ -44,7 +54,13 @@ def network():
 
 def share(rank, world_size):
     """Unequal parts of the batch; the first has a tenth."""
-    bounds = [0, *(BATCH // 10 + (BATCH - BATCH // 10) * r * r // (world_size - 1) ** 2 for r in range(world_size))]
+    bounds = [
+        0,
+        *(
+            BATCH // 10 + (BATCH - BATCH // 10) * r * r // (world_size - 1) ** 2
+            for r in range(world_size)
+        ),
+    ]
     return slice(bounds[rank], bounds[rank + 1])
 
 
@@ -61,7 +77,9 @@ def process(rank, world_size, store, pipe):
     try:
         warnings.simplefilter("error")
         torch.set_num_threads(1)
-        dist.init_process_group("gloo", f"file://{store}", timedelta(seconds=TIMEOUT), rank=rank, world_size=world_size)
+        dist.init_process_group(
+            "gloo", f"file://{store}", timedelta(seconds=TIMEOUT), rank=rank, world_size=world_size
+        )
         part = share(rank, world_size)
         model = nn.parallel.DistributedDataParallel(network())
         results = {}
@@ -83,7 +101,9 @@ def spoilt(rank, loss, options):
     inputs = inputs[:, :2].clone()
     if rank == 0:
         inputs[3, 1, 2] = torch.nan
-    return loss(pool="batch", gather=True, **options | {"reduction": "none"})(inputs, targets).tolist()
+    return loss(pool="batch", gather=True, **options | {"reduction": "none"})(
+        inputs, targets
+    ).tolist()
 
 
 def run(world_size):
@@ -95,12 +115,16 @@ def run(world_size):
         store, pipes, processes = Path(folder) / "store", [], []
         for rank in range(world_size):
             ours, theirs = context.Pipe(duplex=False)
-            processes.append(context.Process(target=process, args=(rank, world_size, store, theirs), daemon=True))
+            processes.append(
+                context.Process(target=process, args=(rank, world_size, store, theirs), daemon=True)
+            )
             processes[-1].start()
             theirs.close()
             pipes.append(ours)
         try:
-            return [pipe.recv() if pipe.poll(TIMEOUT + 15) else "no answer in time" for pipe in pipes]
+            return [
+                pipe.recv() if pipe.poll(TIMEOUT + 15) else "no answer in time" for pipe in pipes
+            ]
         finally:
             for p in processes:
                 p.kill()
@@ -108,7 +132,9 @@ def run(world_size):
 
 
 def largest_difference(a, b):
-    return max(abs(torch.as_tensor(v) - torch.as_tensor(w)).max().item() for v, w in zip(a, b, strict=True))
+    return max(
+        abs(torch.as_tensor(v) - torch.as_tensor(w)).max().item() for v, w in zip(a, b, strict=True)
+    )
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
@@ -119,12 +145,18 @@ def test_gathered_losses_are_those_of_one_process(world_size):
     for i, (loss, options) in enumerate(LOSSES):
         for weighted in (False, True):
             # Without a process group `gather` changes nothing.
-            expected = step(network(), loss(pool="batch", gather=True, **options), slice(None), weighted)
+            expected = step(
+                network(), loss(pool="batch", gather=True, **options), slice(None), weighted
+            )
             assert max(abs(g).max() for g in expected[1:]) > 1e-3
             for report in reports:
                 assert largest_difference(report["gathered", i, weighted], expected) < 1e-10
-        # Apart, DDP computes the mean over processes of what each makes of its part: something else.
-        parts = [step(network(), loss(pool="batch", **options), share(r, world_size), False) for r in range(world_size)]
+        # Apart, DDP computes the mean over processes of what each makes of its part: something
+        # else.
+        parts = [
+            step(network(), loss(pool="batch", **options), share(r, world_size), False)
+            for r in range(world_size)
+        ]
         mean = [sum(v) / world_size for v in zip(*parts, strict=True)]
         expected = step(network(), loss(pool="batch", **options), slice(None), False)
         for report in reports:

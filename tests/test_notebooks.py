@@ -1,4 +1,6 @@
-"""Every notebook runs from top to bottom, and the outputs that are committed are those that it makes."""
+"""Every notebook runs from top to bottom, and the outputs that are committed are those that it
+makes.
+"""
 
 import re
 from pathlib import Path
@@ -72,13 +74,19 @@ def test_there_are_four():
 def test_notebook_runs_and_shows_what_is_committed(path, tmp_path):
     notebook = nbformat.read(path, as_version=4)
     committed = outputs(notebook)
-    client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
+    client = nbclient.NotebookClient(
+        notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}
+    )
     client.execute()
-    streams = [output for cell in notebook.cells for output in cell.get("outputs", []) if "name" in output]
+    streams = [
+        output for cell in notebook.cells for output in cell.get("outputs", []) if "name" in output
+    ]
     assert [output.text for output in streams if output.name == "stderr"] == []
     for (kinds, text), (made_kinds, made) in zip(committed, outputs(notebook), strict=True):
         assert kinds == made_kinds
-        assert alike(text, made), f"committed:\n{text}\nmade:\n{made}\nRun `make figures` and reread the text."
+        assert alike(text, made), (
+            f"committed:\n{text}\nmade:\n{made}\nRun `make figures` and reread the text."
+        )
 
 
 # A slash or a drive where a word begins, and a folder.
@@ -90,7 +98,12 @@ def texts(node):
     if isinstance(node, str):
         return [node]
     if isinstance(node, dict):
-        return [text for key, value in node.items() if not key.startswith("image/") for text in texts(value)]
+        return [
+            text
+            for key, value in node.items()
+            if not key.startswith("image/")
+            for text in texts(value)
+        ]
     return [text for value in node for text in texts(value)] if isinstance(node, list) else []
 
 

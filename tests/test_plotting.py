@@ -15,12 +15,16 @@ Y_EDGES = torch.tensor([-3.0, -2.0, 0.0, 10.0])
 
 
 def parts(figure):
-    """Return the axes of the table, of the marginal above, of the one on the right, and of the colour bar."""
+    """Return the axes of the table, of the marginal above, of the one on the right, and of the
+    colour bar.
+    """
     return [ax for ax in figure.axes if ax.axison]
 
 
 def test_x_runs_to_the_right_and_y_upwards_in_data_units():
-    figure, ax = plot_joint(JOINT, X_EDGES, Y_EDGES, x_label="dose", y_label="response", title="trial")
+    figure, ax = plot_joint(
+        JOINT, X_EDGES, Y_EDGES, x_label="dose", y_label="response", title="trial"
+    )
     (mesh,) = ax.collections
     coordinates = mesh.get_coordinates()
     np.testing.assert_array_equal(coordinates[0, :, 0], X_EDGES)
@@ -56,7 +60,8 @@ def test_the_colour_scale_is_logarithmic_and_ignores_traces():
 
 
 @pytest.mark.parametrize(
-    ("joint", "drawn"), [(torch.ones(1, 1), True), (torch.zeros(1, 1), False), (torch.full((1, 1), torch.nan), False)]
+    ("joint", "drawn"),
+    [(torch.ones(1, 1), True), (torch.zeros(1, 1), False), (torch.full((1, 1), torch.nan), False)],
 )
 def test_one_cell_and_no_samples_can_be_drawn(joint, drawn, tmp_path):
     figure, ax = plot_joint(joint, torch.tensor([0.0, 1.0]), torch.tensor([0.0, 1.0]))
@@ -127,23 +132,40 @@ def test_without_matplotlib_the_message_names_the_extra(monkeypatch):
 
 class TestMatrices:
     NAMES = ("dose", "response", "a name that is too long to be shown")
-    VALUES = torch.tensor([[9.0, 0.3, -0.004], [0.3, 9.0, torch.nan], [-0.004, torch.nan, 9.0]], dtype=torch.float64)
+    VALUES = torch.tensor(
+        [[9.0, 0.3, -0.004], [0.3, 9.0, torch.nan], [-0.004, torch.nan, 9.0]], dtype=torch.float64
+    )
 
     def panels(self, figure):
         return [ax for ax in figure.axes if ax.images]
 
     def test_values_colours_and_labels_are_those_of_the_pair(self):
-        figure = plot_matrices({"bins": self.VALUES}, self.NAMES, label="mutual information (bits)", title="t.csv")
+        figure = plot_matrices(
+            {"bins": self.VALUES}, self.NAMES, label="mutual information (bits)", title="t.csv"
+        )
         (ax,) = self.panels(figure)
         shown = ax.images[0].get_array()
-        assert shown.mask.tolist() == [[True, False, False], [False, True, True], [False, True, True]]
+        assert shown.mask.tolist() == [
+            [True, False, False],
+            [False, True, True],
+            [False, True, True],
+        ]
         np.testing.assert_array_equal(shown.filled(9), self.VALUES.nan_to_num(9))
-        written = {(int(text.get_position()[1]), int(text.get_position()[0])): text.get_text() for text in ax.texts}
+        written = {
+            (int(text.get_position()[1]), int(text.get_position()[0])): text.get_text()
+            for text in ax.texts
+        }
         assert written == {
-            (0, 1): "0.30", (1, 0): "0.30", (0, 2): "0.00", (2, 0): "0.00", (1, 2): "none", (2, 1): "none"
+            (0, 1): "0.30", (1, 0): "0.30",
+            (0, 2): "0.00", (2, 0): "0.00",
+            (1, 2): "none", (2, 1): "none",
         }  # fmt: skip
         for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
-            assert [label.get_text() for label in labels] == ["dose", "response", "a name that is too long…"]
+            assert [label.get_text() for label in labels] == [
+                "dose",
+                "response",
+                "a name that is too long…",
+            ]
         assert ax.get_title() == "bins"
         assert figure.get_suptitle() == "t.csv"
         assert "a column with itself, not estimated, or no value" in figure.get_supxlabel()
@@ -153,7 +175,9 @@ class TestMatrices:
         small = self.VALUES.clamp(-0.01, 0.001)
         figure = plot_matrices({"bins": self.VALUES, "knn": small}, self.NAMES, label="MI")
         assert [ax.get_title() for ax in self.panels(figure)] == ["bins", "knn"]
-        assert [(ax.images[0].norm.vmin, ax.images[0].norm.vmax) for ax in self.panels(figure)] == [(0, 0.3)] * 2
+        assert [(ax.images[0].norm.vmin, ax.images[0].norm.vmax) for ax in self.panels(figure)] == [
+            (0, 0.3)
+        ] * 2
         figure = plot_matrices({"knn": small}, self.NAMES, label="MI")
         assert self.panels(figure)[0].images[0].norm.vmax == 0.05
 
@@ -163,12 +187,16 @@ class TestMatrices:
         colors = {text.get_text(): text.get_color() for text in ax.texts}
         assert colors == {"0.30": "black", "0.00": "white", "none": "black"}
 
-    @pytest.mark.parametrize(("k", "written", "labels"), [(2, 2, 2), (12, 132, 12), (13, 0, 13), (150, 0, 50)])
+    @pytest.mark.parametrize(
+        ("k", "written", "labels"), [(2, 2, 2), (12, 132, 12), (13, 0, 13), (150, 0, 50)]
+    )
     def test_large_matrices_are_thinned_out(self, k, written, labels, tmp_path):
         figure = plot_matrices({"bins": torch.rand(k, k)}, [f"c{i}" for i in range(k)], label="MI")
         (ax,) = self.panels(figure)
         assert len(ax.texts) == written
-        assert [label.get_text() for label in ax.get_xticklabels()] == [f"c{i}" for i in range(0, k, k // labels)]
+        assert [label.get_text() for label in ax.get_xticklabels()] == [
+            f"c{i}" for i in range(0, k, k // labels)
+        ]
         assert "no value" not in figure.get_supxlabel()
         figure.savefig(tmp_path / "matrix.png")
 
@@ -177,7 +205,9 @@ class TestMatrices:
         figure.savefig(tmp_path / "matrix.png")
         assert [text.get_text() for text in self.panels(figure)[0].texts] == ["none", "none"]
 
-    @pytest.mark.parametrize("matrices", [{}, {"bins": torch.zeros(2, 3)}, {"bins": torch.zeros(3, 3)}])
+    @pytest.mark.parametrize(
+        "matrices", [{}, {"bins": torch.zeros(2, 3)}, {"bins": torch.zeros(3, 3)}]
+    )
     def test_other_shapes_are_refused(self, matrices):
         with pytest.raises(ValueError, match=r"matrices of shape \(2, 2\) for 2 names, but got"):
             plot_matrices(matrices, ["a", "b"], label="MI")

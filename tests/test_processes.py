@@ -12,7 +12,8 @@ from tests.processes import run
 # A rank whose launcher waits for it.
 HANG = """
 import subprocess, sys
-subprocess.run([sys.executable, "-c", "import time; print('started', flush=True); time.sleep(30); print('survived')"])
+child = "import time; print('started', flush=True); time.sleep(30); print('survived')"
+subprocess.run([sys.executable, "-c", child])
 """
 
 

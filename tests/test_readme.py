@@ -1,4 +1,6 @@
-"""Every command that the README shows runs as it stands there; its Python is run by `make doctest`."""
+"""Every command that the README shows runs as it stands there; its Python is run by `make
+doctest`.
+"""
 
 import re
 import shlex
@@ -77,19 +79,28 @@ def numbers(line):
 
 def test_the_demo_prints_what_is_shown(folder):
     printed = run("python -m mi_metrics.examples.demo", folder)
-    for block, end in (("      epoch       val/mi", "\n\n"), ("processes ", "\nequal, to the last bit")):
-        shown, found = (text[text.index(block) :].split(end)[0].splitlines() for text in (TEXT, printed))
+    for block, end in (
+        ("      epoch       val/mi", "\n\n"),
+        ("processes ", "\nequal, to the last bit"),
+    ):
+        shown, found = (
+            text[text.index(block) :].split(end)[0].splitlines() for text in (TEXT, printed)
+        )
         assert found[0] == shown[0]
         for a, b in zip(found[1:], shown[1:], strict=True):
             # Thirty epochs of training multiply a last bit.
             assert numbers(a) == pytest.approx(numbers(b), rel=0.02)
-    start, squared_error, information = (numbers(line) for line in printed.split("NMI\n")[1].splitlines()[:3])
+    start, squared_error, information = (
+        numbers(line) for line in printed.split("NMI\n")[1].splitlines()[:3]
+    )
     assert f"{start[0]:.0f} pixels" in TEXT.replace("\n", " ")
     assert information[0] < 0.5
     assert squared_error[0] > 30
 
 
-@pytest.mark.parametrize("link", sorted({l for l in re.findall(r"\]\(([^)]+)\)", TEXT) if not l.startswith("http")}))
+@pytest.mark.parametrize(
+    "link", sorted({l for l in re.findall(r"\]\(([^)]+)\)", TEXT) if not l.startswith("http")})
+)
 def test_what_is_linked_is_there(link):
     path, _, anchor = link.partition("#")
     assert (ROOT / path).exists()
@@ -99,7 +110,10 @@ def test_what_is_linked_is_there(link):
 
 
 def test_configurations_and_modules_named_in_prose_exist():
-    configurations, modules = re.findall(r"--config (\S+?)[`\s]", TEXT), re.findall(r"python -m ([\w.]+)", TEXT)
+    configurations, modules = (
+        re.findall(r"--config (\S+?)[`\s]", TEXT),
+        re.findall(r"python -m ([\w.]+)", TEXT),
+    )
     assert len(set(configurations)) >= 4
     assert len(set(modules)) >= 4
     for name in configurations:

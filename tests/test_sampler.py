@@ -100,12 +100,36 @@ def test_length_follows_the_dataset():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"num_replicas": 0, "rank": 0}, ValueError, "Expected `num_replicas` to be at least 1, but got 0."),
-        ({"num_replicas": 2.0, "rank": 0}, TypeError, "Expected `num_replicas` to be an int, but got 2.0 of type"),
-        ({"num_replicas": 2, "rank": -1}, ValueError, "Expected `rank` to be at least 0, but got -1."),
-        ({"num_replicas": 2, "rank": True}, TypeError, "Expected `rank` to be an int, but got True of type bool."),
-        ({"num_replicas": 2, "rank": 2}, ValueError, "Expected `rank` below num_replicas=2, but got 2."),
-        ({"rank": 1}, ValueError, "Expected `rank` below num_replicas=1, but got 1. Ranks are counted from 0."),
+        (
+            {"num_replicas": 0, "rank": 0},
+            ValueError,
+            "Expected `num_replicas` to be at least 1, but got 0.",
+        ),
+        (
+            {"num_replicas": 2.0, "rank": 0},
+            TypeError,
+            "Expected `num_replicas` to be an int, but got 2.0 of type",
+        ),
+        (
+            {"num_replicas": 2, "rank": -1},
+            ValueError,
+            "Expected `rank` to be at least 0, but got -1.",
+        ),
+        (
+            {"num_replicas": 2, "rank": True},
+            TypeError,
+            "Expected `rank` to be an int, but got True of type bool.",
+        ),
+        (
+            {"num_replicas": 2, "rank": 2},
+            ValueError,
+            "Expected `rank` below num_replicas=2, but got 2.",
+        ),
+        (
+            {"rank": 1},
+            ValueError,
+            "Expected `rank` below num_replicas=1, but got 1. Ranks are counted from 0.",
+        ),
     ],
 )
 def test_wrong_ranks_are_refused(arguments: dict, error: type[Exception], message: str):

@@ -1,8 +1,9 @@
-"""Columns of a CSV, Parquet or NPY file as tensors, a chunk of rows at a time: the file may be larger than memory.
+"""Columns of a CSV, Parquet or NPY file as tensors, a chunk of rows at a time: the file may be
+larger than memory.
 
-Numbers keep their precision: float32 and float16 arrive as float32, everything else that is a number (integers,
-booleans, decimals) as float64. Missing values arrive as NaN. PyArrow, which reads CSV and Parquet, is imported only
-when such a file is opened.
+Numbers keep their precision: float32 and float16 arrive as float32, everything else that is a
+number (integers, booleans, decimals) as float64. Missing values arrive as NaN. PyArrow, which reads
+CSV and Parquet, is imported only when such a file is opened.
 """
 
 import difflib
@@ -22,24 +23,27 @@ from torch.utils.dlpack import from_dlpack
 from mi_metrics.commands.column_names import listed, quoted, shown
 from mi_metrics.commands.csv_dialect import THOUSANDS, find_dialect
 
-# A chunk of few columns has ROWS rows, which spreads the fixed price of an update; one of many columns has fewer, so
-# that it holds about VALUES numbers, down to LEAST_ROWS.
+# A chunk of few columns has ROWS rows, which spreads the fixed price of an update; one of many
+# columns has fewer, so that it holds about VALUES numbers, down to LEAST_ROWS.
 ROWS, LEAST_ROWS, VALUES = 1 << 18, 1 << 15, 1 << 21
-# Bytes that are read at once; the first so many decide which columns of a CSV file are numbers. PyArrow reads 32 such
-# blocks of a CSV file ahead.
+# Bytes that are read at once; the first so many decide which columns of a CSV file are numbers.
+# PyArrow reads 32 such blocks of a CSV file ahead.
 BLOCK = 1 << 20
 # Rows that do not fit into a block are read in larger ones, up to this.
 MOST_BLOCK = 1 << 26
 
 
 class TableError(ValueError):
-    """A file that can't be read, or a column that is missing, ambiguous or not numeric, in one line."""
+    """A file that can't be read, or a column that is missing, ambiguous or not numeric, in one
+    line.
+    """
 
 
 class Chunk(NamedTuple):
     """Some rows of a file, in order."""
 
-    columns: list[Tensor]  # float32 or float64 (n,), in the order in which the columns were asked for
+    # Float32 or float64 (n,), in the order in which the columns were asked for.
+    columns: list[Tensor]
     done: float  # the fraction of the file that has been read
 
 
@@ -73,11 +77,14 @@ class Table(ABC):
             if name not in there:
                 close = difflib.get_close_matches(name, there, n=3)
                 meant = f" Did you mean {listed(close, 'or')}?" if close else ""
-                raise TableError(f"{self.path} has no column {quoted(name)}.{meant} Its columns: {listed(there)}.")
+                raise TableError(
+                    f"{self.path} has no column {quoted(name)}.{meant} Its columns: "
+                    f"{listed(there)}."
+                )
             if there.count(name) > 1:
                 raise TableError(
-                    f"{self.path} has {there.count(name)} columns named {quoted(name)}. Rename them, so that it is "
-                    "clear which one is meant."
+                    f"{self.path} has {there.count(name)} columns named {quoted(name)}. Rename "
+                    "them, so that it is clear which one is meant."
                 )
             kind = dict(self.types)[name]
             if not self._is_numeric(kind):
@@ -100,7 +107,8 @@ class Table(ABC):
         rows = max(LEAST_ROWS, min(ROWS, VALUES // len(names)))
         held: list[list[Tensor]] = []
         done = 0.0
-        # Blocks of text and small row groups are put together; a batch of the right size is passed on without a copy.
+        # Blocks of text and small row groups are put together; a batch of the right size is passed
+        # on without a copy.
         for columns, done in self._read(names, rows):
             if not len(columns[0]):
                 continue
@@ -137,12 +145,12 @@ class Table(ABC):
 def open_table(path: Path) -> Table:
     r"""Open a file by its suffix, and read what its columns are.
 
-    A CSV file may be separated by commas, semicolons or tabs, with decimal points or, unless commas separate, decimal
-    commas; in UTF-8, UTF-16 with its mark, or Windows' Western European.
+    A CSV file may be separated by commas, semicolons or tabs, with decimal points or, unless commas
+    separate, decimal commas; in UTF-8, UTF-16 with its mark, or Windows' Western European.
 
     Args:
-        path: A ``.csv`` file with a header line, a ``.parquet`` file, or an ``.npy`` file with an array (rows,
-            columns), whose columns are named "0", "1", …, or a structured array.
+        path: A ``.csv`` file with a header line, a ``.parquet`` file, or an ``.npy`` file with an
+            array (rows, columns), whose columns are named "0", "1", …, or a structured array.
 
     Returns:
         The file, of which no rows are read yet.
@@ -163,13 +171,19 @@ def open_table(path: Path) -> Table:
         ['dose', 'response']
         tensor([2.5000,    nan], dtype=torch.float64) tensor([1., 2.], dtype=torch.float64)
     """
-    kinds: dict[str, type[_CSV | _Parquet | _NPY]] = {".csv": _CSV, ".parquet": _Parquet, ".npy": _NPY}
+    kinds: dict[str, type[_CSV | _Parquet | _NPY]] = {
+        ".csv": _CSV,
+        ".parquet": _Parquet,
+        ".npy": _NPY,
+    }
     if not path.exists():
         raise TableError(f"There is no file {path}.")
     if path.is_dir():
         raise TableError(f"{path} is a folder. Name one of its files.")
     if path.suffix.lower() not in kinds:
-        raise TableError(f"Expected a file that ends in {listed(kinds, 'or')}, but got {path}. Convert it first.")
+        raise TableError(
+            f"Expected a file that ends in {listed(kinds, 'or')}, but got {path}. Convert it first."
+        )
     return kinds[path.suffix.lower()](path)
 
 
@@ -182,7 +196,9 @@ class _Arrow(Table):
             self._pa = import_module("pyarrow")
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                'CSV and Parquet files need PyArrow. Install it with: pip install "mi-metrics[cli]"', name="pyarrow"
+                "CSV and Parquet files need PyArrow. Install it with: pip install "
+                '"mi-metrics[cli]"',
+                name="pyarrow",
             ) from error
         self._errors = (self._pa.ArrowException, OSError, ValueError)
         try:
@@ -200,18 +216,23 @@ class _Arrow(Table):
     def _is_numeric(self, kind: Any) -> bool:
         test = self._pa.types
         return any(
-            is_kind(kind) for is_kind in (test.is_integer, test.is_floating, test.is_boolean, test.is_decimal)
+            is_kind(kind)
+            for is_kind in (test.is_integer, test.is_floating, test.is_boolean, test.is_decimal)
         ) or bool(test.is_null(kind))
 
     def _example(self, name: str) -> Any:
         values = [value for value in self._first(name) or [] if value is not None]
-        return next((value for value in values if not _is_number(value)), values[0] if values else None)
+        return next(
+            (value for value in values if not _is_number(value)), values[0] if values else None
+        )
 
     def _columns(self, batch: Any, names: Sequence[str]) -> list[Tensor]:
         return [self._tensor(batch.column(name)) for name in names]
 
     def _tensor(self, array: Any) -> Tensor:
-        """Return an array as a tensor; one of float32 or float64 without missing values shares its memory."""
+        """Return an array as a tensor; one of float32 or float64 without missing values shares its
+        memory.
+        """
         pa = self._pa
         target = pa.float32() if array.type in (pa.float16(), pa.float32()) else pa.float64()
         if array.type != target:
@@ -243,9 +264,13 @@ class _CSV(_Arrow):
     def _reader(self, file: Any = None, **options: Any) -> Any:
         return self._csv.open_csv(
             self.path if file is None else file,
-            read_options=self._csv.ReadOptions(block_size=self._block, encoding=self._dialect.encoding),
+            read_options=self._csv.ReadOptions(
+                block_size=self._block, encoding=self._dialect.encoding
+            ),
             parse_options=self._csv.ParseOptions(delimiter=self._dialect.delimiter),
-            convert_options=self._csv.ConvertOptions(decimal_point=self._dialect.decimal_mark, **options),
+            convert_options=self._csv.ConvertOptions(
+                decimal_point=self._dialect.decimal_mark, **options
+            ),
         )
 
     def _enlarge(self, error: Exception) -> None:
@@ -256,8 +281,8 @@ class _CSV(_Arrow):
             raise error
         if self._block >= MOST_BLOCK:
             raise ValueError(
-                f"it has a row of more than {MOST_BLOCK >> 20} MiB. Write the columns that hold numbers into a file of "
-                "their own"
+                f"it has a row of more than {MOST_BLOCK >> 20} MiB. Write the columns that hold "
+                "numbers into a file of their own"
             ) from error
         self._block *= 4
 
@@ -280,15 +305,18 @@ class _CSV(_Arrow):
                     continue
                 name, kind = self.types[int(found[1])]
                 raise TableError(
-                    f"Column {quoted(name)} of {self.path} begins with values of type {kind}, but further down holds "
-                    f"{quoted(found[2])}. {_remedy('string', found[2])}"
+                    f"Column {quoted(name)} of {self.path} begins with values of type {kind}, but "
+                    f"further down holds {quoted(found[2])}. {_remedy('string', found[2])}"
                 ) from error
 
     def _pass(self, names: Sequence[str], skip: int) -> Iterator[tuple[Any, float]]:
         """Read batches, without the first rows of the file, and the fraction that has been read."""
         pa, kinds = self._pa, dict(self.types)
         # Not as the first block has them: whole numbers may be followed by others.
-        types = {name: kinds[name] if pa.types.is_boolean(kinds[name]) else pa.float64() for name in names}
+        types = {
+            name: kinds[name] if pa.types.is_boolean(kinds[name]) else pa.float64()
+            for name in names
+        }
         size = max(self.path.stat().st_size, 1)
         with (
             pa.OSFile(str(self.path)) as file,
@@ -308,8 +336,11 @@ class _Parquet(_Arrow):
             self.most_rows = file.metadata.num_rows
 
     def _file(self) -> Any:
-        # Not the whole file beforehand, which is the default, nor whole row groups, of which there may be one only.
-        return import_module("pyarrow.parquet").ParquetFile(self.path, buffer_size=BLOCK, pre_buffer=False)
+        # Not the whole file beforehand, which is the default, nor whole row groups, of which there
+        # may be one only.
+        return import_module("pyarrow.parquet").ParquetFile(
+            self.path, buffer_size=BLOCK, pre_buffer=False
+        )
 
     def _first(self, name: str) -> Any:
         with self._file() as file:
@@ -336,11 +367,13 @@ class _NPY(Table):
         if array.dtype.names is not None and array.ndim == 1:
             self.types = [(name, array.dtype[name]) for name in array.dtype.names]
         elif array.dtype.names is None and array.ndim in (1, 2):
-            self.types = [(str(i), array.dtype) for i in range(1 if array.ndim == 1 else array.shape[1])]
+            self.types = [
+                (str(i), array.dtype) for i in range(1 if array.ndim == 1 else array.shape[1])
+            ]
         else:
             raise TableError(
-                f"Expected an array (rows, columns) in {path}, but its shape is {array.shape}. Reshape it, so that "
-                "each variable is a column."
+                f"Expected an array (rows, columns) in {path}, but its shape is {array.shape}. "
+                "Reshape it, so that each variable is a column."
             )
         self.most_rows = len(array)
 
@@ -348,7 +381,11 @@ class _NPY(Table):
         return np.lib.format.open_memmap(self.path, mode="r")
 
     def _column(self, part: Any, name: str) -> Any:
-        return part[name] if part.dtype.names is not None else part.reshape(len(part), -1)[:, int(name)]
+        return (
+            part[name]
+            if part.dtype.names is not None
+            else part.reshape(len(part), -1)[:, int(name)]
+        )
 
     def _is_numeric(self, kind: Any) -> bool:
         return kind.kind in "biuf" and not kind.shape
@@ -358,10 +395,13 @@ class _NPY(Table):
 
     def _batches(self, names: Sequence[str], rows: int) -> Iterator[Chunk]:
         for start in range(0, self.most_rows, rows):
-            # Mapped anew: what was read through one map counts as memory of the process until that map is closed.
+            # Mapped anew: what was read through one map counts as memory of the process until that
+            # map is closed.
             part = self._map()[start : start + rows]
             columns = [self._column(part, name) for name in names]
-            tensors = [self._tensor(name, column) for name, column in zip(names, columns, strict=True)]
+            tensors = [
+                self._tensor(name, column) for name, column in zip(names, columns, strict=True)
+            ]
             yield Chunk(tensors, min(1.0, (start + rows) / self.most_rows))
 
     def _tensor(self, name: str, column: Any) -> Tensor:
@@ -372,14 +412,17 @@ class _NPY(Table):
         # Of a wider type.
         if column.dtype.itemsize > 8 and (lost := np.isinf(numbers) & np.isfinite(column)).any():
             raise TableError(
-                f"Column {quoted(name)} of {self.path} holds {column[lost][0]!s}, which is beyond float64. Divide it "
-                "by a constant or take logarithms first; MI does not change."
+                f"Column {quoted(name)} of {self.path} holds {column[lost][0]!s}, which is beyond "
+                "float64. Divide it by a constant or take logarithms first; MI does not change."
             )
         return torch.from_numpy(numbers)
 
 
 def _joined(parts: list[list[Tensor]], done: float) -> Chunk:
-    return Chunk(parts[0] if len(parts) == 1 else [torch.cat(column) for column in zip(*parts, strict=True)], done)
+    return Chunk(
+        parts[0] if len(parts) == 1 else [torch.cat(column) for column in zip(*parts, strict=True)],
+        done,
+    )
 
 
 def _is_number(value: Any) -> bool:
@@ -392,7 +435,10 @@ def _is_number(value: Any) -> bool:
 
 def _remedy(kind: str, value: object) -> str:
     if re.fullmatch(THOUSANDS, str(value)):
-        return "That may have a decimal mark or one of thousands: write a decimal point, and nothing between thousands."
+        return (
+            "That may have a decimal mark or one of thousands: write a decimal point, and nothing "
+            "between thousands."
+        )
     if re.fullmatch(r"[-+]?\d[\d.,' ]*", str(value)):
         return "Write numbers with one decimal mark and nothing between thousands."
     if kind.startswith(("timestamp", "date", "time", "duration", "datetime")):

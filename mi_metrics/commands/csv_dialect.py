@@ -41,8 +41,11 @@ def find_dialect(start: bytes, *, whole: bool) -> Dialect:
     if delimiter == ",":
         return Dialect(encoding, delimiter, ".")
     points, commas = (_numbers(text, delimiter, mark) for mark in ".,")
-    # 1,234 may be 1234, as 1.234 beside 2,5 is: where all are of that kind they are refused, not guessed.
-    grouped = [all(re.fullmatch(THOUSANDS, value) for value in values) for values in (points, commas)]
+    # 1,234 may be 1234, as 1.234 beside 2,5 is: where all are of that kind they are refused, not
+    # guessed.
+    grouped = [
+        all(re.fullmatch(THOUSANDS, value) for value in values) for values in (points, commas)
+    ]
     comma = not grouped[1] and (len(commas) > len(points) or grouped[0])
     return Dialect(encoding, delimiter, "," if comma else ".")
 
@@ -53,12 +56,14 @@ def _encoding(start: bytes) -> str:
     # Of text that is no number only the names matter.
     header = start.splitlines()[0] if start else b""
     if b"\0" in header:
-        raise ValueError("it is no text in UTF-8. If it comes from a spreadsheet, save it as 'CSV UTF-8'")
+        raise ValueError(
+            "it is no text in UTF-8. If it comes from a spreadsheet, save it as 'CSV UTF-8'"
+        )
     try:
         header.decode("utf-8")
     except UnicodeDecodeError:
-        # Mostly Windows' Western European; Latin 1 is that but for some signs, and has a letter for every byte that may
-        # come further down.
+        # Mostly Windows' Western European; Latin 1 is that but for some signs, and has a letter for
+        # every byte that may come further down.
         return "cp1252" if any(0x80 <= byte < 0xA0 for byte in header) else "latin-1"
     return "utf-8"
 

@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 import torch
 
 from mi_metrics import BinnedMutualInformation, KDEMutualInformation, KNNMutualInformation
-from mi_metrics.states import grid
 from mi_metrics.commands.column_names import label, shown
 from mi_metrics.commands.columns import Table, TableError, open_table
 from mi_metrics.commands.estimate_counts import FEW, crowded, few_values, p_value, tabulate
@@ -20,6 +19,7 @@ from mi_metrics.commands.estimate_options import Settings, parser
 from mi_metrics.commands.estimate_report import Estimate, lines, notes, square, write
 from mi_metrics.functional import mutual_information, standard_error
 from mi_metrics.metrics.base import IGNORED, SEEN
+from mi_metrics.states import grid
 
 BINNED = ("bins", "quantile-bins")
 # Fewer rows give no value to rely on, whatever else there is to be noted.
@@ -27,24 +27,32 @@ LEAST_ROWS = 30
 # From here on the user is told beforehand.
 MUCH_MEMORY = 2 << 30
 
-# What a metric's warning begins or is recognised by, and what a user of this command can do about it.
+# What a metric's warning begins or is recognised by, and what a user of this command can do about
+# it.
 NOTES = {
-    "coarser than the bins": "the cells of the grid are wider than the bins, as heavy tails, far outliers or very many "
-    "rows make it, so MI may be too small: raise --resolution, or replace the columns by logarithms or ranks, which "
-    "does not change MI",
-    "wider than the bulk": "a few far values, or many equal ones, set the width of the kernel, so the value says "
-    "little about the rest: rely on quantile-bins",
-    "narrower than half a cell": "the kernel is narrower than the grid resolves, so MI is too small: raise "
+    "coarser than the bins": "the cells of the grid are wider than the bins, as heavy tails, far "
+    "outliers or very many rows make it, so MI may be too small: raise --resolution, or replace "
+    "the columns by logarithms or ranks, which does not change MI",
+    "wider than the bulk": "a few far values, or many equal ones, set the width of the kernel, so "
+    "the value says little about the rest: rely on quantile-bins",
+    "narrower than half a "
+    "cell": "the kernel is narrower than the grid resolves, so MI is too small: raise "
     "--resolution, or rely on knn",
     "needs more than n_neighbors": "fewer than 4 rows to use, so there is no value",
-    "Repeated samples": "rows that repeat make the part that was kept unrepresentative: rely on bins, or use "
-    "--max-samples all",
-    "set the standard deviation": "a few far values hide the rest from the neighbours, so MI may be too small: rely on "
-    "quantile-bins, or replace the columns by logarithms or ranks, which does not change MI",
-    "are copies of others": "many rows are exact copies of others, which makes MI far too large: remove the copies",
+    "Repeated samples": "rows that repeat make the part that was kept unrepresentative: rely on "
+    "bins, or use --max-samples all",
+    "set the standard deviation": "a few far values hide the rest from the neighbours, so MI may "
+    "be too small: rely on quantile-bins, or replace the columns by logarithms or ranks, which "
+    "does not change MI",
+    "are copies of others": "many rows are exact copies of others, which makes MI far too large: "
+    "remove the copies",
 }
-NO_P = "no p-value, because a value is too rare, or rows are too few, to expect 5 rows in every cell"
-CROWDED = "most values lie in one bin, as heavy tails make it, so MI is too small: rely on quantile-bins"
+NO_P = (
+    "no p-value, because a value is too rare, or rows are too few, to expect 5 rows in every cell"
+)
+CROWDED = (
+    "most values lie in one bin, as heavy tails make it, so MI is too small: rely on quantile-bins"
+)
 
 
 class OptionError(ValueError):
@@ -58,8 +66,9 @@ def main(args: Sequence[str]) -> None:
         args: The name of the command, which is not read, and its options.
 
     Raises:
-        SystemExit: After a message of one line; status 2 if the options are wrong, 1 if the file can't be read, lacks
-            a column that was asked for, holds no numbers there, or the result can't be written.
+        SystemExit: After a message of one line; status 2 if the options are wrong, 1 if the file
+            can't be read, lacks a column that was asked for, holds no numbers there, or the result
+            can't be written.
         ModuleNotFoundError: If an extra is missing.
     """
     options = parser()
@@ -68,9 +77,12 @@ def main(args: Sequence[str]) -> None:
     def refuse(status: int, error: object) -> NoReturn:
         options.exit(status, f"mi-metrics: error: {error}\n")
 
-    settings = Settings(tuple(dict.fromkeys(given.estimator)), given.unit, given.resolution, given.max_samples)
+    settings = Settings(
+        tuple(dict.fromkeys(given.estimator)), given.unit, given.resolution, given.max_samples
+    )
     matrix = given.matrix is not None
-    # Pairs are many and each is small: two threads took twice as long as one (780 pairs of 2e5 rows, two cores).
+    # Pairs are many and each is small: two threads took twice as long as one (780 pairs of 2e5
+    # rows, two cores).
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -80,7 +92,9 @@ def main(args: Sequence[str]) -> None:
         _warn_of_memory(table, len(pairs), settings)
         found = estimate(table, pairs, settings)
         if not any(line.n for line in found):
-            raise TableError(f"{given.file} has no row in which both columns of a pair hold a finite number.")
+            raise TableError(
+                f"{given.file} has no row in which both columns of a pair hold a finite number."
+            )
     except OptionError as error:
         refuse(2, error)
     except (TableError, OSError) as error:
@@ -163,7 +177,9 @@ def estimate(table: Table, pairs: Sequence[tuple[str, str]], settings: Settings)
 
 
 def _keeps_all(table: Table, settings: Settings) -> bool:
-    """Whether knn keeps every row; a reservoir that can't overflow would be sorted again and again for nothing."""
+    """Whether knn keeps every row; a reservoir that can't overflow would be sorted again and again
+    for nothing.
+    """
     return settings.max_samples is None or table.most_rows <= settings.max_samples
 
 
@@ -171,12 +187,20 @@ def _metric(name: str, settings: Settings) -> Any:
     """Return an estimator with the settings that its documentation recommends."""
     unit, resolution = settings.unit, settings.resolution
     if name == "knn":
-        return KNNMutualInformation(max_samples=settings.max_samples, unit=unit, nan_strategy="ignore")
+        return KNNMutualInformation(
+            max_samples=settings.max_samples, unit=unit, nan_strategy="ignore"
+        )
     if name == "kde":
         return KDEMutualInformation(unit=unit, resolution=resolution, nan_strategy="ignore")
-    options: Any = {"binning": "quantile", "bias_correction": "miller_madow"} if name == "quantile-bins" else {}
+    options: Any = (
+        {"binning": "quantile", "bias_correction": "miller_madow"}
+        if name == "quantile-bins"
+        else {}
+    )
     options = options or {"bias_correction": "grassberger"}
-    return BinnedMutualInformation("auto", unit=unit, resolution=resolution, nan_strategy="ignore", **options)
+    return BinnedMutualInformation(
+        "auto", unit=unit, resolution=resolution, nan_strategy="ignore", **options
+    )
 
 
 def _evaluate(pair: tuple[str, str], name: str, metric: Any, settings: Settings) -> Estimate:
@@ -193,7 +217,9 @@ def _evaluate(pair: tuple[str, str], name: str, metric: Any, settings: Settings)
         warnings.simplefilter("always")
         value = float(metric.compute())
     error = p = None
-    remarks = [(both, f"{n} of {valid} rows used; --max-samples sets how many")] if n < valid else []
+    remarks = (
+        [(both, f"{n} of {valid} rows used; --max-samples sets how many")] if n < valid else []
+    )
     for warning in caught:
         text = " ".join(str(warning.message).split())
         remarks.append((both, next((note for sign, note in NOTES.items() if sign in text), text)))
@@ -201,7 +227,9 @@ def _evaluate(pair: tuple[str, str], name: str, metric: Any, settings: Settings)
         bins, cells = metric.counts(), grid.view(metric.table)
         counts, own = tabulate(bins, cells)
         if any(own):
-            value = float(mutual_information(counts, bias_correction=metric.bias_correction, unit=metric.unit))
+            value = float(
+                mutual_information(counts, bias_correction=metric.bias_correction, unit=metric.unit)
+            )
         error, p = float(standard_error(counts, unit=metric.unit)), p_value(cells)
         crowds = crowded(bins, cells) if metric.binning == "uniform" else (False, False)
         remarks += _of_bins(columns, cells, counts.shape, own, crowds)
@@ -209,7 +237,11 @@ def _evaluate(pair: tuple[str, str], name: str, metric: Any, settings: Settings)
             remarks.append((both, NO_P))
     else:
         remarks += [
-            (column, f"{distinct} distinct values only, where continuous ones are expected: rely on bins")
+            (
+                column,
+                f"{distinct} distinct values only, where continuous ones are expected: rely on "
+                f"bins",
+            )
             for column, distinct in zip(columns, _distinct(name, metric), strict=True)
             if distinct > 1 and FEW * distinct < n
         ]
@@ -226,20 +258,31 @@ def _of_bins(
     crowds: tuple[bool, bool],
 ) -> Iterator[tuple[str, str]]:
     """Return notes about columns whose values do not each have a bin of their own."""
-    for column, axis, bins, alone, crowd in zip(columns, (cells.x, cells.y), shape, own, crowds, strict=True):
+    for column, axis, bins, alone, crowd in zip(
+        columns, (cells.x, cells.y), shape, own, crowds, strict=True
+    ):
         if not alone and (few := few_values(axis)) is not None:
-            yield column, f"{few} distinct values share {bins} bins: if they are categories, MI may be too small"
+            yield (
+                column,
+                f"{few} distinct values share {bins} bins: if they are categories, MI may be too "
+                f"small",
+            )
         if not alone and crowd:
             yield column, CROWDED
 
 
 def _distinct(name: str, metric: Any) -> list[int]:
-    """Return how many distinct values each column has; of more than the grid resolves, one for each sample."""
+    """Return how many distinct values each column has; of more than the grid resolves, one for each
+    sample.
+    """
     if name == "knn":
         (rows,) = metric._rows()
         return [len(column.unique()) for column in rows.unbind(1)]
     cells = grid.view(metric.table)
-    return [int(axis.size) if bool(axis.lossless) else int(cells.joint.sum()) for axis in (cells.x, cells.y)]
+    return [
+        int(axis.size) if bool(axis.lossless) else int(cells.joint.sum())
+        for axis in (cells.x, cells.y)
+    ]
 
 
 def _progress(what: str, total: float = 1.0) -> Any:
@@ -248,7 +291,8 @@ def _progress(what: str, total: float = 1.0) -> Any:
         from tqdm import tqdm
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            'The command line needs tqdm. Install it with: pip install "mi-metrics[cli]"', name="tqdm"
+            'The command line needs tqdm. Install it with: pip install "mi-metrics[cli]"',
+            name="tqdm",
         ) from error
     # disable=None: where stderr is no terminal.
     bar_format = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
@@ -259,24 +303,35 @@ def _note(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 
 
-def _pairs(table: Table, x: list[str] | None, y: list[str] | None, matrix: list[str] | None) -> list[tuple[str, str]]:
+def _pairs(
+    table: Table, x: list[str] | None, y: list[str] | None, matrix: list[str] | None
+) -> list[tuple[str, str]]:
     """Return the pairs that the options ask for."""
-    if (matrix is None) == (x is None and y is None) or (matrix is None and (x is None or y is None)):
-        columns = ", ".join(f"{label(name)} ({shown(str(kind))})" for name, kind in table.types[:30])
+    if (matrix is None) == (x is None and y is None) or (
+        matrix is None and (x is None or y is None)
+    ):
+        columns = ", ".join(
+            f"{label(name)} ({shown(str(kind))})" for name, kind in table.types[:30]
+        )
         raise OptionError(f"Give --x and --y, or --matrix. Columns of {table.path}: {columns}.")
     if matrix is not None:
         names = list(dict.fromkeys(matrix or table.numeric_columns()))
         table.check(names)
         if len(names) < 2:
             kind: type[ValueError] = OptionError if matrix else TableError
-            raise kind(f"A matrix needs at least two numeric columns, but {table.path} gives {len(names)}.")
+            raise kind(
+                f"A matrix needs at least two numeric columns, but {table.path} gives {len(names)}."
+            )
         return list(combinations(names, 2))
     assert x is not None
     assert y is not None
     table.check(x + y)
     pairs = [(a, b) for a, b in dict.fromkeys(product(x, y)) if a != b]
     if not pairs:
-        raise OptionError("Name different columns: the MI of a column with itself is its entropy, not a dependence.")
+        raise OptionError(
+            "Name different columns: the MI of a column with itself is its entropy, not a "
+            "dependence."
+        )
     return pairs
 
 
@@ -287,7 +342,10 @@ def _check_output(out: Path | None, file: Path, matrix: bool) -> None:
     if out.suffix.lower() != ".csv" or out.is_dir():
         raise OptionError(f"Expected --out to be a file that ends in .csv, but got {out}.")
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise OptionError(f"Can't write to the folder {out.parent} of --out. Name one that exists and is writable.")
+        raise OptionError(
+            f"Can't write to the folder {out.parent} of --out. Name one that exists and is "
+            f"writable."
+        )
     if out.exists() and out.samefile(file):
         raise OptionError(f"--out would overwrite {file}. Name another file.")
     if matrix:
@@ -300,9 +358,13 @@ def _warn_of_memory(table: Table, pairs: int, settings: Settings) -> None:
     # As measured: metrics hold their states more than once, also as what they are reset to.
     need = 30 * settings.resolution**2 if set(settings.estimators) - {"knn"} else 0
     if "knn" in settings.estimators:
-        need += 16 * table.most_rows if _keeps_all(table, settings) else 96 * (settings.max_samples or 0)
+        need += (
+            16 * table.most_rows
+            if _keeps_all(table, settings)
+            else 96 * (settings.max_samples or 0)
+        )
     if (need := pairs * need) > MUCH_MEMORY:
         _note(
-            f"{pairs} pairs may need {need / 2**30:.0f} GiB of memory: name fewer columns or estimators, or lower "
-            "--max-samples or --resolution"
+            f"{pairs} pairs may need {need / 2**30:.0f} GiB of memory: name fewer columns or "
+            "estimators, or lower --max-samples or --resolution"
         )

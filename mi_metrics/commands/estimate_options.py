@@ -74,11 +74,18 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    result.add_argument("file", metavar="FILE", type=Path, help="a .csv (with a header line), .parquet or .npy file")
-    result.add_argument("--x", nargs="+", metavar="COL", help="columns, each paired with every column of --y")
+    result.add_argument(
+        "file", metavar="FILE", type=Path, help="a .csv (with a header line), .parquet or .npy file"
+    )
+    result.add_argument(
+        "--x", nargs="+", metavar="COL", help="columns, each paired with every column of --y"
+    )
     result.add_argument("--y", nargs="+", metavar="COL", help="columns")
     result.add_argument(
-        "--matrix", nargs="*", metavar="COL", help="every pair of these columns, or of all columns that hold numbers"
+        "--matrix",
+        nargs="*",
+        metavar="COL",
+        help="every pair of these columns, or of all columns that hold numbers",
     )
     result.add_argument(
         "--estimator",
@@ -88,7 +95,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"which of {', '.join(ESTIMATORS)} (default: {' '.join(DEFAULT)})",
     )
-    result.add_argument("--unit", choices=("nats", "bits"), default="nats", help="unit of MI (default: nats)")
+    result.add_argument(
+        "--unit", choices=("nats", "bits"), default="nats", help="unit of MI (default: nats)"
+    )
     result.add_argument(
         "--max-samples",
         type=_max_samples,
@@ -101,7 +110,8 @@ def parser() -> argparse.ArgumentParser:
         type=_resolution,
         default=256,
         metavar="R",
-        help="cells per axis of the grid behind bins, quantile-bins and kde (default: 256); more for heavy tails",
+        help="cells per axis of the grid behind bins, quantile-bins and kde (default: 256); more "
+        "for heavy tails",
     )
     result.add_argument(
         "--out",
@@ -116,7 +126,9 @@ def _max_samples(text: str) -> int | None:
     if text in ("0", "all"):
         return None
     if not text.isdecimal() or int(text) < 4:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 4, or all, but got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"expected a number of at least 4, or all, but got {text!r}"
+        )
     return int(text)
 
 

@@ -23,7 +23,9 @@ TITLES = {
 
 
 class Estimate(NamedTuple):
-    """A line of the result; MI and its standard error are in the unit that was asked for, NaN without samples."""
+    """A line of the result; MI and its standard error are in the unit that was asked for, NaN
+    without samples.
+    """
 
     x: str
     y: str
@@ -85,19 +87,25 @@ def _aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
 
 
 def square(found: Sequence[Estimate], unit: str) -> list[str]:
-    """Return a symmetric table for each estimator; the lines of all pairs, largest first, where that is too wide."""
+    """Return a symmetric table for each estimator; the lines of all pairs, largest first, where
+    that is too wide.
+    """
     decimals = _decimals(found)
     text: list[str] = []
     names, matrices = _matrices(found)
     for estimator, values in matrices.items():
         rows = [["", *map(label, names)]]
         for i, name in enumerate(names):
-            cells = ["" if i == j else _number(float(values[i, j]), decimals) for j in range(len(names))]
+            cells = [
+                "" if i == j else _number(float(values[i, j]), decimals) for j in range(len(names))
+            ]
             rows.append([label(name), *cells])
         table = _aligned(rows, left=1)
         if max(map(len, table)) > shutil.get_terminal_size().columns:
             order = list(matrices)
-            largest_first = sorted(found, key=lambda e: (order.index(e.estimator), -e.mi if e.mi == e.mi else math.inf))
+            largest_first = sorted(
+                found, key=lambda e: (order.index(e.estimator), -e.mi if e.mi == e.mi else math.inf)
+            )
             return lines(largest_first, unit)
         text += [f"MI in {unit}, {estimator}", *table, ""]
     counts, ignored = [e.n for e in found], [e.ignored for e in found]
@@ -110,23 +118,31 @@ def _span(numbers: list[int]) -> str:
 
 
 def _matrices(found: Sequence[Estimate]) -> tuple[list[str], dict[str, Tensor]]:
-    """Return the names of the columns and the symmetric matrix of each estimator, NaN on the diagonal."""
+    """Return the names of the columns and the symmetric matrix of each estimator, NaN on the
+    diagonal.
+    """
     names = list(dict.fromkeys(name for line in found for name in (line.x, line.y)))
     place = {name: i for i, name in enumerate(names)}
     matrices: dict[str, Tensor] = {}
     for e in found:
         if e.estimator not in matrices:
-            matrices[e.estimator] = torch.full((len(names), len(names)), math.nan, dtype=torch.float64)
+            matrices[e.estimator] = torch.full(
+                (len(names), len(names)), math.nan, dtype=torch.float64
+            )
         i, j = place[e.x], place[e.y]
         matrices[e.estimator][i, j] = matrices[e.estimator][j, i] = e.mi
     return names, matrices
 
 
-def write(found: Sequence[Estimate], unit: str, out: Path, file: str, *, matrix: bool) -> Iterator[Path]:
+def write(
+    found: Sequence[Estimate], unit: str, out: Path, file: str, *, matrix: bool
+) -> Iterator[Path]:
     """Write the lines as CSV, and a matrix also as a figure that names the file it comes from."""
     with out.open("w", newline="", encoding="utf-8") as text:
         writer = csv.writer(text)
-        writer.writerow(["x", "y", "estimator", "n", "ignored", "mi", "unit", "standard_error", "p_value"])
+        writer.writerow(
+            ["x", "y", "estimator", "n", "ignored", "mi", "unit", "standard_error", "p_value"]
+        )
         for e in found:
             optional = ["" if v is None else v for v in (e.standard_error, e.p_value)]
             writer.writerow([e.x, e.y, e.estimator, e.n, e.ignored, e.mi, unit, *optional])

@@ -1,11 +1,13 @@
 r"""How accurate and how fast the estimators are: `mi-metrics study`.
 
-Samples are drawn from a distribution whose mutual information is known (:mod:`mi_metrics.distributions`), at several
-strengths of dependence and several sizes. All estimators see the same samples, each with the settings that its
-documentation recommends. The results are a table (:mod:`mi_metrics.commands.study_table`) and figures.
+Samples are drawn from a distribution whose mutual information is known
+(:mod:`mi_metrics.distributions`), at several strengths of dependence and several sizes. All
+estimators see the same samples, each with the settings that its documentation recommends. The
+results are a table (:mod:`mi_metrics.commands.study_table`) and figures.
 
-Rows are written as they are computed, so an interrupted study continues where it was. The generator of a point is
-seeded by its distribution, truth, size and the seed: the values do not depend on what was computed before, or where.
+Rows are written as they are computed, so an interrupted study continues where it was. The generator
+of a point is seeded by its distribution, truth, size and the seed: the values do not depend on what
+was computed before, or where.
 """
 
 import argparse
@@ -29,9 +31,24 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor
 
+from mi_metrics.commands.study_table import (
+    Place,
+    Row,
+    TableError,
+    append,
+    held,
+    number,
+    read,
+    read_own,
+    writable,
+    write,
+)
 from mi_metrics.distributions import DISTRIBUTIONS, Pair
-from mi_metrics.functional import binned_mutual_information, kde_mutual_information, knn_mutual_information
-from mi_metrics.commands.study_table import Place, Row, TableError, append, held, number, read, read_own, writable, write
+from mi_metrics.functional import (
+    binned_mutual_information,
+    kde_mutual_information,
+    knn_mutual_information,
+)
 
 DRAWS = 64
 SIZES = (100, 169, 361, 676, 1296, 2601, 4900)
@@ -78,7 +95,9 @@ class Point(NamedTuple):
 
 
 def truths(distribution: str = "gaussian", points: int = POINTS) -> list[float]:
-    """Return evenly spaced values of the mutual information, from the least there is (mostly 0) to 1.959 nats."""
+    """Return evenly spaced values of the mutual information, from the least there is (mostly 0) to
+    1.959 nats.
+    """
     least = DISTRIBUTIONS[distribution].minimum
     return [least + (STRONGEST - least) * i / (points - 1) for i in range(points)]
 
@@ -102,7 +121,9 @@ def grid(
 
 
 def draw(distribution: str, truth: float, n: int, draws: int, seed: int) -> Pair:
-    """Return the samples of a point, x and y of shape ``(draws, n)``: a function of these arguments alone."""
+    """Return the samples of a point, x and y of shape ``(draws, n)``: a function of these arguments
+    alone.
+    """
     identity = f"{distribution} {number(truth)} {n} {seed}"
     digest = hashlib.sha256(identity.encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))
@@ -121,7 +142,9 @@ def evaluate(point: Point) -> Row:
     mean, sd = float(values.mean()), float(values.std())
     milliseconds = round(1e3 * seconds / point.draws, 4)
     results = mean, sd, mean - point.truth, milliseconds
-    return Row(point.estimator, point.parameter, point.n, point.truth, *results, point.draws, point.seed)
+    return Row(
+        point.estimator, point.parameter, point.n, point.truth, *results, point.draws, point.seed
+    )
 
 
 def evaluate_all(points: Sequence[Point], workers: int = 1) -> Generator[Row]:
@@ -156,7 +179,9 @@ def _prepare() -> None:
 
 
 def _work(pipe: Connection) -> None:
-    """Answer points with rows until the other end is closed, be it because its process was killed."""
+    """Answer points with rows until the other end is closed, be it because its process was
+    killed.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _prepare()
     with suppress(EOFError, OSError):
@@ -186,8 +211,8 @@ def _shared(points: Iterable[Point], workers: int) -> Generator[Row]:
                 yield row
     except (EOFError, OSError) as error:
         raise WorkerError(
-            f"Expected {workers} processes to share the work, but one of them could not be started or was ended. "
-            "Where memory is short use fewer, for example --workers 1."
+            f"Expected {workers} processes to share the work, but one of them could not be started "
+            "or was ended. Where memory is short use fewer, for example --workers 1."
         ) from error
     finally:
         for pipe, process in started:
@@ -207,7 +232,9 @@ def _start() -> tuple[Connection, BaseProcess]:
 
 @contextmanager
 def _without_interrupts() -> Iterator[None]:
-    """Start processes that Ctrl-C leaves alone from their first moment; it is this process's to answer."""
+    """Start processes that Ctrl-C leaves alone from their first moment; it is this process's to
+    answer.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -230,7 +257,8 @@ def run(path: Path, points: Sequence[Point], workers: int = 1) -> list[Row]:
         The rows of ``points``, in their order.
 
     Raises:
-        TableError: If the file is not a table of this study, can't be written, or another study is writing it.
+        TableError: If the file is not a table of this study, can't be written, or another study is
+            writing it.
         WorkerError: As in :func:`evaluate_all`; what is done is in the table.
     """
     from tqdm import tqdm
@@ -253,20 +281,29 @@ def run(path: Path, points: Sequence[Point], workers: int = 1) -> list[Row]:
         # As the file has them, so that what is returned now and what is read later are the same.
         rows = {row.place: row for row in read(path, distribution)}
         order = list(ESTIMATORS)
-        write(path, distribution, sorted(rows.values(), key=lambda row: (order.index(row.estimator), row.truth, row.n)))
+        write(
+            path,
+            distribution,
+            sorted(rows.values(), key=lambda row: (order.index(row.estimator), row.truth, row.n)),
+        )
     return [rows[point.place] for point in points]
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """Return a table of the mean and the greatest absolute error, and of the duration at the largest N."""
+    """Return a table of the mean and the greatest absolute error, and of the duration at the
+    largest N.
+    """
     largest = max(row.n for row in rows)
-    lines = [f"{'estimator':<14}{'mean |error|':>14}{'worst |error|':>15}{f'ms at N = {largest}':>18}"]
+    lines = [
+        f"{'estimator':<14}{'mean |error|':>14}{'worst |error|':>15}{f'ms at N = {largest}':>18}"
+    ]
     for name in dict.fromkeys(row.estimator for row in rows):
         mine = [row for row in rows if row.estimator == name]
         errors = [abs(row.error) for row in mine]
         times = [row.milliseconds for row in mine if row.n == largest]
         lines.append(
-            f"{name:<14}{sum(errors) / len(errors):>14.4f}{max(errors):>15.4f}{sum(times) / len(times):>18.3f}"
+            f"{name:<14}{sum(errors) / len(errors):>14.4f}{max(errors):>15.4f}"
+            f"{sum(times) / len(times):>18.3f}"
         )
     return "\n".join(lines)
 
@@ -275,14 +312,17 @@ def _parser() -> argparse.ArgumentParser:
     # As wide as argparse makes the options.
     width = shutil.get_terminal_size().columns - 2
     distributions = [
-        textwrap.fill(d.summary, width, initial_indent=f"  {d.name:<18} ", subsequent_indent=" " * 21)
+        textwrap.fill(
+            d.summary, width, initial_indent=f"  {d.name:<18} ", subsequent_indent=" " * 21
+        )
         for d in DISTRIBUTIONS.values()
     ]
     parser = argparse.ArgumentParser(
         prog="mi-metrics study",
         description=textwrap.fill(
-            "Measure the accuracy and the duration of the estimators on samples whose mutual information is known. "
-            "Writes a table (CSV) and figures; repeated, it continues where it was interrupted.",
+            "Measure the accuracy and the duration of the estimators on samples whose mutual "
+            "information is known. Writes a table (CSV) and figures; repeated, it continues where "
+            "it was interrupted.",
             width,
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -298,15 +338,35 @@ def _parser() -> argparse.ArgumentParser:
         return integer
 
     add = parser.add_argument
-    add("--out", type=Path, default=Path(), metavar="FOLDER", help="where to write (default: the current folder)")
+    add(
+        "--out",
+        type=Path,
+        default=Path(),
+        metavar="FOLDER",
+        help="where to write (default: the current folder)",
+    )
     text = "one of those below (default: %(default)s)"
     add("--distribution", choices=DISTRIBUTIONS, default="gaussian", metavar="NAME", help=text)
     names = ", ".join(ESTIMATORS)
-    add("--estimators", nargs="+", choices=ESTIMATORS, default=[*ESTIMATORS], metavar="NAME", help=f"some of {names}")
+    add(
+        "--estimators",
+        nargs="+",
+        choices=ESTIMATORS,
+        default=[*ESTIMATORS],
+        metavar="NAME",
+        help=f"some of {names}",
+    )
     add("--draws", type=at_least(2), default=DRAWS, help="samples per point (default: %(default)s)")
     sizes = " ".join(map(str, SIZES))
-    add("--sizes", type=at_least(4), nargs="+", default=SIZES, metavar="N", help=f"pairs per sample (default: {sizes})")
-    text = "values of the true mutual information, evenly spaced up to 1.96 nats (default: %(default)s)"
+    add(
+        "--sizes",
+        type=at_least(4),
+        nargs="+",
+        default=SIZES,
+        metavar="N",
+        help=f"pairs per sample (default: {sizes})",
+    )
+    text = "values of the true information, evenly spaced up to 1.96 nats (default: %(default)s)"
     add("--points", type=at_least(2), default=POINTS, help=text)
     add("--seed", type=at_least(0), default=0, help="of the samples (default: 0)")
     default = min(2, os.cpu_count() or 1)
@@ -339,7 +399,9 @@ def main(args: Sequence[str]) -> None:
     name, draws, seed = options.distribution, options.draws, options.seed
     sizes = sorted(set(options.sizes))
     if draws * sizes[-1] > MOST:
-        parser.error(f"expected --draws times --sizes of at most {MOST} pairs, but got {draws} * {sizes[-1]}")
+        parser.error(
+            f"expected --draws times --sizes of at most {MOST} pairs, but got {draws} * {sizes[-1]}"
+        )
     points = grid(name, options.estimators, sizes, options.points, draws, seed)
     path = options.out / f"study_{name}.csv"
     try:
@@ -358,10 +420,21 @@ def main(args: Sequence[str]) -> None:
     except TableError as error:
         parser.exit(1, f"mi-metrics study: error: {error}\n")
     except WorkerError as error:
-        parser.exit(1, f"mi-metrics study: error: {error} {path} keeps what is done; the same command continues.\n")
+        parser.exit(
+            1,
+            f"mi-metrics study: error: {error} {path} keeps what is done; the same command "
+            f"continues.\n",
+        )
     except KeyboardInterrupt:
-        parser.exit(130, f"\nmi-metrics study: interrupted. {path} keeps what is done; the same command continues.\n")
+        parser.exit(
+            130,
+            f"\nmi-metrics study: interrupted. {path} keeps what is done; the same command "
+            f"continues.\n",
+        )
     print(f"{name}: {DISTRIBUTIONS[name].summary}")
-    print(f"{options.points} strengths of dependence, {len(sizes)} sizes, {draws} draws; errors in nats\n")
+    print(
+        f"{options.points} strengths of dependence, {len(sizes)} sizes, {draws} draws; errors in "
+        f"nats\n"
+    )
     print(summary(rows))
     print("\nwritten:", *written, sep="\n  ")

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mi_metrics.commands.study_table import Row
 from mi_metrics.distributions import DISTRIBUTIONS
 from mi_metrics.functional import binned_joint, kde_joint
 from mi_metrics.functional.tables.axis import data_axis
 from mi_metrics.plotting import plot_joint
-from mi_metrics.commands.study_table import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 # Below so many nats an error is not shown in per cent of the truth.
 FAINTEST = 0.02
 
-# Name, colour and marker of each estimator; the colours are Okabe and Ito's, which do not depend on colour vision.
+# Name, colour and marker of each estimator; the colours are Okabe and Ito's, which do not depend on
+# colour vision.
 STYLES = {
     "bins": ("bins", "#0072B2", "o"),
     "quantile-bins": ("quantile bins", "#E69F00", "s"),
@@ -30,7 +31,9 @@ STYLES = {
 
 
 def figures(rows: Sequence[Row], distribution: str, x: Tensor, y: Tensor) -> "dict[str, Figure]":
-    """Return the figures of a study by name, that of joint tables from one sample ``(N,)`` at the largest truth."""
+    """Return the figures of a study by name, that of joint tables from one sample ``(N,)`` at the
+    largest truth.
+    """
     return {
         "estimates": plot_estimates(rows, distribution),
         "parameter": plot_over_parameter(rows, distribution),
@@ -41,7 +44,9 @@ def figures(rows: Sequence[Row], distribution: str, x: Tensor, y: Tensor) -> "di
 
 
 def plot_estimates(rows: Sequence[Row], distribution: str) -> "Figure":
-    """Draw mean estimates against the truth, a panel per estimator, with N as size and colour of the markers."""
+    """Draw mean estimates against the truth, a panel per estimator, with N as size and colour of
+    the markers.
+    """
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
@@ -79,7 +84,15 @@ def plot_estimates(rows: Sequence[Row], distribution: str) -> "Figure":
         ax.set_ylabel("mean estimate (nats)")
     colors = colormaps["viridis_r"]
     handles = [
-        Line2D([], [], linestyle="", marker="o", color=colors(norm(n)), markersize=area[n] ** 0.5, label=str(n))
+        Line2D(
+            [],
+            [],
+            linestyle="",
+            marker="o",
+            color=colors(norm(n)),
+            markersize=area[n] ** 0.5,
+            label=str(n),
+        )
         for n in sizes
     ]
     handles.append(Line2D([], [], color="0.5", linewidth=1, label="truth"))
@@ -106,7 +119,13 @@ def plot_over_parameter(rows: Sequence[Row], distribution: str) -> "Figure":
         low, high = ([row.error + sign * row.sd for row in mine] for sign in (-1, 1))
         bottom.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
     mine = [row for row in rows if row.n == n and row.estimator == rows[0].estimator]
-    top.plot([row.parameter for row in mine], [row.truth for row in mine], "k--", linewidth=1.5, label="truth")
+    top.plot(
+        [row.parameter for row in mine],
+        [row.truth for row in mine],
+        "k--",
+        linewidth=1.5,
+        label="truth",
+    )
     bottom.axhline(0, color="k", linestyle="--", linewidth=1.5)
     top.set_ylabel("mutual information (nats)")
     bottom.set_ylabel("estimate - truth (nats)\nband: ± 1 sd of an estimate")
@@ -149,9 +168,23 @@ def plot_duration(rows: Sequence[Row], distribution: str) -> "Figure":
     sizes = sorted({row.n for row in rows})
     for name in _estimators(rows):
         label, color, marker = STYLES[name]
-        times = [[row.milliseconds for row in rows if (row.estimator, row.n) == (name, n)] for n in sizes]
-        ax.plot(sizes, [sum(t) / len(t) for t in times], color=color, marker=marker, linewidth=1, label=label)
-    ax.set(xscale="log", yscale="log", xlabel="pairs N", ylabel="processor time of a sample (ms, one thread)")
+        times = [
+            [row.milliseconds for row in rows if (row.estimator, row.n) == (name, n)] for n in sizes
+        ]
+        ax.plot(
+            sizes,
+            [sum(t) / len(t) for t in times],
+            color=color,
+            marker=marker,
+            linewidth=1,
+            label=label,
+        )
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlabel="pairs N",
+        ylabel="processor time of a sample (ms, one thread)",
+    )
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     if len(sizes) < 12:
         ax.set_xticks(sizes)
@@ -165,7 +198,9 @@ def plot_duration(rows: Sequence[Row], distribution: str) -> "Figure":
 
 
 def plot_joints(x: Tensor, y: Tensor, distribution: str, truth: float) -> "Figure":
-    """Draw the joint tables that the estimators read one sample ``(N,)`` from, and the sample itself."""
+    """Draw the joint tables that the estimators read one sample ``(N,)`` from, and the sample
+    itself.
+    """
     from matplotlib.figure import Figure
     from mpl_toolkits.axes_grid1 import make_axes_locatable  # type: ignore[import-untyped]
 
@@ -183,13 +218,23 @@ def plot_joints(x: Tensor, y: Tensor, distribution: str, truth: float) -> "Figur
     plot_joint(joint, *edges, ax=uniform, title=f"bins: {bins} × {bins} cells")
     joint = binned_joint(x, y, "auto", binning="quantile")
     edges = [_edges(v, bins, "quantile") for v in (x, y)]
-    plot_joint(joint, *edges, ax=quantile, title=f"quantile bins: {bins} × {bins}, each row and column 1/{bins}")
+    plot_joint(
+        joint,
+        *edges,
+        ax=quantile,
+        title=f"quantile bins: {bins} × {bins}, each row and column 1/{bins}",
+    )
     with warnings.catch_warnings():
         # The figure shows what heavy tails do; it need not be told.
         warnings.simplefilter("ignore", UserWarning)
         joint = kde_joint(x, y, value_range=(limits[0], limits[1]))
     edges = [torch.linspace(*ends, len(joint) + 1, dtype=torch.float64) for ends in limits]
-    plot_joint(joint, *edges, ax=smooth, title=f"kernel density, shown on {len(joint)} × {len(joint)} cells")
+    plot_joint(
+        joint,
+        *edges,
+        ax=smooth,
+        title=f"kernel density, shown on {len(joint)} × {len(joint)} cells",
+    )
 
     scatter.scatter(x, y, 3, color="k", alpha=0.4, linewidths=0)
     scatter.set(xlabel="x", ylabel="y")
@@ -203,7 +248,10 @@ def plot_joints(x: Tensor, y: Tensor, distribution: str, truth: float) -> "Figur
     above.set_title("nearest neighbours: no table, the pairs themselves")
     for ax in (uniform, quantile, smooth, scatter):
         ax.set(xlim=limits[0], ylim=limits[1])
-    figure.suptitle(f"What the estimators see: {len(x)} pairs, {distribution}, mutual information {truth:.3f} nats")
+    figure.suptitle(
+        f"What the estimators see: {len(x)} pairs, {distribution}, mutual information {truth:.3f} "
+        f"nats"
+    )
     return figure
 
 

@@ -1,23 +1,26 @@
-"""The table of `mi-metrics study`: a CSV file that is written row by row, and can be continued after any interruption.
+"""The table of `mi-metrics study`: a CSV file that is written row by row, and can be continued
+after any interruption.
 
 ``study_DISTRIBUTION.csv`` has one row per estimator, parameter and size, with these columns:
 
 ``estimator``
-    ``bins``, ``quantile-bins``, ``kde`` or ``knn``, see :data:`mi_metrics.commands.study.ESTIMATORS`.
+    ``bins``, ``quantile-bins``, ``kde`` or ``knn``, see
+    :data:`mi_metrics.commands.study.ESTIMATORS`.
 ``r``
-    The parameter of the distribution, by its own name: ``theta`` for ``gamma-exponential``, ``epsilon`` for
-    ``uniform-noise``, ``r`` for all others.
+    The parameter of the distribution, by its own name: ``theta`` for ``gamma-exponential``,
+    ``epsilon`` for ``uniform-noise``, ``r`` for all others.
 ``n``
     Pairs per sample, N.
 ``truth``
     The mutual information, in nats like the next three.
 ``mean``, ``sd``
-    Mean and standard deviation of the estimates over the draws: the deviation of a single estimate, not of their mean.
+    Mean and standard deviation of the estimates over the draws: the deviation of a single estimate,
+    not of their mean.
 ``error``
     ``mean - truth``.
 ``milliseconds``
-    Processor time of the estimator's call per sample, on one thread, after a first call that loads what it needs. The
-    drawing of the samples is not in it.
+    Processor time of the estimator's call per sample, on one thread, after a first call that loads
+    what it needs. The drawing of the samples is not in it.
 ``draws``, ``seed``
     What the row was made with.
 """
@@ -35,7 +38,9 @@ Place = tuple[str, str, int]
 
 
 class TableError(ValueError):
-    """A file that is not the table of this study, or can't be written; its message says what to do."""
+    """A file that is not the table of this study, or can't be written; its message says what
+    to do.
+    """
 
 
 class Row(NamedTuple):
@@ -70,7 +75,9 @@ def columns(distribution: str) -> list[str]:
 
 def line(row: Iterable[object]) -> str:
     """Return a row as a line of text."""
-    return ",".join(number(value) if isinstance(value, float) else str(value) for value in row) + "\n"
+    return (
+        ",".join(number(value) if isinstance(value, float) else str(value) for value in row) + "\n"
+    )
 
 
 @contextmanager
@@ -80,14 +87,17 @@ def writable(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise TableError(f"Can't write to {path}: {reason}. Pass another folder with --out.") from error
+        raise TableError(
+            f"Can't write to {path}: {reason}. Pass another folder with --out."
+        ) from error
 
 
 @contextmanager
 def held(path: Path) -> Iterator[None]:
     """Hold a table for one study at a time.
 
-    The lock is the system's, on a hidden file beside the table: it ends with the process, however that does.
+    The lock is the system's, on a hidden file beside the table: it ends with the process, however
+    that does.
 
     Raises:
         TableError: If another study holds it.
@@ -109,7 +119,8 @@ def held(path: Path) -> Iterator[None]:
 
 
 def read(path: Path, distribution: str) -> list[Row]:
-    """Return the rows of a table, none if there is no file; a last line that was cut off is dropped.
+    """Return the rows of a table, none if there is no file; a last line that was cut off is
+    dropped.
 
     Raises:
         TableError: If the file is not a table of that distribution.
@@ -119,13 +130,16 @@ def read(path: Path, distribution: str) -> list[Row]:
         text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     if not (text.startswith(header) or header.startswith(text)):
         raise TableError(
-            f"Expected {path} to start with {header.strip()}, but got {text.splitlines()[0][:80]!r}. "
-            "Move the file away, or pass another folder with --out."
+            f"Expected {path} to start with {header.strip()}, but got "
+            f"{text.splitlines()[0][:80]!r}. Move the file away, or pass another folder with "
+            "--out."
         )
     rows = []
     for place, content in enumerate(text[len(header) :].split("\n")[:-1], 2):
         try:
-            estimator, parameter, n, truth, mean, sd, error, milliseconds, draws, seed = content.split(",")
+            estimator, parameter, n, truth, mean, sd, error, milliseconds, draws, seed = (
+                content.split(",")
+            )
             values = float(truth), float(mean), float(sd), float(error), float(milliseconds)
             rows.append(Row(estimator, float(parameter), int(n), *values, int(draws), int(seed)))
         except ValueError:
@@ -150,23 +164,27 @@ def append(path: Path, row: Row) -> None:
         file.write(line(row))
 
 
-def read_own(path: Path, distribution: str, places: set[Place], draws: int, seed: int) -> dict[Place, Row]:
+def read_own(
+    path: Path, distribution: str, places: set[Place], draws: int, seed: int
+) -> dict[Place, Row]:
     """Return the rows of a table by their place, if they are all of one study.
 
     Raises:
-        TableError: If a row has another place than one of ``places``, or another number of draws or seed.
+        TableError: If a row has another place than one of ``places``, or another number of draws or
+            seed.
     """
     rows = {}
     for row in read(path, distribution):
         found, required = f"--draws {row.draws} --seed {row.seed}", f"--draws {draws} --seed {seed}"
         if row.place not in places:
             estimator, parameter, n = row.place
-            found = f"a row for {estimator} at {DISTRIBUTIONS[distribution].parameter_name} = {parameter}, N = {n}"
+            name = DISTRIBUTIONS[distribution].parameter_name
+            found = f"a row for {estimator} at {name} = {parameter}, N = {n}"
             required = "no such point"
         if found != required:
             raise TableError(
-                f"{path} has {found}, but this study has {required}. "
-                "Repeat the options that it was made with, or pass another folder with --out."
+                f"{path} has {found}, but this study has {required}. Repeat the options that it "
+                "was made with, or pass another folder with --out."
             )
         rows[row.place] = row
     return rows

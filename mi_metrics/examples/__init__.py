@@ -10,7 +10,8 @@ except ModuleNotFoundError as error:
     if error.name is None or error.name.split(".")[0] != "lightning":
         raise
     raise ModuleNotFoundError(
-        'mi_metrics.examples needs Lightning. Install it with: pip install "mi-metrics[lightning]"', name=error.name
+        'mi_metrics.examples needs Lightning. Install it with: pip install "mi-metrics[lightning]"',
+        name=error.name,
     ) from error
 
 __all__ = [

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 
 def pixel_grid(size: int, device: torch.device | None = None) -> Tensor:
-    """Return the centres of the pixels of a square image as homogeneous coordinates, ``(size, size, 3)``."""
+    """Return the centres of the pixels of a square image as homogeneous coordinates, ``(size, size,
+    3)``.
+    """
     centres = (2 * torch.arange(size, device=device) + 1) / size - 1
     y, x = torch.meshgrid(centres, centres, indexing="ij")
     return torch.stack((x, y, torch.ones_like(x)), -1)
@@ -26,7 +28,10 @@ def mean_displacement(transform: Tensor, grid: Tensor) -> float:
 
 
 def sample(
-    image: Tensor, transform: Tensor, grid: Tensor, mode: Literal["bilinear", "bicubic"] = "bilinear"
+    image: Tensor,
+    transform: Tensor,
+    grid: Tensor,
+    mode: Literal["bilinear", "bicubic"] = "bilinear",
 ) -> tuple[Tensor, Tensor]:
     """Return an image as seen through a map, and a mask of the pixels that came from inside of it.
 
@@ -38,7 +43,9 @@ def sample(
     """
     points = grid @ transform.T
     inside = (points.detach().abs() < 1).all(-1)[None, None]
-    seen = nn.functional.grid_sample(image, points[None], mode=mode, padding_mode="border", align_corners=False)
+    seen = nn.functional.grid_sample(
+        image, points[None], mode=mode, padding_mode="border", align_corners=False
+    )
     return seen, inside
 
 

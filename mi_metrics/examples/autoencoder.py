@@ -10,25 +10,29 @@ from mi_metrics.metrics.knn import KNNMutualInformation
 
 
 class DigitsAutoencoder(pl.LightningModule):
-    """Squeeze 8 by 8 scans through a few numbers, and log what a reconstructed pixel tells about the original one.
+    """Squeeze 8 by 8 scans through a few numbers, and log what a reconstructed pixel tells about
+    the original one.
 
-    The metrics see every pair (original pixel, reconstructed pixel) of a stage. Lightning computes, synchronises and
-    resets them, because ``self.log`` is given the metrics themselves. That matters more here than elsewhere: the mean
-    of the batches' mutual information is not the mutual information of the whole, and it is far too large.
+    The metrics see every pair (original pixel, reconstructed pixel) of a stage. Lightning computes,
+    synchronises and resets them, because ``self.log`` is given the metrics themselves. That matters
+    more here than elsewhere: the mean of the batches' mutual information is not the mutual
+    information of the whole, and it is far too large.
 
-    Unlike the mean squared error, mutual information does not ask for equal grey levels: a negative image scores as
-    high as the original. It asks whether the original can be told from the reconstruction.
+    Unlike the mean squared error, mutual information does not ask for equal grey levels: a negative
+    image scores as high as the original. It asks whether the original can be told from the
+    reconstruction.
 
     Args:
         code_dim: Numbers that the code of a scan consists of.
         hidden_dim: Width of the hidden layers.
         learning_rate: Step size of Adam.
-        metrics: What to log in validation and test, by name: ``mi`` is logged as ``val/mi`` and ``test/mi``. Each is
-            updated with original and reconstructed pixels. By default ``mi``, in nats, and ``nmi``, between 0 and 1,
-            with one bin per grey level; their states are equal, so that the two share one table.
-        code_metrics: What to log of the codes and the labels of the scans, by name; each is updated with codes
-            ``(N, code_dim)`` and labels ``(N,)``. By default ``code_mi``, from nearest neighbours, in nats: what the
-            code, which has never seen a label, tells about the digit.
+        metrics: What to log in validation and test, by name: ``mi`` is logged as ``val/mi`` and
+            ``test/mi``. Each is updated with original and reconstructed pixels. By default ``mi``,
+            in nats, and ``nmi``, between 0 and 1, with one bin per grey level; their states are
+            equal, so that the two share one table.
+        code_metrics: What to log of the codes and the labels of the scans, by name; each is updated
+            with codes ``(N, code_dim)`` and labels ``(N,)``. By default ``code_mi``, from nearest
+            neighbours, in nats: what the code, which has never seen a label, tells about the digit.
     """
 
     def __init__(
@@ -59,15 +63,17 @@ class DigitsAutoencoder(pl.LightningModule):
             }
         if code_metrics is None:
             code_metrics = {"code_mi": KNNMutualInformation(x_dim=code_dim, discrete_y=True)}
-        # One collection per stage: a validation inside a test, or a sanity check, must not add to the other's table.
+        # One collection per stage: a validation inside a test, or a sanity check, must not add to
+        # the other's table.
         collection = MetricCollection(dict(metrics))
         self.val_metrics = collection.clone(prefix="val/")
         self.test_metrics = collection.clone(prefix="test/")
         collection = MetricCollection(dict(code_metrics))
         self.val_code_metrics = collection.clone(prefix="val/")
         self.test_code_metrics = collection.clone(prefix="test/")
-        # A metric too: of a tensor logged with `sync_dist`, Lightning averages sums and sizes over the processes, the
-        # sizes as integers, and 180 and 179 scans give a mean that is 0.3 % too large.
+        # A metric too: of a tensor logged with `sync_dist`, Lightning averages sums and sizes over
+        # the processes, the sizes as integers, and 180 and 179 scans give a mean that is 0.3 % too
+        # large.
         self.val_loss = MeanSquaredError()
         self.test_loss = MeanSquaredError()
 
@@ -80,7 +86,8 @@ class DigitsAutoencoder(pl.LightningModule):
         """Return the mean squared error of a batch."""
         images = batch[0]
         loss = nn.functional.mse_loss(self(images), images)
-        # Training batches are of equal size on all processes, so here the mean of means is the mean.
+        # Training batches are of equal size on all processes, so here the mean of means is the
+        # mean.
         self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True)
         return loss
 
@@ -99,7 +106,11 @@ class DigitsAutoencoder(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), self.learning_rate)
 
     def _evaluate(
-        self, batch: tuple[Tensor, Tensor], metrics: MetricCollection, code_metrics: MetricCollection, loss: Metric
+        self,
+        batch: tuple[Tensor, Tensor],
+        metrics: MetricCollection,
+        code_metrics: MetricCollection,
+        loss: Metric,
     ) -> None:
         images, labels = batch
         codes = self.encoder(images)

@@ -1,4 +1,5 @@
-"""What `make demo` runs: mutual information as a validation metric, on one and two processes, and as a training loss.
+"""What `make demo` runs: mutual information as a validation metric, on one and two processes, and
+as a training loss.
 
 The steps are commands that a user would type; what they print is left as it is.
 """
@@ -13,8 +14,8 @@ from pathlib import Path
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from mi_metrics.lightning.cli import main as run
 from mi_metrics.examples.registration import RegistrationReport
+from mi_metrics.lightning.cli import main as run
 
 CONFIG = ["--config", "validation_metric"]
 REGISTRATION = ["--config", "registration"]
@@ -29,27 +30,38 @@ def main(args: Sequence[str] = ()) -> int:
         args: Options for all steps, after the demo's own.
 
     Returns:
-        The exit status: 0 if both tests give the same values, to the last bit, and the images fit to within a pixel.
+        The exit status: 0 if both tests give the same values, to the last bit, and the images fit
+        to within a pixel.
     """
     equal = evaluate(args)
     return 0 if register(args) and equal else 1
 
 
 def evaluate(args: Sequence[str]) -> bool:
-    """Train with a metric, test on one and two processes, and return whether these give the same values."""
+    """Train with a metric, test on one and two processes, and return whether these give the same
+    values.
+    """
     fit = ["fit", *CONFIG, *args]
     announce("Train", fit)
     trainer = run(fit).trainer
     checkpoint = trainer.checkpoint_callback
     if not isinstance(checkpoint, ModelCheckpoint) or trainer.log_dir is None:
-        raise ValueError("Expected a trainer with a ModelCheckpoint and a logger. Leave both in the configuration.")
+        raise ValueError(
+            "Expected a trainer with a ModelCheckpoint and a logger. Leave both in the "
+            "configuration."
+        )
     best = os.path.relpath(checkpoint.best_model_path)
 
     values = {}
     for processes, overlay in ((1, []), (2, TWO_PROCESSES)):
         folder = Path(trainer.log_dir) / f"test_on_{processes}"
-        # A process may be told by Lightning to start another one like itself, so each test is a program of its own.
-        logger = ["CSVLogger", f"--trainer.logger.save_dir={folder.parent}", "--trainer.logger.name="]
+        # A process may be told by Lightning to start another one like itself, so each test is a
+        # program of its own.
+        logger = [
+            "CSVLogger",
+            f"--trainer.logger.save_dir={folder.parent}",
+            "--trainer.logger.name=",
+        ]
         test = ["test", *CONFIG, *overlay, "--ckpt_path", best, *args]
         announce(f"Test on {processes} process{'es' if processes > 1 else ''}", test)
         test += ["--trainer.logger", *logger, f"--trainer.logger.version={folder.name}"]

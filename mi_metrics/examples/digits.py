@@ -20,11 +20,11 @@ SIZES = {"train": 1079, "val": 359, "test": 359}
 class DigitsDataModule(pl.LightningDataModule):
     """Serve 1797 scans of handwritten digits, 8 by 8 pixels with 17 grey levels, and their labels.
 
-    A batch is ``(images, labels)``: float32 in [0, 1] of shape ``(N, 1, 8, 8)``, and int64 of shape ``(N,)``. The
-    split into 1079, 359 and 359 scans is the same in every run and on every machine.
+    A batch is ``(images, labels)``: float32 in [0, 1] of shape ``(N, 1, 8, 8)``, and int64 of shape
+    ``(N,)``. The split into 1079, 359 and 359 scans is the same in every run and on every machine.
 
-    On several processes each scan is trained on by one of them and evaluated exactly once; the samplers are the
-    loaders' own, and Lightning leaves them alone.
+    On several processes each scan is trained on by one of them and evaluated exactly once; the
+    samplers are the loaders' own, and Lightning leaves them alone.
 
     Args:
         batch_size: Scans per batch and process.
@@ -47,14 +47,18 @@ class DigitsDataModule(pl.LightningDataModule):
             from sklearn.datasets import load_digits
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                'DigitsDataModule needs scikit-learn. Install it with: pip install "mi-metrics[demo]"', name="sklearn"
+                "DigitsDataModule needs scikit-learn. Install it with: pip install "
+                '"mi-metrics[demo]"',
+                name="sklearn",
             ) from error
         digits = load_digits()
         images = torch.as_tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
         labels = torch.as_tensor(digits.target, dtype=torch.int64)
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
         rows = torch.split(order, [SIZES[part] for part in PARTS])
-        self._parts = {part: TensorDataset(images[r], labels[r]) for part, r in zip(PARTS, rows, strict=True)}
+        self._parts = {
+            part: TensorDataset(images[r], labels[r]) for part, r in zip(PARTS, rows, strict=True)
+        }
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Return the batches to train on, shuffled."""
@@ -70,10 +74,13 @@ class DigitsDataModule(pl.LightningDataModule):
 
     def _loader(self, part: Part) -> DataLoader[tuple[Tensor, ...]]:
         dataset = self._parts[part]
-        world, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        world, rank = (
+            (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        )
         sampler: Sampler[int]
         if part == "train":
-            # Under DDP every rank has to take as many steps, so training is the place for a sampler that pads.
+            # Under DDP every rank has to take as many steps, so training is the place for a sampler
+            # that pads.
             sampler = DistributedSampler(dataset, world, rank, shuffle=True)
         else:
             sampler = UnpaddedDistributedSampler(dataset, world, rank)

@@ -19,16 +19,18 @@ SIZES = {"train": 221, "val": 88, "test": 133}
 
 
 class DiabetesDataModule(pl.LightningDataModule):
-    """Serve scikit-learn's diabetes data: ten measurements of 442 patients, and how far the disease went in a year.
+    """Serve scikit-learn's diabetes data: ten measurements of 442 patients, and how far the disease
+    went in a year.
 
-    A batch is ``(features, progression, sex)``: float32 of shapes ``(N, 10)`` and ``(N,)``, standardised by the
-    training part, and int64 0 or 1 of shape ``(N,)``. Sex is one of the features too: a network that knows it can take
-    its traces out of blood pressure and blood fats, one that does not know it cannot.
+    A batch is ``(features, progression, sex)``: float32 of shapes ``(N, 10)`` and ``(N,)``,
+    standardised by the training part, and int64 0 or 1 of shape ``(N,)``. Sex is one of the
+    features too: a network that knows it can take its traces out of blood pressure and blood fats,
+    one that does not know it cannot.
 
     Args:
         split_seed: Which patients are trained, validated and tested on: 221, 88 and 133.
-        batch_size: Patients per training batch. The penalty is an estimate on the batch, so large is good; the default
-            is all of them.
+        batch_size: Patients per training batch. The penalty is an estimate on the batch, so large
+            is good; the default is all of them.
     """
 
     def __init__(self, split_seed: int = 0, batch_size: int = 221) -> None:
@@ -47,18 +49,26 @@ class DiabetesDataModule(pl.LightningDataModule):
             from sklearn.datasets import load_diabetes
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                'DiabetesDataModule needs scikit-learn. Install it with: pip install "mi-metrics[demo]"', name="sklearn"
+                "DiabetesDataModule needs scikit-learn. Install it with: pip install "
+                '"mi-metrics[demo]"',
+                name="sklearn",
             ) from error
         data = load_diabetes()
         values = torch.as_tensor(data.data), torch.as_tensor(data.target)
         sex = (values[0][:, data.feature_names.index("sex")] > 0).long()
         order = torch.randperm(len(sex), generator=torch.Generator().manual_seed(self.split_seed))
         rows = dict(zip(SIZES, torch.split(order, list(SIZES.values())), strict=True))
-        features, progression = (((v - v[rows["train"]].mean(0)) / v[rows["train"]].std(0)).float() for v in values)
-        self._parts = {part: TensorDataset(features[r], progression[r], sex[r]) for part, r in rows.items()}
+        features, progression = (
+            ((v - v[rows["train"]].mean(0)) / v[rows["train"]].std(0)).float() for v in values
+        )
+        self._parts = {
+            part: TensorDataset(features[r], progression[r], sex[r]) for part, r in rows.items()
+        }
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Return the batches to train on, shuffled; what is left at the end is too few for an estimate."""
+        """Return the batches to train on, shuffled; what is left at the end is too few for an
+        estimate.
+        """
         return DataLoader(self._parts["train"], self.batch_size, shuffle=True, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
@@ -71,24 +81,28 @@ class DiabetesDataModule(pl.LightningDataModule):
 
 
 class FairRegression(pl.LightningModule):
-    """Predict the progression of a disease from a code of the patient that shall not tell the patient's sex.
+    """Predict the progression of a disease from a code of the patient that shall not tell the
+    patient's sex.
 
-    Encoder, code of some numbers, linear head. The loss is the mean squared error plus ``penalty_weight`` times the
-    mean mutual information between a number of the code and the sex, over the patients of the batch.
+    Encoder, code of some numbers, linear head. The loss is the mean squared error plus
+    ``penalty_weight`` times the mean mutual information between a number of the code and the sex,
+    over the patients of the batch.
 
     Logged in validation and test as ``val/…`` and ``test/…``, on patients that were not trained on:
 
     - ``r2``: share of the progression's variance that is predicted;
-    - ``mi``: mutual information between the whole code and the sex, by nearest neighbours, in nats; 0.69 would tell it
-      for certain. An estimate of another kind than the penalty, so that what the penalty cannot see is not hidden:
-      numbers of which each tells nothing may tell something together.
+    - ``mi``: mutual information between the whole code and the sex, by nearest neighbours, in nats;
+      0.69 would tell it for certain. An estimate of another kind than the penalty, so that what the
+      penalty cannot see is not hidden: numbers of which each tells nothing may tell something
+      together.
 
-    Of so few patients the estimate scatters by some hundredths of a nat around the truth, below 0 too.
+    Of so few patients the estimate scatters by some hundredths of a nat around the truth, below 0
+    too.
 
     Args:
         penalty_weight: Weight of the penalty. 0 trains without it.
-        penalty: The penalty; its x is the code ``(N, code_dim)``, its y the sex ``(N, 1)``. By default the mutual
-            information in 8 by 2 bins.
+        penalty: The penalty; its x is the code ``(N, code_dim)``, its y the sex ``(N, 1)``. By
+            default the mutual information in 8 by 2 bins.
         code_dim: Numbers that the code consists of.
         hidden_dim: Width of the hidden layer.
         learning_rate: Step size of AdamW.
@@ -108,7 +122,9 @@ class FairRegression(pl.LightningModule):
         self.save_hyperparameters(ignore=["penalty"])
         self.penalty_weight = penalty_weight
         if penalty is None:
-            penalty = MutualInformationPenalty((8, 2), pool="batch", value_range=((-3.0, 3.0), (0.0, 1.0)))
+            penalty = MutualInformationPenalty(
+                (8, 2), pool="batch", value_range=((-3.0, 3.0), (0.0, 1.0))
+            )
         self.penalty = penalty
         self.learning_rate = learning_rate
         self.weight_decay = weight_decay
@@ -128,9 +144,10 @@ class FairRegression(pl.LightningModule):
         """Refuse several processes: each would train on, and evaluate, all of the few patients."""
         if self.trainer.world_size > 1:
             raise ValueError(
-                f"FairRegression runs in one process, but the trainer has {self.trainer.world_size}. Pass "
-                "--trainer.devices=1. (To train on several, split the data with samplers as DigitsDataModule does, and "
-                "give the penalty gather=True.)"
+                "FairRegression runs in one process, but the trainer has "
+                f"{self.trainer.world_size}. Pass --trainer.devices=1. (To train on several, split "
+                "the data with samplers as DigitsDataModule does, and give the penalty "
+                "gather=True.)"
             )
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -144,22 +161,33 @@ class FairRegression(pl.LightningModule):
         code, prediction = self(features)
         error = nn.functional.mse_loss(prediction, progression)
         penalty: Tensor = self.penalty(code, sex.to(code.dtype).unsqueeze(1).expand_as(code))
-        self.log_dict({"train/error": error, "train/penalty": penalty}, on_step=False, on_epoch=True)
+        self.log_dict(
+            {"train/error": error, "train/penalty": penalty}, on_step=False, on_epoch=True
+        )
         return error + self.penalty_weight * penalty
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the validation metrics."""
         self._update(batch, self.val_r2, self.val_mi)
-        self.log_dict({"val/r2": self.val_r2, "val/mi": self.val_mi}, on_step=False, on_epoch=True, prog_bar=True)
+        self.log_dict(
+            {"val/r2": self.val_r2, "val/mi": self.val_mi},
+            on_step=False,
+            on_epoch=True,
+            prog_bar=True,
+        )
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Add a batch to the test metrics."""
         self._update(batch, self.test_r2, self.test_mi)
-        self.log_dict({"test/r2": self.test_r2, "test/mi": self.test_mi}, on_step=False, on_epoch=True)
+        self.log_dict(
+            {"test/r2": self.test_r2, "test/mi": self.test_mi}, on_step=False, on_epoch=True
+        )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return AdamW over all parameters."""
-        return torch.optim.AdamW(self.parameters(), self.learning_rate, weight_decay=self.weight_decay)
+        return torch.optim.AdamW(
+            self.parameters(), self.learning_rate, weight_decay=self.weight_decay
+        )
 
     def _update(self, batch: Batch, r2: R2Score, mi: Metric) -> None:
         features, progression, sex = batch

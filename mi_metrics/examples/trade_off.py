@@ -1,8 +1,9 @@
 """What the penalty of :mod:`mi_metrics.examples.fairness` buys and costs.
 
-``python -m mi_metrics.examples.trade_off`` trains with several weights of the penalty on several splits of the data,
-and prints a table of the test results, all weights and the mean over all splits. The size of the code and the length of
-the training were chosen on splits like these, so the table compares weights; it is no record of accuracy.
+``python -m mi_metrics.examples.trade_off`` trains with several weights of the penalty on several
+splits of the data, and prints a table of the test results, all weights and the mean over all
+splits. The size of the code and the length of the training were chosen on splits like these, so the
+table compares weights; it is no record of accuracy.
 """
 
 import argparse
@@ -25,11 +26,13 @@ def trade_off(
 
     Args:
         weights: Weights of the penalty.
-        splits: Splits of the data into training and test; each has its own initial weights of the network too.
+        splits: Splits of the data into training and test; each has its own initial weights of the
+            network too.
         max_epochs: Epochs of each training.
 
     Returns:
-        For each weight, R² and mutual information with sex on the test part of each split, ``(splits, 2)``.
+        For each weight, R² and mutual information with sex on the test part of each split,
+        ``(splits, 2)``.
     """
     results = {}
     for weight in weights:
@@ -60,19 +63,28 @@ def main(args: Sequence[str] = ()) -> None:
     Args:
         args: Options of the command line.
     """
-    parser = argparse.ArgumentParser(prog="python -m mi_metrics.examples.trade_off", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m mi_metrics.examples.trade_off", description=__doc__
+    )
     parser.add_argument("--splits", type=int, default=10, help="splits of the data (default: 10)")
     splits = parser.parse_args(args).splits
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # The data are in memory, where worker processes only cost time.
-        warnings.filterwarnings("ignore", message=".*does not have many workers which may be a bottleneck.*")
-        warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).* is deprecated")
+        warnings.filterwarnings(
+            "ignore", message=".*does not have many workers which may be a bottleneck.*"
+        )
+        warnings.filterwarnings(
+            "ignore", message=r".*isinstance\(treespec, LeafSpec\).* is deprecated"
+        )
         results = trade_off(splits=splits)
     print("penalty weight    R² (test)        MI(code; sex) in nats (test)")
     for weight, rows in results.items():
-        (r2, mi), (r2_error, mi_error) = rows.mean(0).tolist(), (rows.std(0) / len(rows) ** 0.5).tolist()
+        (r2, mi), (r2_error, mi_error) = (
+            rows.mean(0).tolist(),
+            (rows.std(0) / len(rows) ** 0.5).tolist(),
+        )
         print(f"{weight:<14g}{r2:>8.3f} ± {r2_error:.3f}{mi:>16.3f} ± {mi_error:.3f}")
 
 

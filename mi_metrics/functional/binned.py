@@ -1,22 +1,23 @@
 r"""Mutual information from a joint table of bins.
 
 A sample adds its mass to the joint table. With the hard kernel the whole of it goes to one cell:
-:math:`\lfloor (x - lo) B / (hi - lo) \rfloor`, clamped to 0 … B - 1. The soft kernels are B-splines of order 1 (linear)
-and 3 (cubic): a sample at :math:`u = (x - lo) B / (hi - lo) - 1/2`, in units of bins from the first bin's centre, gives
-the cell at integer :math:`a` the weight :math:`\beta(u - a)`; what would fall outside 0 … B - 1 is added to the edge
-cell. B-splines sum to 1 at every u, so every sample counts once and the table's sum is N, always.
+:math:`\lfloor (x - lo) B / (hi - lo) \rfloor`, clamped to 0 … B - 1. The soft kernels are B-splines
+of order 1 (linear) and 3 (cubic): a sample at :math:`u = (x - lo) B / (hi - lo) - 1/2`, in units of
+bins from the first bin's centre, gives the cell at integer :math:`a` the weight :math:`\beta(u -
+a)`; what would fall outside 0 … B - 1 is added to the edge cell. B-splines sum to 1 at every u, so
+every sample counts once and the table's sum is N, always.
 
 The table is all that the estimate needs and it adds up, over batches, devices and hosts. See
 :mod:`mi_metrics.functional.information` for what is computed from it.
 
-When to use: large samples, images, discrete values, anything that must be accumulated. When not: small samples of
-strongly dependent continuous variables, where the bins' own width limits what can be seen.
+When to use: large samples, images, discrete values, anything that must be accumulated. When not:
+small samples of strongly dependent continuous variables, where the bins' own width limits what can
+be seen.
 
 References:
-    C. O. Daub, R. Steuer, J. Selbig, S. Kloska, "Estimating mutual information using B-spline functions" (2004),
-    doi:10.1186/1471-2105-5-118.
-    P. Thévenaz, M. Unser, "Optimization of mutual information for multiresolution image registration" (2000),
-    doi:10.1109/83.887976.
+    C. O. Daub, R. Steuer, J. Selbig, S. Kloska, "Estimating mutual information using B-spline
+    functions" (2004), doi:10.1186/1471-2105-5-118. P. Thévenaz, M. Unser, "Optimization of mutual
+    information for multiresolution image registration" (2000), doi:10.1109/83.887976.
 """
 
 import warnings
@@ -25,6 +26,14 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from mi_metrics.functional.information import (
+    BiasCorrection,
+    Normalization,
+    Unit,
+    check_options,
+    information,
+    undersampled,
+)
 from mi_metrics.functional.options import (
     cast,
     check_choice,
@@ -44,14 +53,6 @@ from mi_metrics.functional.tables.axis import (
     data_axis,
     fixed_axis,
 )
-from mi_metrics.functional.information import (
-    BiasCorrection,
-    Normalization,
-    Unit,
-    check_options,
-    information,
-    undersampled,
-)
 from mi_metrics.functional.tables.bspline import CHUNK as CHUNK
 from mi_metrics.functional.tables.bspline import chunk_size
 from mi_metrics.functional.tables.bspline import chunks as chunks
@@ -69,7 +70,9 @@ SMALL_TABLE = 2**14
 
 
 class Table(NamedTuple):
-    """A joint table ``(R, B_x, B_y)`` and, where samples have weights, the effective number of samples ``(R,)``."""
+    """A joint table ``(R, B_x, B_y)`` and, where samples have weights, the effective number of
+    samples ``(R,)``.
+    """
 
     counts: Tensor
     effective_samples: Tensor | None
@@ -90,7 +93,8 @@ def binned_mutual_information(
     weights: Tensor | None = None,
     unit: Unit = "nats",
 ) -> Tensor:
-    r"""Compute the mutual information of paired samples from a joint table of bins, in nats or bits.
+    r"""Compute the mutual information of paired samples from a joint table of bins, in nats or
+    bits.
 
     .. math::
         I = \sum_{ab} p_{ab} \log \frac{p_{ab}}{p_a \, p_b}, \qquad
@@ -99,42 +103,50 @@ def binned_mutual_information(
     with β the kernel and u, v the positions of x and y in units of bins.
 
     Conventions:
-        Sign and range: not clamped; 0 … min(log B_x, log B_y) without a bias correction, and below 0 now and then
-        with one. ``normalization`` and ``bias_correction``: see :func:`mutual_information`.
+        Sign and range: not clamped; 0 … min(log B_x, log B_y) without a bias correction, and below
+        0 now and then with one. ``normalization`` and ``bias_correction``: see
+        :func:`mutual_information`.
         Symmetric: swapping x and y (and their options) gives the same value.
-        Bins: half-open, the last one closed. Samples outside a given range go to the edge bins. The formula is
-        evaluated in the input's dtype (half precision in float32, integers and bool in float64).
-        Ties: equal values share a bin. With ``binning="quantile"`` this makes bins uneven where values repeat.
-        Constant input: exactly 0; with a soft kernel and a given range up to rounding, and only without a correction.
-        Bias: too large by about (K_xy - K_x - K_y + 1) / 2N for K occupied cells (with the hard kernel a warning says
-        so above 0.1 nats), against the information of the *binned* variables, which is itself too small for
-        continuous ones. Of the settings measured on correlated Gaussians,
-        ``num_bins="auto", bias_correction="grassberger"`` has a mean error of .05 nats and
-        ``num_bins="auto", binning="quantile", bias_correction="miller_madow"`` one of .035. With soft kernels
-        ``"miller_madow"`` overcorrects: they occupy cells without samples.
-        Gradient: with ``kernel="linear"`` or ``"cubic"``, with respect to x and y; finite everywhere, 0 outside the
-        range. Ranges taken from the data are constants to it.
+        Bins: half-open, the last one closed. Samples outside a given range go to the edge bins. The
+        formula is evaluated in the input's dtype (half precision in float32, integers and bool in
+        float64).
+        Ties: equal values share a bin. With ``binning="quantile"`` this makes bins uneven where
+        values repeat.
+        Constant input: exactly 0; with a soft kernel and a given range up to rounding, and only
+        without a correction.
+        Bias: too large by about (K_xy - K_x - K_y + 1) / 2N for K occupied cells (with the hard
+        kernel a warning says so above 0.1 nats), against the information of the *binned* variables,
+        which is itself too small for continuous ones. Of the settings measured on correlated
+        Gaussians, ``num_bins="auto", bias_correction="grassberger"`` has a mean error of .05 nats
+        and ``num_bins="auto", binning="quantile", bias_correction="miller_madow"`` one of .035.
+        With soft kernels ``"miller_madow"`` overcorrects: they occupy cells without samples.
+        Gradient: with ``kernel="linear"`` or ``"cubic"``, with respect to x and y; finite
+        everywhere, 0 outside the range. Ranges taken from the data are constants to it.
         Memory: B_x · B_y cells per pair and a bounded chunk, for the gradient too; never N · B.
-        Exact under splits and ranks: with a given range, the tables of :class:`BinnedMutualInformation` add up.
+        Exact under splits and ranks: with a given range, the tables of
+        :class:`BinnedMutualInformation` add up.
 
     Args:
         x: Samples of any real dtype, shape ``(..., N)``.
         y: Samples paired with ``x`` by position, shape ``(..., N)``.
-        num_bins: Bins of both axes, ``(B_x, B_y)``, or ``"auto"``: 1.5 times Hacine-Gharbi and Ravier's number for
-            N and the pair's own correlation, at most 256; each pair of a batch has its own.
-        value_range: ``None`` (each pair's own minimum and maximum, per axis), ``(lo, hi)`` for both axes, or
-            ``((x_lo, x_hi), (y_lo, y_hi))``.
-        binning: ``"uniform"`` (equal width) or ``"quantile"`` (equal frequency; hard kernel, no ``value_range``).
-        clip_quantile: Fraction of samples in [0, 0.5) at each end of each axis that the range leaves out; they go to
-            the edge bins. Needs ``value_range=None``.
-        margin: Fraction of the range's width that is added at both ends. Needs ``value_range=None``.
+        num_bins: Bins of both axes, ``(B_x, B_y)``, or ``"auto"``: 1.5 times Hacine-Gharbi and
+            Ravier's number for N and the pair's own correlation, at most 256; each pair of a batch
+            has its own.
+        value_range: ``None`` (each pair's own minimum and maximum, per axis), ``(lo, hi)`` for both
+            axes, or ``((x_lo, x_hi), (y_lo, y_hi))``.
+        binning: ``"uniform"`` (equal width) or ``"quantile"`` (equal frequency; hard kernel, no
+            ``value_range``).
+        clip_quantile: Fraction of samples in [0, 0.5) at each end of each axis that the range
+            leaves out; they go to the edge bins. Needs ``value_range=None``.
+        margin: Fraction of the range's width that is added at both ends. Needs
+            ``value_range=None``.
         kernel: ``"hard"``, ``"linear"`` or ``"cubic"``.
-        normalization: ``"none"``, ``"arithmetic"``, ``"geometric"``, ``"min"``, ``"max"``, ``"joint"`` or
-            ``"studholme"``.
-        bias_correction: ``"none"``, ``"miller_madow"`` (with weights N is (Σw)² / Σw²) or ``"grassberger"`` (hard
-            kernel, whole weights).
-        weights: Weights ≥ 0 of the samples, shape ``(..., N)``. A weight of 0 excludes a sample, from the range too
-            and even if it is NaN.
+        normalization: ``"none"``, ``"arithmetic"``, ``"geometric"``, ``"min"``, ``"max"``,
+            ``"joint"`` or ``"studholme"``.
+        bias_correction: ``"none"``, ``"miller_madow"`` (with weights N is (Σw)² / Σw²) or
+            ``"grassberger"`` (hard kernel, whole weights).
+        weights: Weights ≥ 0 of the samples, shape ``(..., N)``. A weight of 0 excludes a sample,
+            from the range too and even if it is NaN.
         unit: ``"nats"`` or ``"bits"``.
 
     Returns:
@@ -142,8 +154,9 @@ def binned_mutual_information(
 
     Raises:
         TypeError: If x, y or weights are not real tensors, or an option has the wrong type.
-        ValueError: If shapes or devices differ, there is no sample, a sample is NaN or infinite, weights are negative,
-            not finite or all 0, or an option is unknown, out of its range or excludes another.
+        ValueError: If shapes or devices differ, there is no sample, a sample is NaN or infinite,
+            weights are negative, not finite or all 0, or an option is unknown, out of its range or
+            excludes another.
 
     Example:
         >>> import torch
@@ -158,14 +171,15 @@ def binned_mutual_information(
     References:
         C. O. Daub et al., "Estimating mutual information using B-spline functions" (2004),
         doi:10.1186/1471-2105-5-118.
-        A. Hacine-Gharbi, P. Ravier, "A binning formula of bi-histogram for joint entropy estimation using mean square
-        error minimization" (2018), doi:10.1016/j.patrec.2017.11.007.
+        A. Hacine-Gharbi, P. Ravier, "A binning formula of bi-histogram for joint entropy estimation
+        using mean square error minimization" (2018), doi:10.1016/j.patrec.2017.11.007.
     """
     check_options(normalization, bias_correction, unit)
     check_correction(bias_correction, kernel)
     table = _table(x, y, num_bins, value_range, binning, clip_quantile, margin, kernel, weights)
     if kernel == "hard" and bias_correction == "none":
-        # Soft kernels occupy cells without samples, and the formula would see a bias that is not there.
+        # Soft kernels occupy cells without samples, and the formula would see a bias that is not
+        # there.
         message = undersampled(table.counts, table.effective_samples)
         if message:
             warnings.warn(message, UserWarning, stacklevel=2)
@@ -198,9 +212,9 @@ def binned_joint(
 
     Conventions:
         Axis order: the rows are the bins of x, the columns those of y.
-        Bins, ties, constant input, gradient, memory and splits: as :func:`binned_mutual_information`. A constant
-        variable fills one row (or column). With ``num_bins="auto"`` in a batch the smaller tables are padded with
-        empty cells.
+        Bins, ties, constant input, gradient, memory and splits: as
+        :func:`binned_mutual_information`. A constant variable fills one row (or column). With
+        ``num_bins="auto"`` in a batch the smaller tables are padded with empty cells.
 
     Args:
         x: Samples, shape ``(..., N)``.
@@ -232,7 +246,9 @@ def binned_joint(
         C. O. Daub et al., "Estimating mutual information using B-spline functions" (2004),
         doi:10.1186/1471-2105-5-118.
     """
-    counts = _table(x, y, num_bins, value_range, binning, clip_quantile, margin, kernel, weights).counts.double()
+    counts = _table(
+        x, y, num_bins, value_range, binning, clip_quantile, margin, kernel, weights
+    ).counts.double()
     joint = counts / counts.sum((-2, -1), keepdim=True)
     return joint.reshape(*x.shape[:-1], *joint.shape[-2:])
 
@@ -242,7 +258,8 @@ def check_correction(bias_correction: str, kernel: str) -> None:
     check_choice("kernel", kernel, KERNELS)
     if bias_correction == "grassberger" and kernel != "hard":
         raise ValueError(
-            f'`bias_correction="grassberger"` needs whole counts, but kernel={kernel!r} makes fractional ones. '
+            f'`bias_correction="grassberger"` needs whole counts, but kernel={kernel!r} makes '
+            f"fractional ones. "
             'Use kernel="hard", or bias_correction="miller_madow".'
         )
 
@@ -256,7 +273,8 @@ def hard_counts(
     *,
     unchecked: bool = False,
 ) -> Tensor:
-    """Count samples ``(R, N)`` in int64 tables ``(R, B_x, B_y)``; those that are not ``valid`` count nowhere.
+    """Count samples ``(R, N)`` in int64 tables ``(R, B_x, B_y)``; those that are not ``valid``
+    count nowhere.
 
     ``unchecked`` samples are refused if they are NaN or infinite.
     """
@@ -265,9 +283,11 @@ def hard_counts(
     on_cpu = x.device.type == "cpu"
     if unchecked and not on_cpu:
         check_finite(x, y)
-    # The last entry takes the invalid samples: to drop them by a mask would need their number on the host.
+    # The last entry takes the invalid samples: to drop them by a mask would need their number on
+    # the host.
     counts = torch.zeros(rows * cells + 1, dtype=torch.int64, device=x.device)
-    # Memory that is asked for in every chunk and given back may come with a page fault for each 4 kB.
+    # Memory that is asked for in every chunk and given back may come with a page fault for each 4
+    # kB.
     size = min(rows * n, chunk_size(x.device))
     memory = [torch.empty(size, dtype=axis.lo.dtype, device=x.device) for axis in axes]
     small = on_cpu and counts.numel() <= SMALL_TABLE
@@ -276,25 +296,32 @@ def hard_counts(
     ones = torch.ones(0 if small else size, dtype=torch.int64, device=x.device)
     for r, c in chunks(rows, n, x.device):
         x_part, y_part = x[r, c], y[r, c]
-        # Here, where the chunk is read anyway; a pass of its own over all samples takes a sixth of the whole.
+        # Here, where the chunk is read anyway; a pass of its own over all samples takes a sixth of
+        # the whole.
         if unchecked and on_cpu and not bool((x_part.sum() + y_part.sum()).isfinite()):
             check_finite(x, y)
         x_out, y_out, index = (m[: x_part.numel()].view(x_part.shape) for m in (*memory, indices))
-        x_cell, y_cell = axes[0].rows(r).cell(x_part, bx, x_out), axes[1].rows(r).cell(y_part, by, y_out)
+        x_cell, y_cell = (
+            axes[0].rows(r).cell(x_part, bx, x_out),
+            axes[1].rows(r).cell(y_part, by, y_out),
+        )
         if cells <= 2**24 and x_cell.dtype == y_cell.dtype:
             # Whole numbers are exact in float32 up to there, and its arithmetic is faster.
             index.copy_(x_cell.mul_(by).add_(y_cell))
         else:
             index = x_cell.long().mul_(by).add_(y_cell.long())
         if rows > 1:
-            first = torch.arange(r.start, r.start + index.shape[0], dtype=index.dtype, device=x.device)
+            first = torch.arange(
+                r.start, r.start + index.shape[0], dtype=index.dtype, device=x.device
+            )
             index = index.add_(first.unsqueeze(1), alpha=cells)
         if valid is not None:
             index = torch.where(valid[r, c], index, rows * cells)
         # Of a mask in another layout `where` takes the layout over.
         flat = index.reshape(-1)
         if small:
-            # A quarter faster than to scatter; on other devices it would read its bounds back to the host.
+            # A quarter faster than to scatter; on other devices it would read its bounds back to
+            # the host.
             counts += torch.bincount(flat, minlength=counts.numel())
         else:
             counts.scatter_add_(0, flat, ones[: flat.shape[0]])
@@ -316,7 +343,9 @@ def _table(
     x, y = check_pair(x, y)
     check_values("x", x)
     if x.ndim == 0:
-        raise ValueError("Expected `x` and `y` of shape (..., N), but got scalars. Pass at least one dimension.")
+        raise ValueError(
+            "Expected `x` and `y` of shape (..., N), but got scalars. Pass at least one dimension."
+        )
     effective = None
     if weights is not None:
         weights = _check_weights(weights, x)
@@ -344,7 +373,9 @@ def _table(
         )
     shape = int(bx.max()), int(by.max())
     if hard:
-        return Table(hard_counts(x.detach(), y.detach(), axes, shape, None, unchecked=unchecked), None)
+        return Table(
+            hard_counts(x.detach(), y.detach(), axes, shape, None, unchecked=unchecked), None
+        )
     return Table(soft_counts(x, y, axes, shape, kernel, weights), effective)
 
 
@@ -352,8 +383,9 @@ def _check_weights(weights: Tensor, x: Tensor) -> Tensor:
     check_tensor("weights", weights)
     if weights.shape != x.shape:
         raise ValueError(
-            f"Expected `weights` of the samples' shape {tuple(x.shape)}, but got {tuple(weights.shape)}. "
-            "Give every sample its weight, for example with weights.expand_as(x)."
+            f"Expected `weights` of the samples' shape {tuple(x.shape)}, but got "
+            f"{tuple(weights.shape)}. Give every sample its weight, for example with "
+            "weights.expand_as(x)."
         )
     if weights.device != x.device:
         raise ValueError(
@@ -363,23 +395,32 @@ def _check_weights(weights: Tensor, x: Tensor) -> Tensor:
     weights = weights.detach().double()
     if not bool(((weights >= 0) & (weights < torch.inf)).all()):
         raise ValueError(
-            f"Expected `weights` to be finite and not negative, but got values from {float(weights.min())} to "
-            f"{float(weights.max())}. Use 0 to exclude a sample."
+            "Expected `weights` to be finite and not negative, but got values from "
+            f"{float(weights.min())} to {float(weights.max())}. Use 0 to exclude a sample."
         )
     largest = weights.amax(-1, keepdim=True)
     if bool((largest == 0).any()):
-        raise ValueError("Expected `weights` to leave at least one sample, but they are all 0. Check the mask.")
-    # Only ratios of weights matter, and sums of very large or small ones are no numbers. Whole weights stay whole.
+        raise ValueError(
+            "Expected `weights` to leave at least one sample, but they are all 0. Check the mask."
+        )
+    # Only ratios of weights matter, and sums of very large or small ones are no numbers. Whole
+    # weights stay whole.
     extreme = (largest > 2.0**53) | (largest < 2.0**-53)
     return torch.where(extreme, weights / largest, weights)
 
 
 def _bins_per_row(
-    bins: tuple[int, int] | None, x: Tensor, y: Tensor, weights: Tensor | None, effective: Tensor | None
+    bins: tuple[int, int] | None,
+    x: Tensor,
+    y: Tensor,
+    weights: Tensor | None,
+    effective: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     if bins is None:
         n = torch.full((x.shape[0],), x.shape[1], dtype=torch.float64, device=x.device)
-        number = auto_num_bins(n if effective is None else effective, correlation(x, y, weights)).unsqueeze(1)
+        number = auto_num_bins(
+            n if effective is None else effective, correlation(x, y, weights)
+        ).unsqueeze(1)
         return number.to(x.dtype), number.to(y.dtype)
     bx, by = bins
     return torch.full_like(x[:1, :1], bx), torch.full_like(y[:1, :1], by)

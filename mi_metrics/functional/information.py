@@ -1,28 +1,33 @@
 r"""Information measures of a table of counts.
 
-Every estimator of this package that bins or smooths ends here: a joint table :math:`n_{ab}` of N samples, rows for
-x and columns for y, gives probabilities :math:`p_{ab} = n_{ab} / N`, and these give
+Every estimator of this package that bins or smooths ends here: a joint table :math:`n_{ab}` of N
+samples, rows for x and columns for y, gives probabilities :math:`p_{ab} = n_{ab} / N`, and these
+give
 
 .. math::
-    H_x = -\sum_a p_a \log p_a, \qquad H_y = -\sum_b p_b \log p_b, \qquad H_{xy} = -\sum_{ab} p_{ab} \log p_{ab},
+    H_x = -\sum_a p_a \log p_a, \qquad H_y = -\sum_b p_b \log p_b, \qquad
+    H_{xy} = -\sum_{ab} p_{ab} \log p_{ab},
     \qquad I = H_x + H_y - H_{xy}.
 
-The marginals are sums of the joint and nothing else, so the three entropies always belong to the same samples.
+The marginals are sums of the joint and nothing else, so the three entropies always belong to the
+same samples.
 
 A finite sample makes each plug-in entropy too small and I too large, by about
-:math:`(K_{xy} - K_x - K_y + 1) / 2N` nats with K the numbers of occupied cells. Two corrections are offered; each is
-applied to all three entropies alike. They cannot repair a table with fewer samples than cells: a warning says so.
+:math:`(K_{xy} - K_x - K_y + 1) / 2N` nats with K the numbers of occupied cells. Two corrections are
+offered; each is applied to all three entropies alike. They cannot repair a table with fewer samples
+than cells: a warning says so.
 
-The same counts give the error bar of I (delta method) and the p-value of independence (G-test) for nothing.
+The same counts give the error bar of I (delta method) and the p-value of independence (G-test) for
+nothing.
 
 References:
-    G. A. Miller, "Note on the bias of information estimates" (1955), in: Information Theory in Psychology.
-    P. Grassberger, "Entropy estimates from insufficient samplings" (2003), arXiv:physics/0307138.
-    L. Paninski, "Estimation of entropy and mutual information" (2003), doi:10.1162/089976603321780272.
-    M. S. Roulston, "Estimating the errors on measured entropy and mutual information" (1999),
-    doi:10.1016/S0167-2789(98)00269-3.
-    C. Studholme, D. L. G. Hill, D. J. Hawkes, "An overlap invariant entropy measure of 3D medical image alignment"
-    (1999), doi:10.1016/S0031-3203(98)00091-0.
+    G. A. Miller, "Note on the bias of information estimates" (1955), in: Information Theory in
+    Psychology. P. Grassberger, "Entropy estimates from insufficient samplings" (2003),
+    arXiv:physics/0307138. L. Paninski, "Estimation of entropy and mutual information" (2003),
+    doi:10.1162/089976603321780272. M. S. Roulston, "Estimating the errors on measured entropy and
+    mutual information" (1999), doi:10.1016/S0167-2789(98)00269-3. C. Studholme, D. L. G. Hill, D.
+    J. Hawkes, "An overlap invariant entropy measure of 3D medical image alignment" (1999),
+    doi:10.1016/S0031-3203(98)00091-0.
 """
 
 import warnings
@@ -54,7 +59,8 @@ def entropies(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Conventions:
         Unit and range: nats; 0 ≤ H ≤ log of the number of cells. NaN for a table without samples.
         Bias: too small by about (K - 1) / 2N with K occupied cells; no correction is applied here.
-        Gradient: defined with respect to floating-point counts, and finite with empty cells (their own is 0).
+        Gradient: defined with respect to floating-point counts, and finite with empty cells (their
+        own is 0).
         Exact under splits: the entropies of a sum of tables are those of all samples.
 
     Args:
@@ -75,7 +81,8 @@ def entropies(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         0.6931 0.6616 0.9743
 
     References:
-        C. E. Shannon, "A mathematical theory of communication" (1948), doi:10.1002/j.1538-7305.1948.tb01338.x.
+        C. E. Shannon, "A mathematical theory of communication" (1948),
+        doi:10.1002/j.1538-7305.1948.tb01338.x.
     """
     p = _probabilities(_check_counts(counts))
     return _plug_in(p.sum(-1), 1), _plug_in(p.sum(-2), 1), _plug_in(p, 2)
@@ -88,7 +95,8 @@ def mutual_information(
     bias_correction: BiasCorrection = "none",
     unit: Unit = "nats",
 ) -> Tensor:
-    r"""Compute the mutual information of a table of counts, in nats or bits, or one of its normalised forms.
+    r"""Compute the mutual information of a table of counts, in nats or bits, or one of its
+    normalised forms.
 
     .. math::
         I = H_x + H_y - H_{xy} = \sum_{ab} p_{ab} \log \frac{p_{ab}}{p_a \, p_b}
@@ -105,28 +113,32 @@ def mutual_information(
     ``"studholme"``    (Hx + Hy) / Hxy                1 … 2
     =================  =============================  ==========================
 
-    ===================  ==============================================================================
+    ===================  ==========================================================================
     ``bias_correction``  each entropy becomes
-    ===================  ==============================================================================
+    ===================  ==========================================================================
     ``"none"``           the plug-in value H
     ``"miller_madow"``   H + (K - 1) / 2N, K its occupied cells
-    ``"grassberger"``    ψ(N) - ⟨G(n)⟩ over samples, G(n) = ψ(n) + (-1)^n [ψ((n + 1)/2) - ψ(n/2)] / 2
-    ===================  ==============================================================================
+    ``"grassberger"``    ψ(N) - ⟨G(n)⟩ over samples, G(n) = ψ(n) + (-1)^n [ψ((n+1)/2) - ψ(n/2)] / 2
+    ===================  ==========================================================================
 
     Conventions:
-        Sign and range: never clamped. A corrected estimate of an information near 0 is negative in about half of the
-        samples, which is what makes its mean right; a corrected normalised value may leave its range.
-        Constant input: with one occupied row or column, I is exactly 0 under every correction and so is every
-        normalised form (``"studholme"``: 1, its value for independence). A denominator ≤ 0 gives the same.
+        Sign and range: never clamped. A corrected estimate of an information near 0 is negative in
+        about half of the samples, which is what makes its mean right; a corrected normalised value
+        may leave its range.
+        Constant input: with one occupied row or column, I is exactly 0 under every correction and
+        so is every normalised form (``"studholme"``: 1, its value for independence). A denominator
+        ≤ 0 gives the same.
         No samples: NaN.
-        Bias: the plug-in value is too large by about (K_xy - K_x - K_y + 1) / 2N nats. If that exceeds 0.1 and no
-        correction is asked for, a UserWarning says so.
-        Gradient: with respect to floating-point counts (not with ``"grassberger"``); finite with empty cells.
+        Bias: the plug-in value is too large by about (K_xy - K_x - K_y + 1) / 2N nats. If that
+        exceeds 0.1 and no correction is asked for, a UserWarning says so.
+        Gradient: with respect to floating-point counts (not with ``"grassberger"``); finite with
+        empty cells.
         Exact under splits and ranks: add the tables, then call this once.
 
     Args:
-        counts: Counts ≥ 0 of any real dtype, shape ``(..., B_x, B_y)``; x has the rows. Fractional counts (soft bins
-            or weights) are allowed but for ``"grassberger"``; ``"miller_madow"`` takes their sum as N.
+        counts: Counts ≥ 0 of any real dtype, shape ``(..., B_x, B_y)``; x has the rows. Fractional
+            counts (soft bins or weights) are allowed but for ``"grassberger"``; ``"miller_madow"``
+            takes their sum as N.
         normalization: One of the names of the first table.
         bias_correction: One of the names of the second table.
         unit: ``"nats"`` or ``"bits"``. A normalised form has no unit.
@@ -136,8 +148,8 @@ def mutual_information(
 
     Raises:
         TypeError: If ``counts`` is not a real tensor.
-        ValueError: If an option is unknown, ``counts`` has fewer than two dimensions or negative or non-finite
-            entries, or ``"grassberger"`` is asked of fractional counts.
+        ValueError: If an option is unknown, ``counts`` has fewer than two dimensions or negative or
+            non-finite entries, or ``"grassberger"`` is asked of fractional counts.
 
     Example:
         >>> import torch
@@ -149,27 +161,33 @@ def mutual_information(
         0.539923
 
     References:
-        G. A. Miller, "Note on the bias of information estimates" (1955), in: Information Theory in Psychology.
-        P. Grassberger, "Entropy estimates from insufficient samplings" (2003), arXiv:physics/0307138.
+        G. A. Miller, "Note on the bias of information estimates" (1955), in: Information Theory in
+        Psychology. P. Grassberger, "Entropy estimates from insufficient samplings" (2003),
+        arXiv:physics/0307138.
     """
     check_options(normalization, bias_correction, unit)
     _check_counts(counts)
     if bias_correction == "none" and (message := undersampled(counts)):
         warnings.warn(message, UserWarning, stacklevel=2)
-    return information(counts, normalization=normalization, bias_correction=bias_correction, unit=unit)
+    return information(
+        counts, normalization=normalization, bias_correction=bias_correction, unit=unit
+    )
 
 
 def standard_error(counts: Tensor, *, unit: Unit = "nats") -> Tensor:
-    r"""Compute the analytic standard error of the plug-in mutual information of a table, in nats or bits.
+    r"""Compute the analytic standard error of the plug-in mutual information of a table, in nats or
+    bits.
 
     .. math::
-        \sigma_I = \sqrt{\frac1N \Big( \sum_{ab} p_{ab} \log^2 \frac{p_{ab}}{p_a \, p_b} - I^2 \Big)}
+        \sigma_I = \sqrt{\frac1N \Big(
+        \sum_{ab} p_{ab} \log^2 \frac{p_{ab}}{p_a \, p_b} - I^2 \Big)}
 
     Conventions:
-        Range: ≥ 0. It is the first-order (delta-method) error of independent samples: it says nothing about bias,
-        and samples that depend on each other (neighbouring pixels, time series) make the true error larger.
-        Constant input: 0. Independent variables: of order 1/N, where I itself is χ²-distributed; use
-        :func:`independence_p_value` there.
+        Range: ≥ 0. It is the first-order (delta-method) error of independent samples: it says
+        nothing about bias, and samples that depend on each other (neighbouring pixels, time series)
+        make the true error larger.
+        Constant input: 0. Independent variables: of order 1/N, where I itself is χ²-distributed;
+        use :func:`independence_p_value` there.
         No samples: NaN.
         Gradient: finite with empty cells. Exact under splits and ranks: add the tables first.
 
@@ -182,8 +200,8 @@ def standard_error(counts: Tensor, *, unit: Unit = "nats") -> Tensor:
 
     Raises:
         TypeError: If ``counts`` is not a real tensor.
-        ValueError: If ``unit`` is unknown, or ``counts`` has fewer than two dimensions or negative or non-finite
-            entries.
+        ValueError: If ``unit`` is unknown, or ``counts`` has fewer than two dimensions or negative
+            or non-finite entries.
 
     Example:
         >>> import torch
@@ -199,25 +217,32 @@ def standard_error(counts: Tensor, *, unit: Unit = "nats") -> Tensor:
     total = _float64(counts).sum((-2, -1))
     p = _probabilities(counts)
     log_ratio = _log(p) - _log(p.sum(-1, keepdim=True)) - _log(p.sum(-2, keepdim=True))
-    # Centred, not the difference of two moments: that cancels to ±1e-16 where every sample has the same log ratio.
+    # Centred, not the difference of two moments: that cancels to ±1e-16 where every sample has the
+    # same log ratio.
     mean = (p * log_ratio).sum((-2, -1), keepdim=True)
     variance = (p * (log_ratio - mean).square()).sum((-2, -1))
-    # The root of an exact 0 has an infinite slope. Two roots: of weights near 1e-322 the ratio is not a number.
-    error = torch.where(variance > 0, variance, 1).sqrt() * (variance > 0) / torch.where(total > 0, total, 1).sqrt()
+    # The root of an exact 0 has an infinite slope. Two roots: of weights near 1e-322 the ratio is
+    # not a number.
+    error = (
+        torch.where(variance > 0, variance, 1).sqrt()
+        * (variance > 0)
+        / torch.where(total > 0, total, 1).sqrt()
+    )
     return from_nats(torch.where(total > 0, error, torch.nan), unit)
 
 
 def independence_p_value(counts: Tensor) -> Tensor:
     r"""Compute the p-value of the G-test of independence from a table of counts.
 
-    Under independence :math:`G = 2 N I` (I in nats) follows a χ² law with :math:`(K_x - 1)(K_y - 1)` degrees of
-    freedom, K the occupied rows and columns; the p-value is the law's upper tail at G.
+    Under independence :math:`G = 2 N I` (I in nats) follows a χ² law with :math:`(K_x - 1)(K_y -
+    1)` degrees of freedom, K the occupied rows and columns; the p-value is the law's upper tail at
+    G.
 
     Conventions:
         Range: 0 … 1; 1 when a single row or column is occupied. NaN without samples.
-        The χ² law is asymptotic: it needs expected counts of about 5 or more in every cell. Tables of automatic bins
-        have fewer: of independent samples, up to a quarter of the p-values are then below .05. Test on a coarser one.
-        Samples that depend on each other make it too small.
+        The χ² law is asymptotic: it needs expected counts of about 5 or more in every cell. Tables
+        of automatic bins have fewer: of independent samples, up to a quarter of the p-values are
+        then below .05. Test on a coarser one. Samples that depend on each other make it too small.
         Gradient: none. Exact under splits and ranks: add the tables first.
 
     Args:
@@ -228,7 +253,8 @@ def independence_p_value(counts: Tensor) -> Tensor:
 
     Raises:
         TypeError: If ``counts`` is not a real tensor.
-        ValueError: If it has fewer than two dimensions, or negative, non-finite or fractional entries.
+        ValueError: If it has fewer than two dimensions, or negative, non-finite or fractional
+            entries.
 
     Example:
         >>> import torch
@@ -257,14 +283,20 @@ def information(
     unit: str = "nats",
     effective_samples: Tensor | None = None,
 ) -> Tensor:
-    """:func:`mutual_information` without its checks and warning; N of Miller and Madow may be given."""
+    """:func:`mutual_information` without its checks and warning; N of Miller and Madow may be
+    given.
+    """
     if bias_correction == "grassberger":
         _check_whole(counts, 'bias_correction="grassberger"')
     table = _float64(counts)
     p = _probabilities(table)
     p_x, p_y = p.sum(-1), p.sum(-2)
     if bias_correction == "grassberger":
-        hx, hy, hxy = _grassberger(table.sum(-1), 1), _grassberger(table.sum(-2), 1), _grassberger(table, 2)
+        hx, hy, hxy = (
+            _grassberger(table.sum(-1), 1),
+            _grassberger(table.sum(-2), 1),
+            _grassberger(table, 2),
+        )
     else:
         hx, hy, hxy = _plug_in(p_x, 1), _plug_in(p_y, 1), _plug_in(p, 2)
     kx, ky = _occupied(p_x, 1), _occupied(p_y, 1)
@@ -295,9 +327,11 @@ def undersampled(counts: Tensor, effective_samples: Tensor | None = None) -> str
         return None
     worst = int(bias.argmax())
     return (
-        f"{float(total.flatten()[worst]):g} samples occupy {int(kxy.flatten()[worst])} cells of the joint table, so "
-        f"the uncorrected mutual information is too large by {float(bias[worst]):.2f} nats or more. Use fewer bins "
-        '(num_bins="auto"), more samples, or a bias correction (bias_correction="grassberger", or "miller_madow" '
+        f"{float(total.flatten()[worst]):g} samples occupy {int(kxy.flatten()[worst])} cells of "
+        "the joint table, so the uncorrected mutual information is too large by "
+        f"{float(bias[worst]):.2f} nats or more. Use fewer bins "
+        '(num_bins="auto"), more samples, or a bias correction (bias_correction="grassberger", or '
+        '"miller_madow" '
         "for fractional weights)."
     )
 
@@ -309,7 +343,9 @@ def check_options(normalization: str, bias_correction: str, unit: str) -> None:
     check_choice("unit", unit, ("nats", "bits"))
 
 
-def _ratio(normalization: str, mi: Tensor, hx: Tensor, hy: Tensor, hxy: Tensor) -> tuple[Tensor, Tensor]:
+def _ratio(
+    normalization: str, mi: Tensor, hx: Tensor, hy: Tensor, hxy: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return numerator and denominator of a normalised form."""
     match normalization:
         case "arithmetic":
@@ -336,7 +372,9 @@ def _float64(counts: Tensor) -> Tensor:
 def _probabilities(counts: Tensor) -> Tensor:
     table = _float64(counts)
     # The sum of weights near 1e308 is not a number.
-    table = table / table.detach().amax((-2, -1), keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    table = table / table.detach().amax((-2, -1), keepdim=True).clamp_min(
+        torch.finfo(torch.float64).tiny
+    )
     return table / table.sum((-2, -1), keepdim=True)
 
 
@@ -354,7 +392,9 @@ def _occupied(p: Tensor, dims: int) -> Tensor:
 
 
 def _grassberger(n: Tensor, dims: int) -> Tensor:
-    """Grassberger's (2003) entropy with ψ(N), right for a sample of fixed size; the paper's log N adds 1/2N."""
+    """Grassberger's (2003) entropy with ψ(N), right for a sample of fixed size; the paper's log N
+    adds 1/2N.
+    """
     axes = tuple(range(-dims, 0))
     total = n.sum(axes)
     safe = torch.where(n > 0, n, 1)
@@ -372,15 +412,16 @@ def _check_counts(counts: Tensor) -> Tensor:
         )
     if 0 in counts.shape[-2:]:
         raise ValueError(
-            f"Expected `counts` with at least one bin of x and one of y, but got shape {tuple(counts.shape)}. "
-            "A table without samples has bins with count 0."
+            "Expected `counts` with at least one bin of x and one of y, but got shape "
+            f"{tuple(counts.shape)}. A table without samples has bins with count 0."
         )
     check_values("counts", counts)
     table = _float64(counts)
     if not bool(((table >= 0) & (table < torch.inf)).all()):
         raise ValueError(
             "Expected `counts` to be finite and not negative, but got values from "
-            f"{table.min().item():g} to {table.max().item():g}. Pass counts or weights, not their logarithms."
+            f"{table.min().item():g} to {table.max().item():g}. Pass counts or weights, not their "
+            f"logarithms."
         )
     return counts
 
@@ -389,11 +430,13 @@ def _check_whole(counts: Tensor, who: str) -> None:
     table = _float64(counts).detach()
     if table.numel() and float(table.max()) > 2.0**53:
         raise ValueError(
-            f"{who} needs whole counts, but got {float(table.max()):g}, and above 2**53 float64 does not tell whole "
+            f"{who} needs whole counts, but got {float(table.max()):g}, and above 2**53 float64 "
+            f"does not tell whole "
             'numbers apart. Use bias_correction="none": so many samples have no bias.'
         )
     if not bool((table == table.round()).all()):
         raise ValueError(
-            f"{who} needs whole counts, but got fractional ones, as weights and soft kernels make them. "
+            f"{who} needs whole counts, but got fractional ones, as weights and soft kernels make "
+            f"them. "
             'Use the hard kernel without weights, or bias_correction="miller_madow".'
         )

@@ -1,33 +1,37 @@
 r"""Mutual information from kernel density estimates.
 
-The densities of the pair and of each variable are sums of Gaussian kernels at the samples, and the information is the
-mean of their log ratio at the samples themselves (resubstitution):
+The densities of the pair and of each variable are sums of Gaussian kernels at the samples, and the
+information is the mean of their log ratio at the samples themselves (resubstitution):
 
 .. math::
     I = \frac1N \sum_i \log \frac{\hat f(x_i, y_i)}{\hat f(x_i) \, \hat f(y_i)}, \qquad
     \hat f(z) = \frac1N \sum_j K_H(z - z_j).
 
-The kernel of the pair has the full sample covariance, :math:`H = N^{-1/3} S`: a product kernel as wide as the data
-would blur a strong dependence away. Each sample sees its own kernel, which makes every density too large; without it
-(leave-one-out) they are too small. The two errors of I nearly cancel, so their mean is returned.
+The kernel of the pair has the full sample covariance, :math:`H = N^{-1/3} S`: a product kernel as
+wide as the data would blur a strong dependence away. Each sample sees its own kernel, which makes
+every density too large; without it (leave-one-out) they are too small. The two errors of I nearly
+cancel, so their mean is returned.
 
-**Not N² kernels.** Samples are counted in a fine table, and kernels are summed between the occupied cells. A sample
-stands for its cell's centre, which adds the variance :math:`\delta^2/12` of a uniform law to the kernel; Sheppard's
-correction takes it off again. With :math:`y' = y - (H_{xy} / H_{xx}) x` the kernel is a product,
-:math:`K_H(x, y) = K(x) K(y')`, so a table of :math:`(x, y')` needs two matrix products and no more.
+**Not N² kernels.** Samples are counted in a fine table, and kernels are summed between the occupied
+cells. A sample stands for its cell's centre, which adds the variance :math:`\delta^2/12` of a
+uniform law to the kernel; Sheppard's correction takes it off again. With :math:`y' = y - (H_{xy} /
+H_{xx}) x` the kernel is a product, :math:`K_H(x, y) = K(x) K(y')`, so a table of :math:`(x, y')`
+needs two matrix products and no more.
 
-A table that was counted before the covariance is known (the state of a metric) cannot be sheared. There the kernel is
-summed in Fourier space along y, where the shear is a phase: for each frequency, one product over x. Frequencies above
-the kernel's own need not be visited, and empty stretches of y longer than the kernel are cut out.
+A table that was counted before the covariance is known (the state of a metric) cannot be sheared.
+There the kernel is summed in Fourier space along y, where the shear is a phase: for each frequency,
+one product over x. Frequencies above the kernel's own need not be visited, and empty stretches of y
+longer than the kernel are cut out.
 
-When to use: continuous variables, smooth densities, samples from a hundred to millions. When not: far outliers or heavy
-tails (the covariance follows them; a warning says so), discrete values, many variables.
+When to use: continuous variables, smooth densities, samples from a hundred to millions. When not:
+far outliers or heavy tails (the covariance follows them; a warning says so), discrete values, many
+variables.
 
 References:
-    Y.-I. Moon, B. Rajagopalan, U. Lall, "Estimation of mutual information using kernel density estimators" (1995),
-    doi:10.1103/PhysRevE.52.2318.
-    B. W. Silverman, "Density Estimation for Statistics and Data Analysis" (1986), doi:10.1201/9781315140919.
-    W. F. Sheppard, "On the calculation of the most probable values of frequency-constants" (1897),
+    Y.-I. Moon, B. Rajagopalan, U. Lall, "Estimation of mutual information using kernel density
+    estimators" (1995), doi:10.1103/PhysRevE.52.2318. B. W. Silverman, "Density Estimation for
+    Statistics and Data Analysis" (1986), doi:10.1201/9781315140919. W. F. Sheppard, "On the
+    calculation of the most probable values of frequency-constants" (1897),
     doi:10.1112/plms/s1-29.1.353.
 """
 
@@ -39,8 +43,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.options import check_finite, check_pair, from_nats, lift
-from mi_metrics.functional.tables.axis import Interval, parse_value_range
+from mi_metrics.functional.binned import ValueRange
+from mi_metrics.functional.densities.counted import display_grids, smoothed_display
 from mi_metrics.functional.densities.gaussian import (
     CENTRE,
     CHUNK,
@@ -69,9 +73,9 @@ from mi_metrics.functional.densities.gaussian import (
     warn_about,
     with_float64,
 )
-from mi_metrics.functional.binned import ValueRange
 from mi_metrics.functional.information import Normalization, Unit
-from mi_metrics.functional.densities.counted import display_grids, smoothed_display
+from mi_metrics.functional.options import check_finite, check_pair, from_nats, lift
+from mi_metrics.functional.tables.axis import Interval, parse_value_range
 
 
 def kde_mutual_information(
@@ -84,15 +88,16 @@ def kde_mutual_information(
     normalization: Normalization = "none",
     unit: Unit = "nats",
 ) -> Tensor:
-    r"""Compute the mutual information of paired samples from kernel density estimates, in nats or bits.
+    r"""Compute the mutual information of paired samples from kernel density estimates, in nats or
+    bits.
 
     .. math::
         I = \frac{I_{in} + I_{out}}{2}, \qquad
         I_{in} = \frac1N \sum_i \log \frac{\hat f(x_i, y_i)}{\hat f(x_i) \, \hat f(y_i)}, \qquad
         \hat f(z) = \frac1N \sum_j K_H(z - z_j)
 
-    with K Gaussian, and :math:`I_{out}` the same with :math:`j \neq i` and N - 1 (leave-one-out). With S the sample
-    covariance and σ a variable's standard deviation:
+    with K Gaussian, and :math:`I_{out}` the same with :math:`j \neq i` and N - 1 (leave-one-out).
+    With S the sample covariance and σ a variable's standard deviation:
 
     ===============  =================================  ==================================
     ``bandwidth``    kernel of the pair, covariance     kernel of a variable, deviation
@@ -103,36 +108,41 @@ def kde_mutual_information(
     ===============  =================================  ==================================
 
     Conventions:
-        Sign and range: not clamped; about half of the estimates of independent variables are negative. A perfect
-        linear dependence, whose information is infinite, gives about 15 nats: 1 - r² is taken to be at least 2**-40.
-        Normalised forms are ratios of the entropies of :func:`kde_joint` and its own marginals, so they depend on
-        ``grid_size`` (and on the room around the data), and I in them is that table's, not the value above.
+        Sign and range: not clamped; about half of the estimates of independent variables are
+        negative. A perfect linear dependence, whose information is infinite, gives about 15 nats: 1
+        - r² is taken to be at least 2**-40. Normalised forms are ratios of the entropies of
+        :func:`kde_joint` and its own marginals, so they depend on ``grid_size`` (and on the room
+        around the data), and I in them is that table's, not the value above.
         Constant input, a single sample: exactly 0 (``"studholme"``: 1).
-        Ties: allowed, but a density supposes continuous variables; prefer bins for labels and other few values.
-        Bias: the two means err in opposite directions. On correlated Gaussians of 100 to 4900 samples and 0 to 2 nats
-        the mean error is .011 nats, at most .04 (at N = 100).
-        Outliers: the covariance follows them. If N^(-1/6) σ is wider than a variable's interquartile range, a
-        UserWarning says so and names what to do. A given ``bandwidth`` ignores far samples on one axis, but the
-        correlation does not ignore those on both; a ``value_range`` cures both.
-        Discretisation: kernels are summed between the cells of a table, to within 5e-4 nats of the sums over all
-        pairs of samples (N ≥ 1000, ``grid_size=256``). A kernel narrower than three quarters of a cell is taken that
-        wide, with a UserWarning below half a cell. Swapping x and y changes the value by as little; shifts and scales
-        of the axes do not matter.
+        Ties: allowed, but a density supposes continuous variables; prefer bins for labels and other
+        few values.
+        Bias: the two means err in opposite directions. On correlated Gaussians of 100 to 4900
+        samples and 0 to 2 nats the mean error is .011 nats, at most .04 (at N = 100).
+        Outliers: the covariance follows them. If N^(-1/6) σ is wider than a variable's
+        interquartile range, a UserWarning says so and names what to do. A given ``bandwidth``
+        ignores far samples on one axis, but the correlation does not ignore those on both; a
+        ``value_range`` cures both.
+        Discretisation: kernels are summed between the cells of a table, to within 5e-4 nats of the
+        sums over all pairs of samples (N ≥ 1000, ``grid_size=256``). A kernel narrower than three
+        quarters of a cell is taken that wide, with a UserWarning below half a cell. Swapping x and
+        y changes the value by as little; shifts and scales of the axes do not matter.
         Gradient: none; :class:`KDEMutualInformationLoss` has one.
-        Memory: a few tables of ``grid_size`` squared and a bounded chunk, for one pair at a time. Time: linear in N.
-        Exact under splits and ranks: no, the kernel depends on all samples (:class:`KDEMutualInformation` is). The
-        order of the samples does not matter, to the last bit.
+        Memory: a few tables of ``grid_size`` squared and a bounded chunk, for one pair at a time.
+        Time: linear in N.
+        Exact under splits and ranks: no, the kernel depends on all samples
+        (:class:`KDEMutualInformation` is). The order of the samples does not matter, to the last
+        bit.
 
     Args:
         x: Samples of any real dtype, shape ``(..., N)``.
         y: Samples paired with ``x`` by position, shape ``(..., N)``.
-        bandwidth: A rule of the table, or the kernel's standard deviation in the units of the data: one positive
-            number for both axes or ``(h_x, h_y)``.
+        bandwidth: A rule of the table, or the kernel's standard deviation in the units of the data:
+            one positive number for both axes or ``(h_x, h_y)``.
         grid_size: Cells per axis of the table, at least 2.
-        value_range: ``None``, ``(lo, hi)`` for both axes, or ``((x_lo, x_hi), (y_lo, y_hi))``. Samples outside are
-            moved to its ends first.
-        normalization: ``"none"``, ``"arithmetic"``, ``"geometric"``, ``"min"``, ``"max"``, ``"joint"`` or
-            ``"studholme"``.
+        value_range: ``None``, ``(lo, hi)`` for both axes, or ``((x_lo, x_hi), (y_lo, y_hi))``.
+            Samples outside are moved to its ends first.
+        normalization: ``"none"``, ``"arithmetic"``, ``"geometric"``, ``"min"``, ``"max"``,
+            ``"joint"`` or ``"studholme"``.
         unit: ``"nats"`` or ``"bits"``. A normalised form has no unit.
 
     Returns:
@@ -140,8 +150,9 @@ def kde_mutual_information(
 
     Raises:
         TypeError: If x or y is not a real tensor, or ``grid_size`` not an int.
-        ValueError: If shapes or devices differ, there is no sample, a sample is NaN or infinite, ``bandwidth`` is not
-            a rule or one or two positive numbers, or another option is unknown or out of its range.
+        ValueError: If shapes or devices differ, there is no sample, a sample is NaN or infinite,
+            ``bandwidth`` is not a rule or one or two positive numbers, or another option is unknown
+            or out of its range.
 
     Example:
         >>> import torch
@@ -153,9 +164,9 @@ def kde_mutual_information(
         0.2327
 
     References:
-        Y.-I. Moon, B. Rajagopalan, U. Lall, "Estimation of mutual information using kernel density estimators"
-        (1995), doi:10.1103/PhysRevE.52.2318.
-        B. W. Silverman, "Density Estimation for Statistics and Data Analysis" (1986), doi:10.1201/9781315140919.
+        Y.-I. Moon, B. Rajagopalan, U. Lall, "Estimation of mutual information using kernel density
+        estimators" (1995), doi:10.1103/PhysRevE.52.2318. B. W. Silverman, "Density Estimation for
+        Statistics and Data Analysis" (1986), doi:10.1201/9781315140919.
     """
     check_kde_options(bandwidth, grid_size, value_range, normalization, unit)
     estimate = kde_from_samples(x, y, bandwidth, grid_size, value_range, normalization)
@@ -176,19 +187,22 @@ def kde_joint(
     .. math::
         p_{ab} = \frac1N \sum_i \frac{K_H(c_{ab} - z_i)}{\sum_{a'b'} K_H(c_{a'b'} - z_i)}
 
-    with :math:`c_{ab}` the centres of G × G cells and H the pair's kernel of :func:`kde_mutual_information`.
+    with :math:`c_{ab}` the centres of G × G cells and H the pair's kernel of
+    :func:`kde_mutual_information`.
 
     Conventions:
         Axis order: the rows are the cells of x, the columns those of y.
-        Range: probabilities, ≥ 0. With ``value_range=None`` the cells extend 4 kernel widths past the data on all
-        sides; a given range is covered exactly, and samples outside of it are moved to its ends. Either way a sample
-        whose kernel reaches past the cells has its mass within them: nothing is lost at the ends.
-        Resolution: samples are counted in the same cells first, with Sheppard's correction, and along each principal
-        axis the kernel is at least half a cell wide, without a warning.
+        Range: probabilities, ≥ 0. With ``value_range=None`` the cells extend 4 kernel widths past
+        the data on all sides; a given range is covered exactly, and samples outside of it are moved
+        to its ends. Either way a sample whose kernel reaches past the cells has its mass within
+        them: nothing is lost at the ends.
+        Resolution: samples are counted in the same cells first, with Sheppard's correction, and
+        along each principal axis the kernel is at least half a cell wide, without a warning.
         Constant input: a narrow bump across one axis.
         Outliers: as :func:`kde_mutual_information`, with its warning.
         Ties: allowed. Bias: the density is smoother than the truth.
-        Gradient: none. Memory: a few tables of ``grid_size`` squared and a bounded chunk, for one pair at a time.
+        Gradient: none. Memory: a few tables of ``grid_size`` squared and a bounded chunk, for one
+        pair at a time.
         Exact under splits and ranks: no; the order of the samples does not matter, to the last bit.
 
     Args:
@@ -214,11 +228,13 @@ def kde_joint(
         [[0.2317, 0.2771], [0.1029, 0.3884]]
 
     References:
-        Y.-I. Moon, B. Rajagopalan, U. Lall, "Estimation of mutual information using kernel density estimators"
-        (1995), doi:10.1103/PhysRevE.52.2318.
+        Y.-I. Moon, B. Rajagopalan, U. Lall, "Estimation of mutual information using kernel density
+        estimators" (1995), doi:10.1103/PhysRevE.52.2318.
     """
     check_kde_options(bandwidth, grid_size, value_range)
-    displays = [_display_samples(pair, bandwidth, grid_size)[0] for pair in _pairs(x, y, value_range)]
+    displays = [
+        _display_samples(pair, bandwidth, grid_size)[0] for pair in _pairs(x, y, value_range)
+    ]
     if any(d.outliers for d in displays):
         warnings.warn(OUTLIERS, UserWarning, stacklevel=2)
     return torch.stack([d.joint for d in displays]).reshape(*x.shape[:-1], grid_size, grid_size)
@@ -227,26 +243,38 @@ def kde_joint(
 def kde_from_samples(
     x: Tensor, y: Tensor, bandwidth: Any, grid_size: int, value_range: Any, normalization: str
 ) -> Estimate:
-    """Compute :func:`kde_mutual_information` in nats, without its warnings and the check of its options."""
+    """Compute :func:`kde_mutual_information` in nats, without its warnings and the check of its
+    options.
+    """
     results = []
     for pair in _pairs(x, y, value_range):
         if normalization == "none":
             results.append(_resubstitution(pair, bandwidth, grid_size))
         else:
             display, constant = _display_samples(pair, bandwidth, grid_size)
-            results.append((normalized_information(display.joint, constant, normalization), display.outliers, False))
+            results.append(
+                (
+                    normalized_information(display.joint, constant, normalization),
+                    display.outliers,
+                    False,
+                )
+            )
     value, outliers, coarse = zip(*results, strict=True)
     dtypes = (torch.float64, torch.bool, torch.bool)
     return Estimate(
         *(
-            torch.tensor(v, dtype=d, device=x.device if x.device.type != "mps" else "cpu").reshape(x.shape[:-1])
+            torch.tensor(v, dtype=d, device=x.device if x.device.type != "mps" else "cpu").reshape(
+                x.shape[:-1]
+            )
             for v, d in zip((value, outliers, coarse), dtypes, strict=True)
         )
     )
 
 
 class _Pair(NamedTuple):
-    """Samples ``(N,)`` as they came, their range, their extremes and the powers of two that take these off the ends."""
+    """Samples ``(N,)`` as they came, their range, their extremes and the powers of two that take
+    these off the ends.
+    """
 
     x: Tensor
     y: Tensor
@@ -271,7 +299,9 @@ class _Pair(NamedTuple):
 def _pairs(x: Any, y: Any, value_range: Any) -> Iterator[_Pair]:
     x, y = check_pair(x, y)
     if x.ndim == 0:
-        raise ValueError("Expected `x` and `y` of shape (..., N), but got scalars. Pass at least one dimension.")
+        raise ValueError(
+            "Expected `x` and `y` of shape (..., N), but got scalars. Pass at least one dimension."
+        )
     check_finite(x, y)
     ranges = parse_value_range(value_range)
     rows = [lift(with_float64(v.detach())).reshape(-1, v.shape[-1]) for v in (x, y)]
@@ -293,8 +323,9 @@ def _chunk(device: torch.device) -> int:
 class _Sums:
     """Second moments of variables, the same to the last bit in any order of the samples.
 
-    Samples are rounded to so few bits that their sums and sums of products are whole numbers below 2**53: no addition
-    rounds. A million samples are rounded to 2**-16 of half their range, and a sum of them less than each.
+    Samples are rounded to so few bits that their sums and sums of products are whole numbers below
+    2**53: no addition rounds. A million samples are rounded to 2**-16 of half their range, and a
+    sum of them less than each.
     """
 
     def __init__(self, n: int, *ends: Interval) -> None:
@@ -306,7 +337,10 @@ class _Sums:
         self.second = {(i, j): 0.0 for i in range(len(ends)) for j in range(i + 1)}
 
     def add(self, *values: Tensor) -> None:
-        whole = [(v - m).mul_(1 / u).round_() for v, m, u in zip(values, self.middle, self.unit, strict=True)]
+        whole = [
+            (v - m).mul_(1 / u).round_()
+            for v, m, u in zip(values, self.middle, self.unit, strict=True)
+        ]
         for i, q in enumerate(whole):
             self.first[i] += float(q.sum())
         for i, j in self.second:
@@ -319,7 +353,8 @@ class _Sums:
 
 
 def _sheared(x: Tensor, y: Tensor, slope: float) -> Tensor:
-    # Two roundings, not the one of a fused operation, which would depend on a sample's place in the vector.
+    # Two roundings, not the one of a fused operation, which would depend on a sample's place in the
+    # vector.
     return torch.mul(x, -slope).add_(y)
 
 
@@ -341,22 +376,30 @@ def _sample_moments(pair: _Pair) -> tuple[Moments, float, Interval]:
     slope = vxy / vx
     ends = _sheared_ends(pair, slope)
     unexplained = 1 - slope * (vxy / vy)
-    # 1 - r² of nearly equal variables is a difference of nearly equal numbers; the residuals' own variance is not.
+    # 1 - r² of nearly equal variables is a difference of nearly equal numbers; the residuals' own
+    # variance is not.
     if unexplained < 2.0**-10:
         residuals = _Sums(n, ends)
         for x, y in pair.chunks():
             residuals.add(_sheared(x, y, slope))
         unexplained = max(residuals.covariance(0, 0) / vy, SINGULAR)
-    return Moments(float(n), vx, vy, math.copysign(math.sqrt(1 - unexplained), vxy), unexplained), slope, ends
+    return (
+        Moments(float(n), vx, vy, math.copysign(math.sqrt(1 - unexplained), vxy), unexplained),
+        slope,
+        ends,
+    )
 
 
 class _Counter:
     """Cells of one axis, and where its samples lie in them.
 
-    The range is divided in equal cells, or, where these would be wider than the kernel, only its occupied parts are.
+    The range is divided in equal cells, or, where these would be wider than the kernel, only its
+    occupied parts are.
     """
 
-    def __init__(self, ends: Interval, h: float, size: int, n: int, device: torch.device, values: Values) -> None:
+    def __init__(
+        self, ends: Interval, h: float, size: int, n: int, device: torch.device, values: Values
+    ) -> None:
         self.size = size
         # The last sample belongs to the last cell.
         self.origin, self.width = ends[0], (ends[1] - ends[0]) / size * (1 + 2.0**-40)
@@ -373,7 +416,9 @@ class _Counter:
 
         def cells(level: int) -> Tensor:
             numbers = (fine * 2.0**-level).floor()
-            return numbers[torch.cat([numbers.new_ones(1, dtype=torch.bool), numbers[1:] != numbers[:-1]])]
+            return numbers[
+                torch.cat([numbers.new_ones(1, dtype=torch.bool), numbers[1:] != numbers[:-1]])
+            ]
 
         low, high = 0, 512
         while low < high:
@@ -403,8 +448,14 @@ class _Counter:
         counts.scatter_add_(0, cell.long(), self.one[: cell.numel()])
 
     def axis(self, n: Tensor) -> CountedAxis:
-        """Return the cells with their counts ``(size,)``; a cell of few samples stands at their mean."""
-        within = 0.5 if self.place is None else torch.where(n > 0, self.place.double() / 2.0**20 / n.clamp_min(1), 0.5)
+        """Return the cells with their counts ``(size,)``; a cell of few samples stands at their
+        mean.
+        """
+        within = (
+            0.5
+            if self.place is None
+            else torch.where(n > 0, self.place.double() / 2.0**20 / n.clamp_min(1), 0.5)
+        )
         numbers = torch.nn.functional.pad(self.numbers, (0, self.size - self.numbers.numel()))
         return CountedAxis((numbers + within) * self.width + self.origin, self.width, n.double())
 
@@ -416,9 +467,25 @@ def _resubstitution(pair: _Pair, bandwidth: Any, size: int) -> tuple[float, bool
         slope = kernel.slope
         ends = _sheared_ends(pair, slope)
     n, device = pair.x.shape[0], pair.x.device
-    x = _Counter(pair.x_ends, min(kernel.x, kernel.x_alone), size, n, device, lambda: (u for u, _ in pair.chunks()))
-    y = _Counter(pair.y_ends, kernel.y_alone, size, n, device, lambda: (v for _, v in pair.chunks()))
-    z = _Counter(ends, kernel.residual, size, n, device, lambda: (_sheared(u, v, slope) for u, v in pair.chunks()))
+    x = _Counter(
+        pair.x_ends,
+        min(kernel.x, kernel.x_alone),
+        size,
+        n,
+        device,
+        lambda: (u for u, _ in pair.chunks()),
+    )
+    y = _Counter(
+        pair.y_ends, kernel.y_alone, size, n, device, lambda: (v for _, v in pair.chunks())
+    )
+    z = _Counter(
+        ends,
+        kernel.residual,
+        size,
+        n,
+        device,
+        lambda: (_sheared(u, v, slope) for u, v in pair.chunks()),
+    )
     counts = torch.zeros(size * size, dtype=torch.int64, device=device)
     for u, v in pair.chunks():
         z.count(counts, x.index(u).mul_(size).add_(z.index(_sheared(u, v, slope))))
@@ -437,17 +504,27 @@ def _resubstitution(pair: _Pair, bandwidth: Any, size: int) -> tuple[float, bool
     others = gauss(a, a, variance_x) @ table @ gauss(b, b, variance_z)
     occupied = table.flatten().nonzero().squeeze(1)
     own = (variance_x + x.width**2 / 12) * (variance_z + z.width**2 / 12)
-    joint = mean_log_density(table.take(occupied), others.take(occupied) - 1, variance_x * variance_z, own, n)
+    joint = mean_log_density(
+        table.take(occupied), others.take(occupied) - 1, variance_x * variance_z, own, n
+    )
     alone_x, coarse_x_alone = marginal_density(x_axis, kernel.x_alone, n, CENTRE)
     alone_y, coarse_y_alone = marginal_density(y_axis, kernel.y_alone, n, CENTRE)
-    return joint - alone_x - alone_y, outliers, coarse_x or coarse_z or coarse_x_alone or coarse_y_alone
+    return (
+        joint - alone_x - alone_y,
+        outliers,
+        coarse_x or coarse_z or coarse_x_alone or coarse_y_alone,
+    )
 
 
 def _display_samples(pair: _Pair, bandwidth: Any, size: int) -> tuple[Display, bool]:
-    """Count samples on the display's own cells and smooth them; return also whether a variable is constant."""
+    """Count samples on the display's own cells and smooth them; return also whether a variable is
+    constant.
+    """
     moments, _, _ = _sample_moments(pair)
     kernel = kernel_of(moments, bandwidth, pair.scales)
-    grids = display_grids((pair.x_ends, pair.y_ends), kernel, pair.ranges, pair.scales, size, pair.x.device)
+    grids = display_grids(
+        (pair.x_ends, pair.y_ends), kernel, pair.ranges, pair.scales, size, pair.x.device
+    )
     counts = torch.zeros(size * size, dtype=torch.int64, device=pair.x.device)
     for values in pair.chunks():
         x, y = (
@@ -456,7 +533,11 @@ def _display_samples(pair: _Pair, bandwidth: Any, size: int) -> tuple[Display, b
         )
         counts.scatter_add_(0, x.mul_(size).add_(y), torch.ones_like(x))
     n = counts.view(size, size).double()
-    axes = [CountedAxis(g.centres, g.width, m) for g, m in zip(grids, (n.sum(1), n.sum(0)), strict=True)]
+    axes = [
+        CountedAxis(g.centres, g.width, m) for g, m in zip(grids, (n.sum(1), n.sum(0)), strict=True)
+    ]
     outliers = too_wide(moments, bandwidth, axes[0], axes[1])
-    display = smoothed_display(CountedTable(n, axes[0], axes[1], pair.scales), kernel, grids, outliers)
+    display = smoothed_display(
+        CountedTable(n, axes[0], axes[1], pair.scales), kernel, grids, outliers
+    )
     return display, moments.x == 0 or moments.y == 0

@@ -16,11 +16,15 @@ MAX_CELLS = 2**27
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """Refuse an option that is not one of ``choices``."""
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"Expected `{name}` to be one of {', '.join(map(repr, choices))}, but got {value!r}.")
+        raise ValueError(
+            f"Expected `{name}` to be one of {', '.join(map(repr, choices))}, but got {value!r}."
+        )
 
 
 def check_integer(name: str, value: Any, least: int) -> int:
-    """Return a whole number of at least ``least``; refuse everything else, ``True`` and ``2.0`` included."""
+    """Return a whole number of at least ``least``; refuse everything else, ``True`` and ``2.0``
+    included.
+    """
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(
             f"Expected `{name}` to be an int, but got {value!r} of type {type(value).__name__}. "
@@ -32,12 +36,14 @@ def check_integer(name: str, value: Any, least: int) -> int:
 
 
 def check_cells(what: str, cells: int, most: int = MAX_CELLS) -> None:
-    """Refuse states that hardly any memory holds, before asking for it; ``what`` names the arguments and values."""
+    """Refuse states that hardly any memory holds, before asking for it; ``what`` names the
+    arguments and values.
+    """
     if cells > most:
         gibibytes = -(-8 * cells >> 30)
         raise ValueError(
-            f"Expected what fits in {most >> 27} GiB, 2**{most.bit_length() - 1} numbers, but got {what}, which takes "
-            f"{gibibytes} GiB. Use fewer."
+            f"Expected what fits in {most >> 27} GiB, 2**{most.bit_length() - 1} numbers, but got "
+            f"{what}, which takes {gibibytes} GiB. Use fewer."
         )
 
 
@@ -66,18 +72,18 @@ def check_tensor(name: str, value: Any) -> Tensor:
         )
     if value.is_complex():
         raise TypeError(
-            f"Expected `{name}` to be real, but got {value.dtype}. "
-            "Pass its real part, its magnitude, or both as two variables."
+            f"Expected `{name}` to be real, but got {value.dtype}. Pass its real part, its "
+            "magnitude, or both as two variables."
         )
     if value.layout != torch.strided:
         raise TypeError(
-            f"Expected `{name}` to be a dense tensor, but got the layout {value.layout}. Convert it with "
-            f"{name}.to_dense()."
+            f"Expected `{name}` to be a dense tensor, but got the layout {value.layout}. Convert "
+            f"it with {name}.to_dense()."
         )
     if value.is_floating_point() and value.dtype.itemsize < 2:
         raise TypeError(
-            f"Expected `{name}` in a dtype that has arithmetic, but got {value.dtype}, which only stores numbers. "
-            f"Convert it with {name}.float()."
+            f"Expected `{name}` in a dtype that has arithmetic, but got {value.dtype}, which only "
+            f"stores numbers. Convert it with {name}.float()."
         )
     return value
 
@@ -85,30 +91,37 @@ def check_tensor(name: str, value: Any) -> Tensor:
 def shapes_differ(x: Tensor, y: Tensor, remedy: str) -> ValueError:
     """Return the error of a pair whose samples can't be paired."""
     return ValueError(
-        f"Expected `x` and `y` to have the same shape, but got {tuple(x.shape)} and {tuple(y.shape)}. {remedy}"
+        f"Expected `x` and `y` to have the same shape, but got {tuple(x.shape)} and "
+        f"{tuple(y.shape)}. {remedy}"
     )
 
 
 def check_pair(x: Any, y: Any) -> tuple[Tensor, Tensor]:
-    """Refuse a pair that does not hold paired samples: real tensors of one shape on one device, not empty."""
+    """Refuse a pair that does not hold paired samples: real tensors of one shape on one device, not
+    empty.
+    """
     x, y = check_tensor("x", x), check_tensor("y", y)
     if x.shape != y.shape:
-        raise shapes_differ(x, y, "Samples are paired by position; reshape or expand one of them first.")
+        raise shapes_differ(
+            x, y, "Samples are paired by position; reshape or expand one of them first."
+        )
     if x.device != y.device:
         raise ValueError(
             f"Expected `x` and `y` on the same device, but got {x.device} and {y.device}. "
             "Move one of them with .to(device)."
         )
     if x.numel() == 0:
-        raise ValueError(f"Expected at least one sample, but got shape {tuple(x.shape)}. Skip empty batches.")
+        raise ValueError(
+            f"Expected at least one sample, but got shape {tuple(x.shape)}. Skip empty batches."
+        )
     return x, y
 
 
 def lift(x: Tensor) -> Tensor:
     """Return x in the dtype that the arithmetic uses.
 
-    Half precision is lifted to float32, because its 11 bits merge neighbouring bins; integers and bool go to
-    float64, which holds every one of them up to 2**53 exactly.
+    Half precision is lifted to float32, because its 11 bits merge neighbouring bins; integers and
+    bool go to float64, which holds every one of them up to 2**53 exactly.
     """
     # NumPy reads the memory behind a tensor, where a pending minus sign does not stand.
     x = x.resolve_neg()
@@ -151,20 +164,25 @@ def check_finite(x: Tensor, y: Tensor) -> None:
     """Refuse NaN and infinite samples, and such as have no values at all."""
     check_values("x", x)
     for name, values in (("x", x), ("y", y)):
-        # The sum shows every NaN and infinity, in a quarter of the time; where it merely overflowed, count.
+        # The sum shows every NaN and infinity, in a quarter of the time; where it merely
+        # overflowed, count.
         if not values.is_floating_point() or bool(values.detach().sum().isfinite()):
             continue
         if count := non_finite(values):
             raise ValueError(
-                f"Expected `{name}` to be finite, but it holds {count} NaN or infinite of {values.numel()} values. "
-                "Remove these samples from `x` and `y` first, for example with keep = x.isfinite() & y.isfinite()."
+                f"Expected `{name}` to be finite, but it holds {count} NaN or infinite of "
+                f"{values.numel()} values. Remove these samples from `x` and `y` first, for "
+                "example with keep = x.isfinite() & y.isfinite()."
             )
 
 
 def check_values(name: str, values: Tensor) -> None:
     """Refuse a tensor that has a shape and a dtype only."""
     if values.is_meta:
-        raise ValueError(f"Expected `{name}` to hold values, but it is on the device meta. Move real data to the CPU.")
+        raise ValueError(
+            f"Expected `{name}` to hold values, but it is on the device meta. Move real data to "
+            f"the CPU."
+        )
 
 
 def non_finite(values: Tensor) -> int:

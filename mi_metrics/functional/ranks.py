@@ -1,4 +1,6 @@
-"""Sums and maxima over all processes, through which gradients pass: for losses of a batch that processes share."""
+"""Sums and maxima over all processes, through which gradients pass: for losses of a batch that
+processes share.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,8 +20,8 @@ class Reduce(NamedTuple):
 class _SumOverRanks(torch.autograd.Function):
     """Sum a tensor over all processes, backward too.
 
-    Backward of a sum that every process uses is the sum of what each of them made of it. So the gradient of a process
-    is W times its share, and DDP, which divides by W, leaves the share.
+    Backward of a sum that every process uses is the sum of what each of them made of it. So the
+    gradient of a process is W times its share, and DDP, which divides by W, leaves the share.
     """
 
     @staticmethod

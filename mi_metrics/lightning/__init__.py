@@ -1,10 +1,12 @@
 """Mutual information in Lightning: callbacks and the command line's `fit`, `validate` and `test`.
 
-Needs ``pip install "mi-metrics[lightning]"``. The metrics, losses and samplers themselves work without Lightning.
+Needs ``pip install "mi-metrics[lightning]"``. The metrics, losses and samplers themselves work
+without Lightning.
 
-**Resuming within an epoch.** By default a checkpoint holds no metric's state, which is right for validation and test,
-and for checkpoints after an epoch. A metric of training steps goes on in one process with a training dataloader that
-saves its position (it has ``state_dict`` and ``load_state_dict``), ``ModelCheckpoint(every_n_train_steps=...)`` and::
+**Resuming within an epoch.** By default a checkpoint holds no metric's state, which is right for
+validation and test, and for checkpoints after an epoch. A metric of training steps goes on in one
+process with a training dataloader that saves its position (it has ``state_dict`` and
+``load_state_dict``), ``ModelCheckpoint(every_n_train_steps=...)`` and::
 
     def __init__(self):
         ...
@@ -16,10 +18,11 @@ saves its position (it has ``state_dict`` and ``load_state_dict``), ``ModelCheck
             self.train_mi.reset()
         ...
 
-Without the reset, a checkpoint from the end of an epoch adds that epoch's samples to the next one, because Lightning
-saves before it resets. What was logged then has the value of the uninterrupted run, to the last bit; only of an epoch
-whose last batch was in the checkpoint nothing is logged again. A checkpoint of several processes holds the state of
-rank 0, and each rank would load it: there, leave metrics as they are and save after the epoch.
+Without the reset, a checkpoint from the end of an epoch adds that epoch's samples to the next one,
+because Lightning saves before it resets. What was logged then has the value of the uninterrupted
+run, to the last bit; only of an epoch whose last batch was in the checkpoint nothing is logged
+again. A checkpoint of several processes holds the state of rank 0, and each rank would load it:
+there, leave metrics as they are and save after the epoch.
 """
 
 try:
@@ -28,7 +31,9 @@ except ModuleNotFoundError as error:
     if error.name is None or error.name.split(".")[0] != "lightning":
         raise
     raise ModuleNotFoundError(
-        'mi_metrics.lightning needs Lightning. Install it with: pip install "mi-metrics[lightning]"', name=error.name
+        "mi_metrics.lightning needs Lightning. Install it with: pip install "
+        '"mi-metrics[lightning]"',
+        name=error.name,
     ) from error
 
 __all__ = [

@@ -14,20 +14,22 @@ from mi_metrics.plotting import require_matplotlib
 
 
 class JointDistributionLogger(Callback):
-    """Draw the joint distribution behind a metric after validation and test, as PNG and in TensorBoard.
+    """Draw the joint distribution behind a metric after validation and test, as PNG and in
+    TensorBoard.
 
-    The figure shows the samples of all processes. It is drawn for the first epoch that is validated, then for each that
-    comes ``every_n_epochs`` or more after the one drawn last, and when fitting ends for the last epoch that was
-    validated, whatever ended it: ``max_epochs``, ``max_steps``, ``max_time`` or an early stop. The file is
-    ``figures/<metric>/epoch_000.png``, outside of fitting ``validate.png`` or ``test.png``, in the folder of the first
-    logger; without a logger in the trainer's ``default_root_dir``, by default the current folder. A ``fast_dev_run``
-    draws nothing.
+    The figure shows the samples of all processes. It is drawn for the first epoch that is
+    validated, then for each that comes ``every_n_epochs`` or more after the one drawn last, and
+    when fitting ends for the last epoch that was validated, whatever ended it: ``max_epochs``,
+    ``max_steps``, ``max_time`` or an early stop. The file is ``figures/<metric>/epoch_000.png``,
+    outside of fitting ``validate.png`` or ``test.png``, in the folder of the first logger; without
+    a logger in the trainer's ``default_root_dir``, by default the current folder. A
+    ``fast_dev_run`` draws nothing.
 
     Args:
-        metric: Where the metric is in the LightningModule, for example ``val_mi`` for ``self.val_mi`` and
-            ``val_metrics.mi`` for the metric of that name in the collection ``self.val_metrics``. It needs a method
-            ``plot_joint``, as the binned and kernel density metrics have it. It is drawn in each stage in which it was
-            updated.
+        metric: Where the metric is in the LightningModule, for example ``val_mi`` for
+            ``self.val_mi`` and ``val_metrics.mi`` for the metric of that name in the collection
+            ``self.val_metrics``. It needs a method ``plot_joint``, as the binned and kernel density
+            metrics have it. It is drawn in each stage in which it was updated.
         every_n_epochs: Least number of epochs from one figure to the next while fitting.
         x_label: Name of the metric's first argument.
         y_label: Name of the metric's second argument.
@@ -37,11 +39,14 @@ class JointDistributionLogger(Callback):
         ValueError: If ``every_n_epochs`` is below 1.
     """
 
-    def __init__(self, metric: str, *, every_n_epochs: int = 1, x_label: str = "x", y_label: str = "y") -> None:
+    def __init__(
+        self, metric: str, *, every_n_epochs: int = 1, x_label: str = "x", y_label: str = "y"
+    ) -> None:
         require_matplotlib()
         if every_n_epochs < 1:
             raise ValueError(
-                f"Expected `every_n_epochs` to be at least 1, but got {every_n_epochs}. 1 draws after every epoch."
+                f"Expected `every_n_epochs` to be at least 1, but got {every_n_epochs}. 1 draws "
+                f"after every epoch."
             )
         self.metric = metric
         self.every_n_epochs = every_n_epochs
@@ -49,7 +54,8 @@ class JointDistributionLogger(Callback):
         self.y_label = y_label
         self.last_figure: Path | None = None
         self._last_epoch: int | None = None
-        # This rank's share of the latest validation, until it is drawn: the metric, the epoch and the step.
+        # This rank's share of the latest validation, until it is drawn: the metric, the epoch and
+        # the step.
         self._undrawn: tuple[Any, int, int] | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -61,7 +67,9 @@ class JointDistributionLogger(Callback):
         self._last_epoch = self._undrawn = None
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw what validation has added to the metric, or keep it until it is known whether it was the last."""
+        """Draw what validation has added to the metric, or keep it until it is known whether it was
+        the last.
+        """
         if trainer.sanity_checking:
             return
         metric, epoch, step = self._find(pl_module), trainer.current_epoch, trainer.global_step
@@ -93,10 +101,12 @@ class JointDistributionLogger(Callback):
             metric = None
         if isinstance(metric, Metric) and hasattr(metric, "plot_joint"):
             return metric
-        drawable = [name for name, module in pl_module.named_modules() if hasattr(module, "plot_joint")]
+        drawable = [
+            name for name, module in pl_module.named_modules() if hasattr(module, "plot_joint")
+        ]
         raise ValueError(
-            f"Expected `metric` to name a metric of {type(pl_module).__name__} with a method plot_joint, but got "
-            f"{self.metric!r}. It has: {', '.join(drawable) or 'none'}."
+            f"Expected `metric` to name a metric of {type(pl_module).__name__} with a method "
+            f"plot_joint, but got {self.metric!r}. It has: {', '.join(drawable) or 'none'}."
         )
 
     def _draw_epoch(self, trainer: pl.Trainer, metric: Any, epoch: int, step: int) -> None:
@@ -106,7 +116,8 @@ class JointDistributionLogger(Callback):
     def _draw(self, trainer: pl.Trainer, metric: Any, name: str, title: str, step: int) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        # These two wait for all processes, so every rank has to come here, and to the same decisions.
+        # These two wait for all processes, so every rank has to come here, and to the same
+        # decisions.
         folder = Path(trainer.log_dir or ".") / "figures" / self.metric
         with metric.sync_context():
             if not trainer.is_global_zero or bool(metric.joint().isnan().any()):
@@ -123,10 +134,12 @@ class JointDistributionLogger(Callback):
 
 
 class EpochTable(Callback):
-    """Print a short table when fitting ends: logged values after the first, the best and the last epoch.
+    """Print a short table when fitting ends: logged values after the first, the best and the last
+    epoch.
 
-    Below the table stand the files to look at: the best checkpoint and the figures of :class:`JointDistributionLogger`.
-    The best epoch is the one whose checkpoint ``ModelCheckpoint`` has kept, by the value that it monitors.
+    Below the table stand the files to look at: the best checkpoint and the figures of
+    :class:`JointDistributionLogger`. The best epoch is the one whose checkpoint ``ModelCheckpoint``
+    has kept, by the value that it monitors.
 
     Args:
         metrics: Names of the logged values, one column each.
@@ -147,8 +160,8 @@ class EpochTable(Callback):
         logged = trainer.callback_metrics
         if missing := [name for name in self.metrics if name not in logged]:
             raise ValueError(
-                f"Expected EpochTable's `metrics` to be logged values, but nothing is logged as {', '.join(missing)}. "
-                f"Logged by now: {', '.join(sorted(logged)) or 'nothing'}."
+                "Expected EpochTable's `metrics` to be logged values, but nothing is logged as "
+                f"{', '.join(missing)}. Logged by now: {', '.join(sorted(logged)) or 'nothing'}."
             )
         self._rows.append((trainer.current_epoch, [float(logged[name]) for name in self.metrics]))
 
@@ -163,9 +176,17 @@ class EpochTable(Callback):
         files = []
         checkpoint = trainer.checkpoint_callback
         if isinstance(checkpoint, ModelCheckpoint) and checkpoint.best_model_path:
-            files.append(("best checkpoint" if checkpoint.monitor else "checkpoint", checkpoint.best_model_path))
+            files.append(
+                (
+                    "best checkpoint" if checkpoint.monitor else "checkpoint",
+                    checkpoint.best_model_path,
+                )
+            )
             if checkpoint.monitor in self.metrics:
-                column, sign = self.metrics.index(checkpoint.monitor), 1 if checkpoint.mode == "max" else -1
+                column, sign = (
+                    self.metrics.index(checkpoint.monitor),
+                    1 if checkpoint.mode == "max" else -1,
+                )
                 best = max(self._rows, key=lambda row: sign * row[1][column])
                 rows = {"first": rows["first"], "best": best, "last": rows["last"]}
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -174,6 +195,8 @@ class EpochTable(Callback):
         width = max(10, *map(len, self.metrics))
         lines = ["", "epoch".rjust(11) + "".join(name.rjust(width + 2) for name in self.metrics)]
         for label, (epoch, values) in rows.items():
-            lines.append(f"{label:<6}{epoch:>5}" + "".join(f"{value:>{width + 2}.4f}" for value in values))
+            lines.append(
+                f"{label:<6}{epoch:>5}" + "".join(f"{value:>{width + 2}.4f}" for value in values)
+            )
         lines += ["", *(f"{what}: {os.path.relpath(path)}" for what, path in files)]
         return "\n".join(lines)

@@ -23,13 +23,23 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 PACKAGE = Path(__file__).resolve().parent.parent
 # Whose code runs between the command line and a user's own module.
-LIBRARIES = sys.stdlib_module_names | {"jsonargparse", "lightning", "mi_metrics", "torch", "torchmetrics", "yaml"}
-# How these refuse an argument: PyTorch does it with a RuntimeError too, and what an extra would bring is not there.
+LIBRARIES = sys.stdlib_module_names | {
+    "jsonargparse",
+    "lightning",
+    "mi_metrics",
+    "torch",
+    "torchmetrics",
+    "yaml",
+}
+# How these refuse an argument: PyTorch does it with a RuntimeError too, and what an extra would
+# bring is not there.
 REFUSALS = (ImportError, MisconfigurationException, RuntimeError, TypeError, ValueError)
 
 
 def configs_folder(package: Path = PACKAGE) -> Path:
-    """Return where the bundled configurations are: inside an installed package, beside it in a source checkout."""
+    """Return where the bundled configurations are: inside an installed package, beside it in a
+    source checkout.
+    """
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
 
@@ -38,15 +48,18 @@ def resolve_config(value: str, folder: Path | None = None) -> str:
     """Return the file that a value of ``--config`` stands for.
 
     Args:
-        value: A bundled configuration without folder and suffix (``validation_metric``, ``trainer/ddp_cpu``), a path,
-            or a configuration as text.
+        value: A bundled configuration without folder and suffix (``validation_metric``,
+            ``trainer/ddp_cpu``), a path, or a configuration as text.
         folder: Where the bundled configurations are.
 
     Raises:
         ValueError: If it is none of these, with the names that there are.
     """
     folder = configs_folder() if folder is None else folder
-    bundled = {path.relative_to(folder).with_suffix("").as_posix(): path for path in sorted(folder.rglob("*.yaml"))}
+    bundled = {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in sorted(folder.rglob("*.yaml"))
+    }
     if value in bundled:
         return str(bundled[value])
     # In this order: a text may be too long to be asked for as a file.
@@ -61,19 +74,25 @@ def resolve_config(value: str, folder: Path | None = None) -> str:
 def condense(message: str) -> str:
     """Return what is wrong in a message of jsonargparse as one line.
 
-    Left out are the options that would have been allowed beside the one that was meant, and dumps of whole objects.
+    Left out are the options that would have been allowed beside the one that was meant, and dumps
+    of whole objects.
     """
     lines = (line.strip().removeprefix("- ") for line in message.splitlines())
-    empty = r"Does not validate against|Subtypes: |Errors:|Given value type: |Given value: .*(Namespace|NestedArg)\("
+    empty = (
+        r"Does not validate against|Subtypes: |Errors:|Given value type: |"
+        r"Given value: .*(Namespace|NestedArg)\("
+    )
     empty += r"|Expected a <class 'NoneType'>$"
     kept = dict.fromkeys(line for line in lines if line and not re.match(empty, line))
     return re.sub(r"([:.;]) *;", r"\1", "; ".join(kept))
 
 
 def origins(error: BaseException) -> list[BaseException]:
-    """Return what an error was before jsonargparse made it one of its own: several, if a value may be of several types.
+    """Return what an error was before jsonargparse made it one of its own: several, if a value may
+    be of several types.
 
-    Of these, ``__cause__`` is the first one, which in some versions says no more than that the value is not None.
+    Of these, ``__cause__`` is the first one, which in some versions says no more than that the
+    value is not None.
     """
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     if error.__cause__ is None or not frames or _package(frames[-1]) != "jsonargparse":
@@ -83,7 +102,9 @@ def origins(error: BaseException) -> list[BaseException]:
 
 
 def is_foreign(error: BaseException) -> bool:
-    """Return whether an error comes from or through code that is neither this package nor a library below it."""
+    """Return whether an error comes from or through code that is neither this package nor a library
+    below it.
+    """
     packages = {_package(frame) for frame, _ in traceback.walk_tb(error.__traceback__)}
     return not isinstance(error, MisconfigurationException) and not packages <= LIBRARIES
 
@@ -95,8 +116,8 @@ def _package(frame: FrameType) -> str:
 class Parser(LightningArgumentParser):
     """Say in one line what is wrong with the settings, without two pages of options above it.
 
-    An error in a user's own module is raised as it was. ``JSONARGPARSE_DEBUG=true`` in the environment, which is
-    jsonargparse's own, gives the traceback of every error.
+    An error in a user's own module is raised as it was. ``JSONARGPARSE_DEBUG=true`` in the
+    environment, which is jsonargparse's own, gives the traceback of every error.
     """
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -116,7 +137,9 @@ class Parser(LightningArgumentParser):
 class ConfigAction(ActionConfigFile):
     """Read a configuration from a file or from the bundled ones."""
 
-    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+    def __call__(
+        self, parser: Any, cfg: Any, values: Any, option_string: str | None = None
+    ) -> None:
         """Resolve the name, then read the file."""
         try:
             values = resolve_config(values)
@@ -131,13 +154,17 @@ class MutualInformationCLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """Return the subcommands with the arguments that they do not take from the command line."""
-        return {name: skip for name, skip in LightningCLI.subcommands().items() if name != "predict"}
+        return {
+            name: skip for name, skip in LightningCLI.subcommands().items() if name != "predict"
+        }
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Return a parser whose ``--config`` knows the bundled configurations."""
         kwargs.setdefault("dump_header", [f"lightning.pytorch=={lightning.__version__}"])
         parser = Parser(**kwargs)
-        help_text = "A YAML file, or the name of a bundled configuration; several are applied from left to right."
+        help_text = (
+            "A YAML file, or a bundled configuration; several are applied from left to right."
+        )
         parser.add_argument("-c", "--config", action=ConfigAction, help=help_text)
         return parser
 
@@ -150,10 +177,13 @@ class MutualInformationCLI(LightningCLI):
         """Look for the checkpoint before anything else is done, and set the number of threads."""
         options = self.config[self.subcommand]
         checkpoint = options.get("ckpt_path")
-        # Lightning knows some by name, and reads from its model registry and from other file systems.
+        # Lightning knows some by name, and reads from its model registry and from other file
+        # systems.
         elsewhere = r"best|last|hpc|(?i:registry)(:.*)?|.*://.*"
         if checkpoint and not re.fullmatch(elsewhere, checkpoint) and not Path(checkpoint).exists():
-            self.parser.error(f"Expected --ckpt_path to be a checkpoint, but there is no {checkpoint}.")
+            self.parser.error(
+                f"Expected --ckpt_path to be a checkpoint, but there is no {checkpoint}."
+            )
         if num_threads := options.get("num_threads"):
             torch.set_num_threads(num_threads)
 
@@ -162,22 +192,30 @@ class MutualInformationCLI(LightningCLI):
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
 
     def instantiate_classes(self) -> None:
-        """Build trainer, model and data, or say in one line which setting is refused: no GPU, for example."""
+        """Build trainer, model and data, or say in one line which setting is refused: no GPU, for
+        example.
+        """
         try:
             return super().instantiate_classes()
         except Exception as error:
             refused = error
-        # Not in the `except` block, which would make the error of jsonargparse the context of this one.
+        # Not in the `except` block, which would make the error of jsonargparse the context of this
+        # one.
         for source in origins(refused):
             if not isinstance(source, REFUSALS):
                 raise source
-        hint = "" if isinstance(refused, MisconfigurationException) else " (JSONARGPARSE_DEBUG=true shows where)"
+        hint = (
+            ""
+            if isinstance(refused, MisconfigurationException)
+            else " (JSONARGPARSE_DEBUG=true shows where)"
+        )
         self.parser.error(f"{condense(str(refused))}{hint}", refused)
 
     def after_instantiate_classes(self) -> None:
         """Let loggers of one name share one folder.
 
-        Each would otherwise look for the next free ``version_N`` when it is first used, and find the other's.
+        Each would otherwise look for the next free ``version_N`` when it is first used, and find
+        the other's.
         """
         for logger in self.trainer.loggers:
             if isinstance(logger, CSVLogger | TensorBoardLogger):
@@ -189,20 +227,25 @@ def main(args: Sequence[str]) -> MutualInformationCLI:
     """Run ``fit``, ``validate`` or ``test``.
 
     Args:
-        args: The subcommand and its options. With several processes per machine they have to be those of this process,
-            because Lightning starts the others with ``sys.argv``.
+        args: The subcommand and its options. With several processes per machine they have to be
+            those of this process, because Lightning starts the others with ``sys.argv``.
 
     Returns:
         The command line with its trainer, model and data, when all is done.
     """
-    # Which devices there are and which cloud services could be used is not worth a paragraph before every run.
+    # Which devices there are and which cloud services could be used is not worth a paragraph before
+    # every run.
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # The bundled data are in memory, where worker processes only cost time.
-        warnings.filterwarnings("ignore", message=".*does not have many workers which may be a bottleneck.*")
+        warnings.filterwarnings(
+            "ignore", message=".*does not have many workers which may be a bottleneck.*"
+        )
         # Lightning's own use of PyTorch, which no user can change.
-        warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).* is deprecated")
+        warnings.filterwarnings(
+            "ignore", message=r".*isinstance\(treespec, LeafSpec\).* is deprecated"
+        )
         if args[0] != "fit":
             # An evaluation writes into a folder of its own, and saves no checkpoint there.
             warnings.filterwarnings("ignore", message="The dirpath has changed from")
@@ -212,7 +255,8 @@ def main(args: Sequence[str]) -> MutualInformationCLI:
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
-            # Without a logger the folder is not a new one, and the checkpoint in it is replaced as well.
+            # Without a logger the folder is not a new one, and the checkpoint in it is replaced as
+            # well.
             save_config_kwargs={"overwrite": True},
             parser_kwargs={"prog": "mi-metrics"},
             args=list(args),

@@ -6,7 +6,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mi_metrics.states import grid
+from mi_metrics.functional.binned import (
+    Binning,
+    Kernel,
+    NumBins,
+    ValueRange,
+    check_correction,
+    kernel_matrix,
+)
+from mi_metrics.functional.information import (
+    BiasCorrection,
+    Normalization,
+    Unit,
+    check_options,
+    information,
+    undersampled,
+)
 from mi_metrics.functional.options import check_integer
 from mi_metrics.functional.tables.axis import (
     MAX_AUTO_BINS,
@@ -17,21 +32,15 @@ from mi_metrics.functional.tables.axis import (
     data_axis,
     table_correlation,
 )
-from mi_metrics.functional.binned import Binning, Kernel, NumBins, ValueRange, check_correction, kernel_matrix
-from mi_metrics.functional.information import (
-    BiasCorrection,
-    Normalization,
-    Unit,
-    check_options,
-    information,
-    undersampled,
-)
 from mi_metrics.metrics.base import WIDE_X, WIDE_Y
 from mi_metrics.metrics.table import JointTableMetric
+from mi_metrics.states import grid
 
 
 class OutputView(NamedTuple):
-    """The state of one output read as a joint table in bins; tables, axes and ends have a leading dimension of 1."""
+    """The state of one output read as a joint table in bins; tables, axes and ends have a leading
+    dimension of 1.
+    """
 
     counts: Tensor
     axes: tuple[Axis, Axis]
@@ -40,24 +49,30 @@ class OutputView(NamedTuple):
 
 
 class BinnedMutualInformation(JointTableMetric):
-    r"""Compute the mutual information of paired samples from a joint table of bins, in nats or bits.
+    r"""Compute the mutual information of paired samples from a joint table of bins, in nats or
+    bits.
 
-    What is computed, the formula and its conventions: :func:`mi_metrics.functional.binned_mutual_information`. Here
-    the table is the state: it adds up over batches, devices and hosts, and everything statistical (bias correction,
-    normalisation, unit, and with an unknown range the bins too) happens in ``compute``.
+    What is computed, the formula and its conventions:
+    :func:`mi_metrics.functional.binned_mutual_information`. Here the table is the state: it adds up
+    over batches, devices and hosts, and everything statistical (bias correction, normalisation,
+    unit, and with an unknown range the bins too) happens in ``compute``.
 
     Conventions:
-        Exact under splits and ranks: bit for bit with the hard kernel, to 1e-12 with soft kernels. With a given range
-        the value is that of the functional call on all samples. With ``value_range=None`` it is a function of all
-        samples, whatever their order, and equal to the functional call where each axis has at most ``resolution``
-        distinct values; otherwise values are known up to a cell of an adaptive grid with ``resolution`` / 2 to
-        ``resolution`` cells over the data, and bin edges snap to cells: 1e-2 nats apart for Gaussian samples with 32
-        bins, less with a finer grid. One far outlier costs one cell. Heavy tails (Cauchy) use cells up: raise
-        ``resolution``, or transform both variables monotonically, which leaves mutual information as it is.
-        Not averaged over batches: the value of a batch is biased by its small N, and so is the mean of such values.
+        Exact under splits and ranks: bit for bit with the hard kernel, to 1e-12 with soft kernels.
+        With a given range the value is that of the functional call on all samples. With
+        ``value_range=None`` it is a function of all samples, whatever their order, and equal to the
+        functional call where each axis has at most ``resolution`` distinct values; otherwise values
+        are known up to a cell of an adaptive grid with ``resolution`` / 2 to ``resolution`` cells
+        over the data, and bin edges snap to cells: 1e-2 nats apart for Gaussian samples with 32
+        bins, less with a finer grid. One far outlier costs one cell. Heavy tails (Cauchy) use cells
+        up: raise ``resolution``, or transform both variables monotonically, which leaves mutual
+        information as it is.
+        Not averaged over batches: the value of a batch is biased by its small N, and so is the mean
+        of such values.
         No samples: NaN, with a warning. ``compute`` never raises.
-        State: ``table``; with a known range int64 ``(C, B_x, B_y)`` (hard kernel) or float64 (soft kernels), with an
-        unknown one int64 ``(C, 2 + 2 m + m²)`` for m = ``resolution``; ``header`` and ``counters``.
+        State: ``table``; with a known range int64 ``(C, B_x, B_y)`` (hard kernel) or float64 (soft
+        kernels), with an unknown one int64 ``(C, 2 + 2 m + m²)`` for m = ``resolution``; ``header``
+        and ``counters``.
         Memory: the state, and a bounded chunk in ``update``.
         Gradient: none through the metric; use :class:`mi_metrics.MutualInformationLoss` to train.
 
@@ -70,24 +85,26 @@ class BinnedMutualInformation(JointTableMetric):
         float64, a scalar with ``num_outputs=1``, else of shape ``(num_outputs,)``.
 
     Args:
-        num_bins: Bins of both axes, ``(B_x, B_y)``, or ``"auto"``: chosen in ``compute`` from the number of samples
-            and their correlation, at most 256 and at most ``resolution``. ``"auto"`` needs ``value_range=None``: a
-            table of a known range has to know its bins before the first sample.
+        num_bins: Bins of both axes, ``(B_x, B_y)``, or ``"auto"``: chosen in ``compute`` from the
+            number of samples and their correlation, at most 256 and at most ``resolution``.
+            ``"auto"`` needs ``value_range=None``: a table of a known range has to know its bins
+            before the first sample.
         value_range: ``None`` (unknown, found from the data), ``(lo, hi)`` for both axes, or
-            ``((x_lo, x_hi), (y_lo, y_hi))``. Samples outside are counted in the edge bins, and ``compute`` warns once
-            if they are more than 1 %.
+            ``((x_lo, x_hi), (y_lo, y_hi))``. Samples outside are counted in the edge bins, and
+            ``compute`` warns once if they are more than 1 %.
         binning: ``"uniform"`` or ``"quantile"``.
-        clip_quantile: Fraction of samples in [0, 0.5) at each end of each axis that the range leaves out.
+        clip_quantile: Fraction of samples in [0, 0.5) at each end of each axis that the range
+            leaves out.
         margin: Fraction of the range's width that is added at both ends.
-        kernel: ``"hard"``, ``"linear"`` or ``"cubic"``. With an unknown range the kernel spreads each cell's count
-            from the cell's centre.
-        normalization: ``"none"``, ``"arithmetic"``, ``"geometric"``, ``"min"``, ``"max"``, ``"joint"`` or
-            ``"studholme"``.
+        kernel: ``"hard"``, ``"linear"`` or ``"cubic"``. With an unknown range the kernel spreads
+            each cell's count from the cell's centre.
+        normalization: ``"none"``, ``"arithmetic"``, ``"geometric"``, ``"min"``, ``"max"``,
+            ``"joint"`` or ``"studholme"``.
         bias_correction: ``"none"``, ``"miller_madow"`` or ``"grassberger"`` (hard kernel).
         unit: ``"nats"`` or ``"bits"``.
         num_outputs: Number of pairs of variables that are evaluated side by side.
-        nan_strategy: What to do with NaN and infinite samples: ``"error"``, or ``"ignore"``: the pair is dropped and
-            counted.
+        nan_strategy: What to do with NaN and infinite samples: ``"error"``, or ``"ignore"``: the
+            pair is dropped and counted.
         resolution: With an unknown range, the most cells per axis, at least 2.
         kwargs: Arguments of :class:`torchmetrics.Metric`.
 
@@ -102,7 +119,8 @@ class BinnedMutualInformation(JointTableMetric):
         >>> metric = BinnedMutualInformation("auto", bias_correction="grassberger")
         >>> for _ in range(10):
         ...     x = torch.randn(1_000, generator=generator)
-        ...     metric.update(x, 0.6 * x + 0.8 * torch.randn(1_000, generator=generator))  # truth: 0.2231 nats
+        ...     y = 0.6 * x + 0.8 * torch.randn(1_000, generator=generator)  # truth: 0.2231 nats
+        ...     metric.update(x, y)
         >>> print(f"{metric.compute():.4f}")
         0.2228
 
@@ -134,13 +152,15 @@ class BinnedMutualInformation(JointTableMetric):
         resolution = check_integer("resolution", resolution, 2)
         if ranges is not None and bins is None:
             raise ValueError(
-                '`num_bins="auto"` is chosen from the data and excludes a given `value_range`, whose table has to '
-                "know its bins before the first sample. Give the number of bins, or pass value_range=None."
+                '`num_bins="auto"` is chosen from the data and excludes a given `value_range`, '
+                "whose table has to know its bins before the first sample. Give the number of "
+                "bins, or pass value_range=None."
             )
         if ranges is None and bins is not None and max(bins) > resolution:
             raise ValueError(
-                f"Expected `resolution` to be at least the number of bins {max(bins)}, but got {resolution}. "
-                "With an unknown range the bins are made of `resolution` cells at most: raise it."
+                f"Expected `resolution` to be at least the number of bins {max(bins)}, but got "
+                f"{resolution}. With an unknown range the bins are made of `resolution` cells at "
+                "most: raise it."
             )
         super().__init__(
             None if ranges is None else bins,
@@ -166,27 +186,32 @@ class BinnedMutualInformation(JointTableMetric):
             self._warn_once(
                 "coarse",
                 f"The grid of {self.resolution} cells per axis is coarser than the bins of "
-                f"{type(self).__name__}, as heavy tails or far outliers make it, so some bins can't be told apart. "
-                "Raise `resolution`, use fewer bins, or transform both variables monotonically first (ranks, "
-                "logarithms): mutual information does not change.",
+                f"{type(self).__name__}, as heavy tails or far outliers make it, so some bins "
+                "can't be told apart. Raise `resolution`, use fewer bins, or transform both "
+                "variables monotonically first (ranks, logarithms): mutual information does not "
+                "change.",
             )
         if self.bias_correction == "none" and self.kernel == "hard":
             self._warn_once("undersampled", undersampled(counts))
         value = information(
-            counts, normalization=self.normalization, bias_correction=self.bias_correction, unit=self.unit
+            counts,
+            normalization=self.normalization,
+            bias_correction=self.bias_correction,
+            unit=self.unit,
         )
         return self._squeeze(value)
 
     def counts(self) -> Tensor:
         """Return the counts in bins, ``(B_x, B_y)``, or ``(C, B_x, B_y)`` for several outputs.
 
-        Of this rank alone; enter ``metric.sync_context()`` on every rank for the counts of all. int64 with the hard
-        kernel, else float64.
+        Of this rank alone; enter ``metric.sync_context()`` on every rank for the counts of all.
+        int64 with the hard kernel, else float64.
         """
         return self._squeeze(_stack([view.counts for view in self._views()]))
 
     def joint(self) -> Tensor:
-        """Return the probability table, ``(B_x, B_y)``, or ``(C, B_x, B_y)`` for several outputs; it sums to 1.
+        """Return the probability table, ``(B_x, B_y)``, or ``(C, B_x, B_y)`` for several outputs;
+        it sums to 1.
 
         NaN without samples. Of this rank alone, as :meth:`counts`.
         """
@@ -211,14 +236,17 @@ class BinnedMutualInformation(JointTableMetric):
         return [OutputView(table.unsqueeze(0), axes, self._ranges, False) for table in self.table]
 
     def _grid_view(self, output: int) -> OutputView:
-        """Return the cells of an output's grid in bins: each cell goes where the value that stands for it lies.
+        """Return the cells of an output's grid in bins: each cell goes where the value that stands
+        for it lies.
 
-        The functional API does the rest, on these values with their counts as weights. So the two agree to the bit
-        where the cells are the distinct values themselves.
+        The functional API does the rest, on these values with their counts as weights. So the two
+        agree to the bit where the cells are the distinct values themselves.
         """
         cells = grid.view(self.table[output : output + 1])
         wide = self.counters[[WIDE_X, WIDE_Y], output].tolist()
-        values = [self._values(axis, bool(w)) for axis, w in zip((cells.x, cells.y), wide, strict=True)]
+        values = [
+            self._values(axis, bool(w)) for axis, w in zip((cells.x, cells.y), wide, strict=True)
+        ]
         n = cells.joint.sum((1, 2))
         if isinstance(self.num_bins, tuple):
             bins = self.num_bins
@@ -230,20 +258,30 @@ class BinnedMutualInformation(JointTableMetric):
             # An empty table has no range; any will do.
             weights = torch.where(n > 0, axis.counts, 1).double()
             number = torch.full_like(n, b).unsqueeze(1)
-            axes.append(data_axis(value, number, weights, self.binning, self.clip_quantile, self.margin))
+            axes.append(
+                data_axis(value, number, weights, self.binning, self.clip_quantile, self.margin)
+            )
             ends.append((float(axis.lower.min()), float(axis.upper.max())))
             coarse |= _is_coarse(axis, axes[-1])
         if self.kernel == "hard":
             rows, columns = (a.cell(v).long() for a, v in zip(axes, values, strict=True))
             counts = grid.regroup(cells.joint, rows, columns, bins)
         else:
-            wx, wy = (kernel_matrix(v.double(), a, b, self.kernel) for v, a, b in zip(values, axes, bins, strict=True))
+            wx, wy = (
+                kernel_matrix(v.double(), a, b, self.kernel)
+                for v, a, b in zip(values, axes, bins, strict=True)
+            )
             counts = wx.mT @ cells.joint.double() @ wy
         return OutputView(counts, (axes[0], axes[1]), (ends[0], ends[1]), coarse)
 
     def _values(self, axis: grid.Axis, wide: bool) -> Tensor:
-        # The functional API evaluates float32 samples in float32; where the cells are the samples, so does this.
-        return axis.centre.float() if axis.lossless and not wide and self.kernel == "hard" else axis.centre
+        # The functional API evaluates float32 samples in float32; where the cells are the samples,
+        # so does this.
+        return (
+            axis.centre.float()
+            if axis.lossless and not wide and self.kernel == "hard"
+            else axis.centre
+        )
 
 
 def _is_coarse(cells: grid.Axis, axis: Axis) -> bool:
@@ -257,6 +295,10 @@ def _is_coarse(cells: grid.Axis, axis: Axis) -> bool:
 
 
 def _stack(tables: list[Tensor]) -> Tensor:
-    """Stack tables ``(1, B_x, B_y)``; automatic bins differ between outputs, and the smaller tables are padded."""
+    """Stack tables ``(1, B_x, B_y)``; automatic bins differ between outputs, and the smaller tables
+    are padded.
+    """
     bx, by = (max(table.shape[i] for table in tables) for i in (1, 2))
-    return torch.cat([pad(table, (0, by - table.shape[2], 0, bx - table.shape[1])) for table in tables])
+    return torch.cat(
+        [pad(table, (0, by - table.shape[2], 0, bx - table.shape[1])) for table in tables]
+    )

@@ -6,35 +6,44 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from mi_metrics.states import grid
+from mi_metrics.functional.binned import ValueRange
+from mi_metrics.functional.densities.counted import kde_from_table, kde_joint_from_table
+from mi_metrics.functional.densities.gaussian import (
+    COARSE,
+    OUTLIERS,
+    Bandwidth,
+    Cells,
+    Display,
+    check_kde_options,
+)
+from mi_metrics.functional.information import Normalization, Unit
 from mi_metrics.functional.options import check_integer, from_nats
 from mi_metrics.functional.tables.axis import parse_value_range
-from mi_metrics.functional.densities.gaussian import COARSE, OUTLIERS, Bandwidth, Cells, Display, check_kde_options
-from mi_metrics.functional.binned import ValueRange
-from mi_metrics.functional.information import Normalization, Unit
-from mi_metrics.functional.densities.counted import kde_from_table, kde_joint_from_table
 from mi_metrics.metrics.table import JointTableMetric
+from mi_metrics.states import grid
 
 
 class KDEMutualInformation(JointTableMetric):
     r"""Estimate the mutual information of paired samples from kernel densities, in nats or bits.
 
-    What is computed, the formula and its conventions: :func:`mi_metrics.functional.kde_mutual_information`. Here the
-    samples are counted in the cells of a joint table, which is the state; bandwidth, moments and densities are taken
-    from the table in ``compute``.
+    What is computed, the formula and its conventions:
+    :func:`mi_metrics.functional.kde_mutual_information`. Here the samples are counted in the cells
+    of a joint table, which is the state; bandwidth, moments and densities are taken from the table
+    in ``compute``.
 
     Conventions:
-        Exact under splits and ranks: bit for bit, in any order. The samples are known up to their cell, so that the
-        value differs from that of the functional call on all samples: for Gaussian samples by at most 1e-3 nats at a
-        correlation of .6, and at .99 by 5e-3 for N = 4900 and 1e-2 for N = 1000; a finer grid is closer. A kernel
-        narrower than three quarters of a cell is widened to them, with a warning below half a cell.
-        Far outliers and heavy tails widen the kernel: ``compute`` warns once where it is wider than the
-        interquartile range.
+        Exact under splits and ranks: bit for bit, in any order. The samples are known up to their
+        cell, so that the value differs from that of the functional call on all samples: for
+        Gaussian samples by at most 1e-3 nats at a correlation of .6, and at .99 by 5e-3 for N =
+        4900 and 1e-2 for N = 1000; a finer grid is closer. A kernel narrower than three quarters of
+        a cell is widened to them, with a warning below half a cell.
+        Far outliers and heavy tails widen the kernel: ``compute`` warns once where it is wider than
+        the interquartile range.
         No samples: NaN, with a warning. ``compute`` never raises.
         State: ``table``; with a known range int64 ``(C, grid_size, grid_size)``, the same state as
-        :class:`mi_metrics.BinnedMutualInformation` with ``num_bins=grid_size``; with an unknown one int64
-        ``(C, 2 + 2 m + m²)`` for m = ``resolution``, the same as every binned metric of that resolution: a
-        ``MetricCollection`` holds one copy. ``header`` and ``counters``.
+        :class:`mi_metrics.BinnedMutualInformation` with ``num_bins=grid_size``; with an unknown one
+        int64 ``(C, 2 + 2 m + m²)`` for m = ``resolution``, the same as every binned metric of that
+        resolution: a ``MetricCollection`` holds one copy. ``header`` and ``counters``.
         Memory: the state, and a bounded chunk in ``update``.
         Gradient: none through the metric.
 
@@ -47,18 +56,19 @@ class KDEMutualInformation(JointTableMetric):
         float64, a scalar with ``num_outputs=1``, else of shape ``(num_outputs,)``.
 
     Args:
-        bandwidth: ``"silverman"``, ``"scott"``, or the kernel's standard deviation in data units, one number for both
-            axes or ``(h_x, h_y)``.
+        bandwidth: ``"silverman"``, ``"scott"``, or the kernel's standard deviation in data units,
+            one number for both axes or ``(h_x, h_y)``.
         grid_size: Cells per axis of a table over a known range, and of :meth:`joint`.
         value_range: ``None`` (unknown, found from the data), ``(lo, hi)`` for both axes, or
-            ``((x_lo, x_hi), (y_lo, y_hi))``. Samples outside are moved to its ends, and ``compute`` warns once if they
-            are more than 1 %.
-        normalization: ``"none"``, ``"arithmetic"``, ``"geometric"``, ``"min"``, ``"max"``, ``"joint"`` or
-            ``"studholme"``; all but the first are of :meth:`joint` and depend on ``grid_size``.
+            ``((x_lo, x_hi), (y_lo, y_hi))``. Samples outside are moved to its ends, and ``compute``
+            warns once if they are more than 1 %.
+        normalization: ``"none"``, ``"arithmetic"``, ``"geometric"``, ``"min"``, ``"max"``,
+            ``"joint"`` or ``"studholme"``; all but the first are of :meth:`joint` and depend on
+            ``grid_size``.
         unit: ``"nats"`` or ``"bits"``.
         num_outputs: Number of pairs of variables that are evaluated side by side.
-        nan_strategy: What to do with NaN and infinite samples: ``"error"``, or ``"ignore"``: the pair is dropped and
-            counted.
+        nan_strategy: What to do with NaN and infinite samples: ``"error"``, or ``"ignore"``: the
+            pair is dropped and counted.
         resolution: With an unknown range, the most cells per axis, at least 2.
         kwargs: Arguments of :class:`torchmetrics.Metric`.
 
@@ -73,13 +83,14 @@ class KDEMutualInformation(JointTableMetric):
         >>> metric = KDEMutualInformation()
         >>> for _ in range(10):
         ...     x = torch.randn(1_000, generator=generator)
-        ...     metric.update(x, 0.6 * x + 0.8 * torch.randn(1_000, generator=generator))  # truth: 0.2231 nats
+        ...     y = 0.6 * x + 0.8 * torch.randn(1_000, generator=generator)  # truth: 0.2231 nats
+        ...     metric.update(x, y)
         >>> print(f"{metric.compute():.4f}")
         0.2317
 
     References:
-        Y.-I. Moon, B. Rajagopalan, U. Lall, "Estimation of mutual information using kernel density estimators"
-        (1995), doi:10.1103/PhysRevE.52.2318.
+        Y.-I. Moon, B. Rajagopalan, U. Lall, "Estimation of mutual information using kernel density
+        estimators" (1995), doi:10.1103/PhysRevE.52.2318.
     """
 
     def __init__(
@@ -113,7 +124,9 @@ class KDEMutualInformation(JointTableMetric):
     def compute(self) -> Tensor:
         """Return the mutual information of all samples since the last reset, of all ranks."""
         found = [
-            kde_from_table(counts, x, y, self.bandwidth, self.grid_size, self.value_range, self.normalization)
+            kde_from_table(
+                counts, x, y, self.bandwidth, self.grid_size, self.value_range, self.normalization
+            )
             for counts, x, y in self._tables()
         ]
         self._warn_once("no samples", self._without_samples())
@@ -124,14 +137,18 @@ class KDEMutualInformation(JointTableMetric):
         return self._squeeze(from_nats(value, self.unit) if self.normalization == "none" else value)
 
     def counts(self) -> Tensor:
-        """Return the counts behind the densities, int64 ``(m_x, m_y)``, or ``(C, m_x, m_y)`` for several outputs.
+        """Return the counts behind the densities, int64 ``(m_x, m_y)``, or ``(C, m_x, m_y)`` for
+        several outputs.
 
         Of this rank alone; enter ``metric.sync_context()`` on every rank for the counts of all.
         """
-        return self._squeeze(self.table if self._ranges is not None else grid.view(self.table).joint)
+        return self._squeeze(
+            self.table if self._ranges is not None else grid.view(self.table).joint
+        )
 
     def joint(self) -> Tensor:
-        """Return the smoothed probability table, ``(G, G)``, or ``(C, G, G)`` for several outputs; it sums to 1.
+        """Return the smoothed probability table, ``(G, G)``, or ``(C, G, G)`` for several outputs;
+        it sums to 1.
 
         NaN without samples. Of this rank alone, as :meth:`counts`.
         """
@@ -143,11 +160,15 @@ class KDEMutualInformation(JointTableMetric):
         return self._squeeze(torch.stack(joints))
 
     def edges(self, output: int = 0) -> tuple[Tensor, Tensor]:
-        """Return the edges of the cells of :meth:`joint` in data units, float64 ``(G + 1,)``; NaN without samples."""
+        """Return the edges of the cells of :meth:`joint` in data units, float64 ``(G + 1,)``; NaN
+        without samples.
+        """
         self._check_output(output)
         display = self._display(output)
         if display is None:
-            nothing = torch.full((self.grid_size + 1,), math.nan, dtype=torch.float64, device=self.table.device)
+            nothing = torch.full(
+                (self.grid_size + 1,), math.nan, dtype=torch.float64, device=self.table.device
+            )
             return nothing, nothing
         return display.x_edges, display.y_edges
 
@@ -168,9 +189,13 @@ class KDEMutualInformation(JointTableMetric):
             cells = []
             for axis in (view.x, view.y):
                 size = int(axis.size[c])
-                width = (axis.upper[c, :size] - axis.lower[c, :size]).max() if size else torch.zeros(())
+                width = (
+                    (axis.upper[c, :size] - axis.lower[c, :size]).max() if size else torch.zeros(())
+                )
                 cells.append(Cells(axis.centre[c, :size], float(width)))
-            tables.append((counts[: len(cells[0].centres), : len(cells[1].centres)], cells[0], cells[1]))
+            tables.append(
+                (counts[: len(cells[0].centres), : len(cells[1].centres)], cells[0], cells[1])
+            )
         return tables
 
     def _cells(self, lo: float, hi: float) -> Cells:

@@ -6,7 +6,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mi_metrics.states import reservoir
+from mi_metrics.functional.information import Unit
+from mi_metrics.functional.knn import (
+    ALGORITHMS,
+    HIDDEN,
+    _sorted_rows,
+    hides_the_rest,
+    rows_mutual_information,
+)
 from mi_metrics.functional.options import (
     check_cells,
     check_choice,
@@ -15,9 +22,8 @@ from mi_metrics.functional.options import (
     from_nats,
     shapes_differ,
 )
-from mi_metrics.functional.information import Unit
-from mi_metrics.functional.knn import ALGORITHMS, HIDDEN, _sorted_rows, hides_the_rest, rows_mutual_information
 from mi_metrics.metrics.base import IGNORED, SEEN, MutualInformationMetric
+from mi_metrics.states import reservoir
 from mi_metrics.states.header import Value
 
 # 64 GiB of samples.
@@ -27,30 +33,33 @@ MAX_NUMBERS = 2**33
 class KNNMutualInformation(MutualInformationMetric):
     r"""Estimate the mutual information of paired samples from nearest neighbours, in nats or bits.
 
-    What is computed, the formula and its conventions: :func:`mi_metrics.functional.knn_mutual_information`. Here the
-    samples are the state, all of them or a bounded number.
+    What is computed, the formula and its conventions:
+    :func:`mi_metrics.functional.knn_mutual_information`. Here the samples are the state, all of
+    them or a bounded number.
 
     Conventions:
-        Exact under splits and ranks: bit for bit, in any order, and with ``max_samples=None`` equal to the functional
-        call on all samples.
-        ``max_samples=M`` keeps the M samples of least hash, a uniform sample where samples do not repeat, and all of
-        them up to M. Copies of one sample are kept or dropped together, so that repeated samples (labels on both
-        sides, the zeros of a ReLU) make it unrepresentative: ``compute`` detects this and warns once.
-        Repeated samples are neighbours at distance 0. ``compute`` warns once when, after a sync over W ranks, 1 to
-        W - 1 samples are repeated, as the padding of PyTorch's ``DistributedSampler`` makes them (use
-        :class:`mi_metrics.UnpaddedDistributedSampler`), and when copies of whole samples abound, as resampling with
-        replacement makes them (:class:`torchmetrics.wrappers.BootStrapper`).
+        Exact under splits and ranks: bit for bit, in any order, and with ``max_samples=None`` equal
+        to the functional call on all samples. ``max_samples=M`` keeps the M samples of least hash,
+        a uniform sample where samples do not repeat, and all of them up to M. Copies of one sample
+        are kept or dropped together, so that repeated samples (labels on both sides, the zeros of a
+        ReLU) make it unrepresentative: ``compute`` detects this and warns once. Repeated samples
+        are neighbours at distance 0. ``compute`` warns once when, after a sync over W ranks, 1 to W
+        - 1 samples are repeated, as the padding of PyTorch's ``DistributedSampler`` makes them (use
+        :class:`mi_metrics.UnpaddedDistributedSampler`), and when copies of whole samples abound, as
+        resampling with replacement makes them (:class:`torchmetrics.wrappers.BootStrapper`).
         At most ``n_neighbors`` samples: NaN, with a warning. ``compute`` never raises.
-        State: ``samples``; with ``max_samples=None`` a list of float64 ``(n, x_dim + y_dim)`` (several outputs:
-        ``(n, C, 2)``), else int64 ``(C, max_samples, 1 + x_dim + y_dim)``; ``header`` and ``counters``.
-        Memory: 8 (x_dim + y_dim) bytes per sample with ``max_samples=None``, which is the one state in this package
-        that grows; pass ``compute_on_cpu=True`` to keep it off the GPU.
+        State: ``samples``; with ``max_samples=None`` a list of float64 ``(n, x_dim + y_dim)``
+        (several outputs: ``(n, C, 2)``), else int64 ``(C, max_samples, 1 + x_dim + y_dim)``;
+        ``header`` and ``counters``.
+        Memory: 8 (x_dim + y_dim) bytes per sample with ``max_samples=None``, which is the one state
+        in this package that grows; pass ``compute_on_cpu=True`` to keep it off the GPU.
         Gradient: none.
 
     As input to ``forward`` and ``update`` the metric accepts:
         x: With ``x_dim = y_dim = 1``: of any shape, all elements pooled (``num_outputs=1``), or
             ``(N, num_outputs, ...)``. Else ``(N, x_dim)``.
-        y: Paired with ``x`` by position: of the same shape, or ``(N, y_dim)``; ``(N,)`` is read as ``(N, 1)``.
+        y: Paired with ``x`` by position: of the same shape, or ``(N, y_dim)``; ``(N,)`` is read as
+        ``(N, 1)``.
 
     As output of ``forward`` and ``compute`` the metric returns:
         float64, a scalar with ``num_outputs=1``, else of shape ``(num_outputs,)``.
@@ -65,8 +74,8 @@ class KNNMutualInformation(MutualInformationMetric):
         max_samples: The most samples to keep, or None for all.
         unit: ``"nats"`` or ``"bits"``.
         num_outputs: Number of pairs of scalar variables that are evaluated side by side.
-        nan_strategy: What to do with NaN and infinite samples: ``"error"``, or ``"ignore"``: the pair is dropped and
-            counted.
+        nan_strategy: What to do with NaN and infinite samples: ``"error"``, or ``"ignore"``: the
+            pair is dropped and counted.
         kwargs: Arguments of :class:`torchmetrics.Metric`.
 
     Raises:
@@ -80,7 +89,8 @@ class KNNMutualInformation(MutualInformationMetric):
         >>> metric = KNNMutualInformation()
         >>> for _ in range(10):
         ...     x = torch.randn(1_000, generator=generator)
-        ...     metric.update(x, 0.6 * x + 0.8 * torch.randn(1_000, generator=generator))  # truth: 0.2231 nats
+        ...     y = 0.6 * x + 0.8 * torch.randn(1_000, generator=generator)  # truth: 0.2231 nats
+        ...     metric.update(x, y)
         >>> print(f"{metric.compute():.4f}")
         0.2321
 
@@ -118,18 +128,22 @@ class KNNMutualInformation(MutualInformationMetric):
                 raise TypeError(f"Expected `{name}` to be True or False, but got {flag!r}.")
         if num_outputs > 1 and (x_dim, y_dim) != (1, 1):
             raise ValueError(
-                f"`num_outputs={num_outputs}` evaluates pairs of scalars and excludes vectors, but got x_dim={x_dim} "
-                f"and y_dim={y_dim}. Use one metric per pair of vectors."
+                f"`num_outputs={num_outputs}` evaluates pairs of scalars and excludes vectors, but "
+                f"got x_dim={x_dim} and y_dim={y_dim}. Use one metric per pair of vectors."
             )
         if discrete_y and y_dim != 1:
             raise ValueError(
-                f"`discrete_y=True` takes one class label per sample and needs y_dim=1, but got {y_dim}. "
-                "Encode combinations of labels as one."
+                "`discrete_y=True` takes one class label per sample and needs y_dim=1, but got "
+                f"{y_dim}. Encode combinations of labels as one."
             )
         if max_samples is not None:
             max_samples = check_integer("max_samples", max_samples, n_neighbors + 1)
         rows = num_outputs * (max_samples or 1)
-        check_cells(f"{num_outputs=}, {max_samples=} with {x_dim=}, {y_dim=}", rows * (1 + x_dim + y_dim), MAX_NUMBERS)
+        check_cells(
+            f"{num_outputs=}, {max_samples=} with {x_dim=}, {y_dim=}",
+            rows * (1 + x_dim + y_dim),
+            MAX_NUMBERS,
+        )
         configuration: dict[str, Value] = {
             "state": "samples",
             "x_dim": x_dim,
@@ -137,15 +151,31 @@ class KNNMutualInformation(MutualInformationMetric):
             "discrete_y": float(discrete_y),
             "max_samples": max_samples,
         }
-        super().__init__(configuration, num_outputs=num_outputs, nan_strategy=nan_strategy, **kwargs)
-        self.n_neighbors, self.x_dim, self.y_dim, self.algorithm = n_neighbors, x_dim, y_dim, algorithm
-        self.discrete_y, self.standardize, self.max_samples, self.unit = discrete_y, standardize, max_samples, unit
+        super().__init__(
+            configuration, num_outputs=num_outputs, nan_strategy=nan_strategy, **kwargs
+        )
+        self.n_neighbors, self.x_dim, self.y_dim, self.algorithm = (
+            n_neighbors,
+            x_dim,
+            y_dim,
+            algorithm,
+        )
+        self.discrete_y, self.standardize, self.max_samples, self.unit = (
+            discrete_y,
+            standardize,
+            max_samples,
+            unit,
+        )
         dim = x_dim + y_dim
         self._row_shape = (dim,) if num_outputs == 1 else (num_outputs, dim)
         if max_samples is None:
             self.add_state("samples", [], "cat")
         else:
-            self.add_state("samples", reservoir.empty(num_outputs, max_samples, dim, self._device), reservoir.fold)
+            self.add_state(
+                "samples",
+                reservoir.empty(num_outputs, max_samples, dim, self._device),
+                reservoir.fold,
+            )
 
     def update(self, x: Tensor, y: Tensor) -> None:
         """Keep a batch of paired samples.
@@ -156,20 +186,25 @@ class KNNMutualInformation(MutualInformationMetric):
 
         Raises:
             TypeError: If x or y is not a real tensor, or y holds floating-point labels.
-            ValueError: If shapes or devices differ, there is no sample, or with ``nan_strategy="error"`` a sample is
-                NaN or infinite. The state is left as it was.
+            ValueError: If shapes or devices differ, there is no sample, or with
+                ``nan_strategy="error"`` a sample is NaN or infinite. The state is left as it was.
         """
         if self.discrete_y:
             self._check_device(check_tensor("y", y))
         if self.discrete_y and y.is_floating_point():
             raise TypeError(
-                f"Expected class labels in `y` (integers or bool) for discrete_y=True, but got {y.dtype}. "
-                "Convert labels with y.long(), or use discrete_y=False for a continuous variable."
+                "Expected class labels in `y` (integers or bool) for discrete_y=True, but got "
+                f"{y.dtype}. Convert labels with y.long(), or use discrete_y=False for a "
+                "continuous variable."
             )
-        if self.discrete_y and y.dtype in (torch.int64, torch.uint64) and bool((y.double().abs() >= 2.0**53).any()):
+        if (
+            self.discrete_y
+            and y.dtype in (torch.int64, torch.uint64)
+            and bool((y.double().abs() >= 2.0**53).any())
+        ):
             raise ValueError(
-                "Expected class labels in `y` below 2**53, but got larger ones, which float64 would merge. Number the "
-                "classes with torch.unique(y, return_inverse=True)."
+                "Expected class labels in `y` below 2**53, but got larger ones, which float64 "
+                "would merge. Number the classes with torch.unique(y, return_inverse=True)."
             )
         if (self.x_dim, self.y_dim) == (1, 1):
             if self.num_outputs == 1:
@@ -190,7 +225,8 @@ class KNNMutualInformation(MutualInformationMetric):
             kept = rows[0] if valid is None else rows[0][valid[0]]
             self.samples = [*self.samples, kept]
         else:
-            # Outputs drop different pairs but share their rows; `compute` leaves the marked ones out.
+            # Outputs drop different pairs but share their rows; `compute` leaves the marked ones
+            # out.
             if valid is not None:
                 rows = torch.where(valid.unsqueeze(2), rows, torch.nan)
             self.samples = [*self.samples, rows.movedim(0, 1).contiguous()]
@@ -203,18 +239,22 @@ class KNNMutualInformation(MutualInformationMetric):
         if int(used.min()) <= self.n_neighbors:
             self._warn_once(
                 "too few",
-                f"{type(self).__name__} needs more than n_neighbors={self.n_neighbors} valid samples, but has "
-                f"{int(used.min())}, so its value is NaN. Update it with more samples, or lower `n_neighbors`.",
+                f"{type(self).__name__} needs more than n_neighbors={self.n_neighbors} valid "
+                f"samples, but has {int(used.min())}, so its value is NaN. Update it with more "
+                "samples, or lower `n_neighbors`.",
             )
         if self.max_samples is not None and not self._is_representative(used):
             self._warn_once(
                 "unrepresentative",
-                f"Repeated samples make the {self.max_samples} that {type(self).__name__} kept unrepresentative of the "
-                f"{int(used.max())} seen: copies are kept or dropped together. Keep all with max_samples=None, or use "
-                "BinnedMutualInformation, which is exact for repeated values.",
+                f"Repeated samples make the {self.max_samples} that {type(self).__name__} kept "
+                f"unrepresentative of the {int(used.max())} seen: copies are kept or dropped "
+                "together. Keep all with max_samples=None, or use BinnedMutualInformation, which "
+                "is exact for repeated values.",
             )
         self._warn_once("copies", self._copies(rows))
-        if self.standardize and any(hides_the_rest(r, self.x_dim, discrete_y=self.discrete_y) for r in rows):
+        if self.standardize and any(
+            hides_the_rest(r, self.x_dim, discrete_y=self.discrete_y) for r in rows
+        ):
             self._warn_once("hidden", HIDDEN)
         values = [
             rows_mutual_information(
@@ -238,7 +278,9 @@ class KNNMutualInformation(MutualInformationMetric):
         super().reset()
 
     def _vectors(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return a batch of vectors as rows ``(1, N, x_dim + y_dim)``, and which are valid (None: all)."""
+        """Return a batch of vectors as rows ``(1, N, x_dim + y_dim)``, and which are valid (None:
+        all).
+        """
         parts = []
         for name, value, dim in (("x", x, self.x_dim), ("y", y, self.y_dim)):
             value = check_tensor(name, value)
@@ -247,14 +289,16 @@ class KNNMutualInformation(MutualInformationMetric):
                 value = value.unsqueeze(1)
             if value.ndim != 2 or value.shape[1] != dim:
                 raise ValueError(
-                    f"Expected `{name}` of shape (N, {dim}) for {name}_dim={dim}, but got {tuple(value.shape)}. "
-                    "Flatten what is one variable, and set its dimension in the constructor."
+                    f"Expected `{name}` of shape (N, {dim}) for {name}_dim={dim}, but got "
+                    f"{tuple(value.shape)}. Flatten what is one variable, and set its dimension in "
+                    "the constructor."
                 )
             parts.append(value.detach())
         if len(parts[0]) != len(parts[1]) or len(parts[0]) == 0:
             raise ValueError(
-                f"Expected as many samples in `x` as in `y`, and at least one, but got {len(parts[0])} and "
-                f"{len(parts[1])}. Samples are paired by position; skip empty batches."
+                "Expected as many samples in `x` as in `y`, and at least one, but got "
+                f"{len(parts[0])} and {len(parts[1])}. Samples are paired by position; skip empty "
+                "batches."
             )
         rows = torch.cat([p.double() for p in parts], 1)
         finite = rows.isfinite().all(1)
@@ -262,7 +306,8 @@ class KNNMutualInformation(MutualInformationMetric):
             return rows.unsqueeze(0), finite.unsqueeze(0)
         if not bool(finite.all()):
             raise ValueError(
-                f"Expected `x` and `y` to be finite, but {int((~finite).sum())} of {len(rows)} samples hold NaN or "
+                f"Expected `x` and `y` to be finite, but {int((~finite).sum())} of {len(rows)} "
+                f"samples hold NaN or "
                 'inf. Remove them first, or pass nan_strategy="ignore".'
             )
         return rows.unsqueeze(0), None
@@ -272,7 +317,9 @@ class KNNMutualInformation(MutualInformationMetric):
         if self.max_samples is not None:
             return reservoir.rows(cast(Tensor, self.samples))
         # After a sync the list is one tensor.
-        parts = [self.samples] if isinstance(self.samples, Tensor) else [self._no_rows(), *self.samples]
+        parts = (
+            [self.samples] if isinstance(self.samples, Tensor) else [self._no_rows(), *self.samples]
+        )
         rows = torch.cat([p.to(parts[0].device) for p in parts])
         if self.num_outputs == 1:
             return [rows]
@@ -286,7 +333,9 @@ class KNNMutualInformation(MutualInformationMetric):
         return torch.empty(0, *self._row_shape, dtype=torch.float64, device=device)
 
     def _copies(self, rows: list[Tensor]) -> str | None:
-        """Say that whole samples are repeated in a way that padding or resampling makes and data do not."""
+        """Say that whole samples are repeated in a way that padding or resampling makes and data do
+        not.
+        """
         ranks = 1
         if self._is_synced and dist.is_available() and dist.is_initialized():
             ranks = dist.get_world_size(self.process_group)
@@ -297,43 +346,63 @@ class KNNMutualInformation(MutualInformationMetric):
             repeated = len(r) - distinct
             if 1 <= repeated < ranks:
                 return (
-                    f"{repeated} of {len(r)} samples of {type(self).__name__} are repeated on {ranks} ranks, as the "
-                    "padding of DistributedSampler makes them. A copy is a neighbour at distance 0 and raises the "
-                    "value. Use mi_metrics.UnpaddedDistributedSampler."
+                    f"{repeated} of {len(r)} samples of {type(self).__name__} are repeated on "
+                    f"{ranks} ranks, as the padding of DistributedSampler makes them. A copy is a "
+                    "neighbour at distance 0 and raises the value. Use "
+                    "mi_metrics.UnpaddedDistributedSampler."
                 )
-            # Quantised variables repeat each other's values in ever new pairs; copies repeat whole samples only.
-            variables = [r[:, : self.x_dim]] if self.discrete_y else [r[:, : self.x_dim], r[:, self.x_dim :]]
-            if repeated > 0.1 * len(r) and distinct > 50 and all(_count_distinct(v) == distinct for v in variables):
+            # Quantised variables repeat each other's values in ever new pairs; copies repeat whole
+            # samples only.
+            variables = (
+                [r[:, : self.x_dim]]
+                if self.discrete_y
+                else [r[:, : self.x_dim], r[:, self.x_dim :]]
+            )
+            if (
+                repeated > 0.1 * len(r)
+                and distinct > 50
+                and all(_count_distinct(v) == distinct for v in variables)
+            ):
                 return (
-                    f"{100 * repeated / len(r):.0f} % of the samples of {type(self).__name__} are copies of others, as "
-                    "resampling with replacement (BootStrapper) or oversampling makes them. Copies are neighbours at "
-                    "distance 0, and the value is far too large. Evaluate each sample once; resample without "
-                    "replacement."
+                    f"{100 * repeated / len(r):.0f} % of the samples of {type(self).__name__} are "
+                    "copies of others, as resampling with replacement (BootStrapper) or "
+                    "oversampling makes them. Copies are neighbours at distance 0, and the value "
+                    "is far too large. Evaluate each sample once; resample without replacement."
                 )
         return None
 
     def _sync_dist(self, *args: Any, **kwargs: Any) -> None:
         if isinstance(self.samples, list):
-            # A rank without samples takes part with rows of the right shape and dtype, and on the right device.
+            # A rank without samples takes part with rows of the right shape and dtype, and on the
+            # right device.
             self.samples = [torch.cat([self._no_rows(), *self.samples]).to(self.counters.device)]
         super()._sync_dist(*args, **kwargs)
 
     def _problems(self, states: dict[str, Any]) -> list[str]:
         problems = super()._problems(states)
         if not problems and self.max_samples is None:
-            kinds = {(p.shape[1:], p.dtype) if isinstance(p, Tensor) else None for p in states["samples"]}
+            kinds = {
+                (p.shape[1:], p.dtype) if isinstance(p, Tensor) else None for p in states["samples"]
+            }
             if kinds - {(self._row_shape, torch.float64)}:
-                problems.append(f"expected samples of shape (n, {', '.join(map(str, self._row_shape))}) in float64")
+                problems.append(
+                    f"expected samples of shape (n, {', '.join(map(str, self._row_shape))}) in "
+                    f"float64"
+                )
         return problems
 
 
 def _check_scalars(x: Any, y: Any) -> None:
     """Say what vectors need, where shapes show that they are some."""
     for name, v, other in (("x", x, y), ("y", y, x)):
-        if not (isinstance(v, Tensor) and isinstance(other, Tensor) and v.ndim == 2 and v.shape[1] > 1):
+        if not (
+            isinstance(v, Tensor) and isinstance(other, Tensor) and v.ndim == 2 and v.shape[1] > 1
+        ):
             continue
         if other.ndim in (1, 2) and len(other) == len(v) and other.shape[1:] != v.shape[1:]:
-            raise shapes_differ(x, y, f"If `{name}` holds vectors, build the metric with {name}_dim={v.shape[1]}.")
+            raise shapes_differ(
+                x, y, f"If `{name}` holds vectors, build the metric with {name}_dim={v.shape[1]}."
+            )
 
 
 def _count_distinct(rows: Tensor) -> int:

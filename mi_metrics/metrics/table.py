@@ -5,20 +5,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mi_metrics.states import grid
+from mi_metrics.functional.binned import chunks, hard_counts, soft_counts
 from mi_metrics.functional.options import check_cells, check_integer
 from mi_metrics.functional.tables.axis import Axis, Interval, fixed_axis
-from mi_metrics.functional.binned import chunks, hard_counts, soft_counts
 from mi_metrics.metrics.base import MutualInformationMetric
+from mi_metrics.states import grid
 from mi_metrics.states.header import Value
 
 
 class JointTableMetric(MutualInformationMetric):
-    """A joint table per output, over a known range or over cells that the data choose; estimators are views of it.
+    """A joint table per output, over a known range or over cells that the data choose; estimators
+    are views of it.
 
-    State: ``table``. With a known range, int64 ``(C, B_x, B_y)`` (hard kernel) or float64 (soft kernels), a sum over
-    batches and ranks. With an unknown range, the int64 ``(C, L)`` of :mod:`mi_metrics.states.grid`, which has a merge of its
-    own; kernels and bins are chosen when it is read.
+    State: ``table``. With a known range, int64 ``(C, B_x, B_y)`` (hard kernel) or float64 (soft
+    kernels), a sum over batches and ranks. With an unknown range, the int64 ``(C, L)`` of
+    :mod:`mi_metrics.states.grid`, which has a merge of its own; kernels and bins are chosen when it
+    is read.
     """
 
     table: Tensor
@@ -37,16 +39,25 @@ class JointTableMetric(MutualInformationMetric):
         configuration: dict[str, Value] = {"state": "grid", "resolution": resolution}
         if bins is not None and ranges is not None:
             (x_lo, x_hi), (y_lo, y_hi) = ranges
-            configuration = {"state": "table", "kernel": kernel, "num_bins_x": bins[0], "num_bins_y": bins[1]}
+            configuration = {
+                "state": "table",
+                "kernel": kernel,
+                "num_bins_x": bins[0],
+                "num_bins_y": bins[1],
+            }
             configuration |= {"x_lo": x_lo, "x_hi": x_hi, "y_lo": y_lo, "y_hi": y_hi}
         num_outputs = check_integer("num_outputs", num_outputs, 1)
         bx, by = bins or (resolution, resolution)
         check_cells(f"{num_outputs=} with {bx} x {by} each", num_outputs * bx * by)
-        super().__init__(configuration, num_outputs=num_outputs, nan_strategy=nan_strategy, **kwargs)
+        super().__init__(
+            configuration, num_outputs=num_outputs, nan_strategy=nan_strategy, **kwargs
+        )
         self._bins, self._ranges, self._kernel = bins, ranges, kernel
         if bins is not None and ranges is not None:
             dtype = torch.int64 if kernel == "hard" else torch.float64
-            self.add_state("table", torch.zeros(num_outputs, *bins, dtype=dtype, device=self._device), "sum")
+            self.add_state(
+                "table", torch.zeros(num_outputs, *bins, dtype=dtype, device=self._device), "sum"
+            )
         else:
             self.add_state("table", grid.empty(num_outputs, resolution, self._device), grid.fold)
 
@@ -54,13 +65,14 @@ class JointTableMetric(MutualInformationMetric):
         """Add a batch of paired samples to the joint table.
 
         Args:
-            x: Samples of any real dtype and shape with ``num_outputs=1``, else ``(N, num_outputs, ...)``.
+            x: Samples of any real dtype and shape with ``num_outputs=1``, else ``(N, num_outputs,
+                ...)``.
             y: Samples paired with ``x`` by position, of the same shape.
 
         Raises:
             TypeError: If x or y is not a real tensor.
-            ValueError: If shapes or devices differ, there is no sample, or with ``nan_strategy="error"`` a sample is
-                NaN or infinite. The state is left as it was.
+            ValueError: If shapes or devices differ, there is no sample, or with
+                ``nan_strategy="error"`` a sample is NaN or infinite. The state is left as it was.
         """
         x, y, valid = self._samples(x, y)
         if self._bins is None or self._ranges is None:
@@ -99,7 +111,8 @@ class JointTableMetric(MutualInformationMetric):
     def _check_output(self, output: int) -> None:
         if not 0 <= check_integer("output", output, 0) < self.num_outputs:
             raise ValueError(
-                f"Expected `output` below num_outputs={self.num_outputs}, but got {output}. Outputs are counted from 0."
+                f"Expected `output` below num_outputs={self.num_outputs}, but got {output}. "
+                f"Outputs are counted from 0."
             )
 
     def _squeeze(self, value: Tensor) -> Tensor:
@@ -129,8 +142,14 @@ class JointTableMetric(MutualInformationMetric):
         assert self._ranges is not None
         (x_lo, x_hi), (y_lo, y_hi) = self._ranges
         total = torch.zeros(self.num_outputs, dtype=torch.int64, device=x.device)
-        # The extremes cost a tenth of the comparison; on other devices than the CPU they would have to be waited for.
-        if valid is None and x.device.type == "cpu" and _within(x, x_lo, x_hi) and _within(y, y_lo, y_hi):
+        # The extremes cost a tenth of the comparison; on other devices than the CPU they would have
+        # to be waited for.
+        if (
+            valid is None
+            and x.device.type == "cpu"
+            and _within(x, x_lo, x_hi)
+            and _within(y, y_lo, y_hi)
+        ):
             return total
         for r, c in chunks(x.shape[0], x.shape[1], x.device):
             a, b = x[r, c], y[r, c]

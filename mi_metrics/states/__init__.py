@@ -1,1 +1,3 @@
-"""What a metric holds: how it was built, what it counted, what it kept; each merges with its like."""
+"""What a metric holds: how it was built, what it counted, what it kept; each merges with its
+like.
+"""

@@ -1,37 +1,42 @@
-"""The occupied-cell dyadic grid: a joint table for data whose range nobody knows, which merges exactly.
+"""The occupied-cell dyadic grid: a joint table for data whose range nobody knows, which merges
+exactly.
 
-**Cells.** Level e cuts the real line into the cells [j 2^e, (j+1) 2^e), j an integer. A cell is named by its
-lower border, a float64: the border of x is x with the bits below 2^e cleared towards -inf, floor(x / 2^e) 2^e.
-It has no more significant bits than x, so it is a float64 itself, where -2^1024 reads -inf. Levels run from -1074,
-where every float64 is its own cell, to 1024, where two cells hold everything. -0.0 is +0.0; a negative number,
-however small, lies below 0.
+**Cells.** Level e cuts the real line into the cells [j 2^e, (j+1) 2^e), j an integer. A cell is
+named by its lower border, a float64: the border of x is x with the bits below 2^e cleared towards
+-inf, floor(x / 2^e) 2^e. It has no more significant bits than x, so it is a float64 itself, where
+-2^1024 reads -inf. Levels run from -1074, where every float64 is its own cell, to 1024, where two
+cells hold everything. -0.0 is +0.0; a negative number, however small, lies below 0.
 
-**State.** Per output and axis the occupied cells, at most m (the resolution), at the least level e at which they
-are that few; and a dense m x m table of the exact number of samples in each pair of cells. All of it is one int64
-tensor of shape (C, 2 + 2m + m^2): the two levels, the borders of x and of y, ascending, as the bits of their
-float64 (negative numbers negated, so that integers and numbers have one order; empty slots hold +inf), the table.
+**State.** Per output and axis the occupied cells, at most m (the resolution), at the least level e
+at which they are that few; and a dense m x m table of the exact number of samples in each pair of
+cells. All of it is one int64 tensor of shape (C, 2 + 2m + m^2): the two levels, the borders of x
+and of y, ascending, as the bits of their float64 (negative numbers negated, so that integers and
+numbers have one order; empty slots hold +inf), the table.
 
-**Why the order of the data does not matter.** Let S be a multiset of samples, n_e(S) the number of cells that it
-occupies at level e, and e*(S) the least e with n_e(S) <= m.
-(1) Cells nest: floor(floor(x / 2^e) / 2^k) = floor(x / 2^(e+k)), so the border at a level follows from the border
-at any lower level, and n_e does not grow with e.
-(2) A subset occupies a subset of the cells: n_e(A) <= n_e(A + B), hence e*(A + B) >= max(e*(A), e*(B)).
-The state of S is a function of S: its level e*(S), the borders at that level, the counts. Merging the states of A
-and B takes both to the level max(e*(A), e*(B)), unites the cells and coarsens while more than m remain. By (1) the
-borders and counts found are those of the samples themselves, by (2) no level below was possible: the result is the
-state of A + B. So merging is commutative and associative, the empty state is neutral, and every order, split and
-merge tree of the same samples ends in the same bits. The same holds for `update`, which encodes a batch at the
-level of the state: a level that some of the samples have forced is a valid start.
+**Why the order of the data does not matter.** Let S be a multiset of samples, n_e(S) the number of
+cells that it occupies at level e, and e*(S) the least e with n_e(S) <= m. (1) Cells nest:
+floor(floor(x / 2^e) / 2^k) = floor(x / 2^(e+k)), so the border at a level follows from the border
+at any lower level, and n_e does not grow with e. (2) A subset occupies a subset of the cells:
+n_e(A) <= n_e(A + B), hence e*(A + B) >= max(e*(A), e*(B)).
+The state of S is a function of S: its level e*(S), the borders at that level, the counts. Merging
+the states of A and B takes both to the level max(e*(A), e*(B)), unites the cells and coarsens while
+more than m remain. By (1) the borders and counts found are those of the samples themselves, by (2)
+no level below was possible: the result is the state of A + B. So merging is commutative and
+associative, the empty state is neutral, and every order, split and merge tree of the same samples
+ends in the same bits. The same holds for `update`, which encodes a batch at the level of the state:
+a level that some of the samples have forced is a valid start.
 
-**The level in one pass.** Sort the borders and let g_i be the level at which neighbours i and i+1 fall into one
-cell. Then n_e = 1 + #{i: g_i > e}, and the least level that fits is the m-th largest of the g_i. Neighbours of
-different sign never meet, which is why m must be at least 2.
+**The level in one pass.** Sort the borders and let g_i be the level at which neighbours i and i+1
+fall into one cell. Then n_e = 1 + #{i: g_i > e}, and the least level that fits is the m-th largest
+of the g_i. Neighbours of different sign never meet, which is why m must be at least 2.
 
-**What is exact.** Every count is the number of samples in a known box, so the total is the number of samples. At
-most m distinct values on an axis (8-bit images, class labels) stay at level -1074: the borders are the values, bit
-for bit. A far outlier costs one cell, not the range. Otherwise a value is known to within its cell.
+**What is exact.** Every count is the number of samples in a known box, so the total is the number
+of samples. At most m distinct values on an axis (8-bit images, class labels) stay at level -1074:
+the borders are the values, bit for bit. A far outlier costs one cell, not the range. Otherwise a
+value is known to within its cell.
 
-Counts must stay below 2^63. Inputs must be finite where they are valid; integers are exact up to 2^53.
+Counts must stay below 2^63. Inputs must be finite where they are valid; integers are exact up to
+2^53.
 """
 
 import math
@@ -44,7 +49,8 @@ from mi_metrics.functional.options import check_integer
 
 # Every float64 is a multiple of 2^LEAST; at that level nothing is cleared.
 LEAST = -1074
-# The order-preserving bits of +inf: no finite sample has this border, and clearing bits leaves it as it is.
+# The order-preserving bits of +inf: no finite sample has this border, and clearing bits leaves it
+# as it is.
 _EMPTY = 2047 << 52
 _INT64_MIN = -(2**63)
 # Neighbours of different sign: above every level.
@@ -56,9 +62,9 @@ _SPAN = 1 << 16
 class Axis(NamedTuple):
     """The occupied cells of one axis, ascending; slots past the last repeat it with count 0.
 
-    A cell that can hold one float64 only (every cell at the least level) is a point: ``lower``, ``centre`` and
-    ``upper`` are that number, its width is 0. All are finite: a border at -2^1024 or 2^1024 reads as the largest
-    float64. Empty outputs hold zeros.
+    A cell that can hold one float64 only (every cell at the least level) is a point: ``lower``,
+    ``centre`` and ``upper`` are that number, its width is 0. All are finite: a border at -2^1024 or
+    2^1024 reads as the largest float64. Empty outputs hold zeros.
     """
 
     level: Tensor  # (C,) int64
@@ -70,7 +76,9 @@ class Axis(NamedTuple):
 
     @property
     def lossless(self) -> Tensor:
-        """Whether ``centre`` and ``counts`` are the sorted distinct values and their numbers, (C,) bool."""
+        """Whether ``centre`` and ``counts`` are the sorted distinct values and their numbers, (C,)
+        bool.
+        """
         return self.level == LEAST
 
 
@@ -83,14 +91,17 @@ class Grid(NamedTuple):
 
 
 class _Lookup(NamedTuple):
-    """From a number to its code in the joint table, by way of its index among equal steps of the real line."""
+    """From a number to its code in the joint table, by way of its index among equal steps of the
+    real line.
+    """
 
     enlarge: Tensor  # (C, 1) float64: 2^-e for steps 2^e below 1, else 1
     shrink: Tensor | None  # (C, 1) float64: 2^-e for steps above 1, else 1; None where all are 1
     start: Tensor  # (C, 1) float64: the index before the first in the table
     far: bool  # or the first itself, where the one before is no float64
     code: Tensor  # (C, T + 2) int64; the first and the last entry stand for everything outside
-    lower: Tensor | None  # (C, T + 2) float64: the border of the entry's cell, where the step is wider than it
+    # (C, T + 2) float64: the border of the entry's cell, where the step is wider than it.
+    lower: Tensor | None
     upper: Tensor | None  # the next border; None where cells are points
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -109,7 +120,9 @@ class _Lookup(NamedTuple):
 
 
 def empty(num_outputs: int, resolution: int, device: torch.device | str | None = None) -> Tensor:
-    """Return the state (C, 2 + 2m + m^2) of no samples, m the resolution: the neutral element of `merge`."""
+    """Return the state (C, 2 + 2m + m^2) of no samples, m the resolution: the neutral element of
+    `merge`.
+    """
     m = check_integer("resolution", resolution, 2)
     state = torch.zeros(num_outputs, 2 + 2 * m + m * m, dtype=torch.int64, device=device)
     state[:, :2] = LEAST
@@ -123,10 +136,12 @@ def encode(x: Tensor, y: Tensor, resolution: int, valid: Tensor | None = None) -
 
 
 def update(state: Tensor, x: Tensor, y: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Return ``merge(state, encode(x, y))``, bit for bit, at the price of a few table lookups per sample.
+    """Return ``merge(state, encode(x, y))``, bit for bit, at the price of a few table lookups per
+    sample.
 
-    Samples in cells that the state knows are counted through the lookup. The others, few once the state has seen
-    similar data, are gathered and sorted. Takes a few times the memory of the state and of a chunk.
+    Samples in cells that the state knows are counted through the lookup. The others, few once the
+    state has seen similar data, are gathered and sorted. Takes a few times the memory of the state
+    and of a chunk.
     """
     (C, n), m = x.shape, _resolution(state)
     chunk = max(1, (1 << 16 if x.device.type == "cpu" else 1 << 22) // max(C, 1))
@@ -183,18 +198,23 @@ def fold(stacked: Tensor) -> Tensor:
         levels.append(least)
         tables.append(table)
         # empty slots count nothing, wherever they go
-        slots.append(torch.searchsorted(table, _floor(names, least)).clamp_(max=m - 1).view(C, K, m))
+        slots.append(
+            torch.searchsorted(table, _floor(names, least)).clamp_(max=m - 1).view(C, K, m)
+        )
     joint = stacked[..., 2 + 2 * m :].transpose(0, 1).reshape(C, K, m, m)
     return _pack(levels, tables, regroup(joint, slots[0], slots[1], (m, m)))
 
 
 def regroup(joint: Tensor, rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Add up joint counts (C, ..., m, m) into tables (C, *shape), given the new row and column of each old one.
+    """Add up joint counts (C, ..., m, m) into tables (C, *shape), given the new row and column of
+    each old one.
 
     ``rows`` and ``columns`` are (C, ..., m) int64. This is how a view goes from cells to bins.
     """
     code = rows.unsqueeze(-1) * shape[1] + columns.unsqueeze(-2)
-    result = torch.zeros(joint.shape[0], shape[0] * shape[1], dtype=joint.dtype, device=joint.device)
+    result = torch.zeros(
+        joint.shape[0], shape[0] * shape[1], dtype=joint.dtype, device=joint.device
+    )
     return result.scatter_add_(1, code.flatten(1), joint.flatten(1)).view(-1, *shape)
 
 
@@ -202,15 +222,19 @@ def view(state: Tensor) -> Grid:
     """Read a state (C, L)."""
     m = _resolution(state)
     joint = state[:, 2 + 2 * m :].reshape(-1, m, m)
-    x, y = (_axis(state[:, i], state[:, 2 + i * m : 2 + (i + 1) * m], joint.sum(2 - i)) for i in range(2))
+    x, y = (
+        _axis(state[:, i], state[:, 2 + i * m : 2 + (i + 1) * m], joint.sum(2 - i))
+        for i in range(2)
+    )
     return Grid(x, y, joint)
 
 
 def quantile(axis: Axis, q: Tensor) -> Tensor:
-    """Return the quantiles q (Q,) of a marginal as (C, Q): linear between order statistics, as NumPy's default.
+    """Return the quantiles q (Q,) of a marginal as (C, Q): linear between order statistics, as
+    NumPy's default.
 
-    The samples of a cell are taken as evenly spread over it, so each order statistic is within its cell, and
-    exact where the cells are points. NaN for an output without samples.
+    The samples of a cell are taken as evenly spread over it, so each order statistic is within its
+    cell, and exact where the cells are points. NaN for an output without samples.
     """
     upto = axis.counts.cumsum(1)
     total = upto[:, -1:]
@@ -263,7 +287,8 @@ def _encode(x: Tensor, y: Tensor, valid: Tensor, m: int) -> Tensor:
 
 def _key(x: Tensor) -> Tensor:
     """Return the float64 bits of x as integers in the order of the numbers, both zeros 0."""
-    # adding zero flushes subnormals where the processor does, so that this and the lookup see the same number
+    # adding zero flushes subnormals where the processor does, so that this and the lookup see the
+    # same number
     return _flip((x.double() + 0.0).view(torch.int64))
 
 
@@ -280,7 +305,8 @@ def _flip(bits: Tensor) -> Tensor:
 def _floor(key: Tensor, level: Tensor) -> Tensor:
     """Return the keys (C, n) of the borders at the levels (C,)."""
     level = level.unsqueeze(1)
-    # A negative number lies in the cell that ends above it: step back from the next number towards zero.
+    # A negative number lies in the cell that ends above it: step back from the next number towards
+    # zero.
     size = torch.where(key < 0, ~key, key)
     bits = level - LEAST + 1 - (size >> 52).clamp_(min=1)
     # Past the mantissa nothing remains but 0, and the cell below it, from -2^level.
@@ -301,7 +327,9 @@ def _meet(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _occupied(keys: Tensor, level: Tensor, m: int) -> tuple[Tensor, Tensor]:
-    """Return the least level from ``level`` (C,) up at which the keys (C, n) occupy at most m cells, and these."""
+    """Return the least level from ``level`` (C,) up at which the keys (C, n) occupy at most m
+    cells, and these.
+    """
     keys = _floor(keys, level).sort(1).values
     a, b = keys[:, :-1], keys[:, 1:]
     if a.shape[1] >= m:
@@ -359,7 +387,8 @@ def _find(lookups: list[_Lookup], x: Tensor, missed: int) -> tuple[Tensor, Tenso
 def _lookups(state: Tensor) -> tuple[list[_Lookup], list[_Lookup]]:
     """Return for both axes of a state the lookups that find most of the samples like those counted.
 
-    One will do for most data. A second and a third serve what lies far off: a background, a fill value.
+    One will do for most data. A second and a third serve what lies far off: a background, a fill
+    value.
     """
     m = _resolution(state)
     joint = state[:, 2 + 2 * m :].reshape(-1, m, m)
@@ -376,18 +405,22 @@ def _lookups(state: Tensor) -> tuple[list[_Lookup], list[_Lookup]]:
     return lookups
 
 
-def _lookup(level: Tensor, borders: Tensor, counts: Tensor, codes: Tensor) -> tuple[_Lookup, Tensor]:
+def _lookup(
+    level: Tensor, borders: Tensor, counts: Tensor, codes: Tensor
+) -> tuple[_Lookup, Tensor]:
     """Return a lookup and the cells (C, m) that it finds.
 
-    The step is the widest that tells neighbouring cells apart, all but the closest sixteenth of them: the cell
-    itself for a continuous variable; wider, and with a check of the borders, for values far apart by the measure
-    of their cells (the values k / 255 of an image). The table begins where it covers most of the samples.
+    The step is the widest that tells neighbouring cells apart, all but the closest sixteenth of
+    them: the cell itself for a continuous variable; wider, and with a check of the borders, for
+    values far apart by the measure of their cells (the values k / 255 of an image). The table
+    begins where it covers most of the samples.
     """
     m = borders.shape[1]
     vacant = borders == _EMPTY
     meet = torch.where(vacant[:, 1:], _NEVER, _meet(borders[:, :-1], borders[:, 1:])).sort(1).values
     close = ((~vacant).sum(1, keepdim=True) - 1).clamp_(min=0) // 16
-    step = (meet.gather(1, close) - 1).clamp_(-1000, 1000)  # its power and the inverse are normal numbers
+    # Its power and the inverse are normal numbers.
+    step = (meet.gather(1, close) - 1).clamp_(-1000, 1000)
     enlarge, shrink = _power(-step.clamp(max=0)), _power(-step.clamp(min=0))
     lower = _number(borders)
     most = torch.finfo(torch.float64).max
@@ -398,11 +431,19 @@ def _lookup(level: Tensor, borders: Tensor, counts: Tensor, codes: Tensor) -> tu
     start = index.gather(1, first)
     reach = index.gather(1, end.gather(1, first) - 1) - start
     far = start - (start - 1) != 1
-    facts = [reach.amax(), step.amax(), (step > level.unsqueeze(1)).any(), level.amax() > LEAST, far.any()]
+    facts = [
+        reach.amax(),
+        step.amax(),
+        (step > level.unsqueeze(1)).any(),
+        level.amax() > LEAST,
+        far.any(),
+    ]
     span, large, wide, broad, far_off = torch.stack(facts).tolist()
     place = (index - start).clamp_(-1, span + 1).add_(1).long().masked_fill_(vacant, 0)
     slot = torch.full((len(borders), int(span) + 3), m, dtype=torch.int64, device=borders.device)
-    slot.scatter_(1, place, torch.arange(m, dtype=torch.int64, device=borders.device).expand_as(place))
+    slot.scatter_(
+        1, place, torch.arange(m, dtype=torch.int64, device=borders.device).expand_as(place)
+    )
     slot[:, 0] = slot[:, -1] = m
     border = beyond = None
     if wide:  # what is not found compares with NaN
@@ -411,6 +452,10 @@ def _lookup(level: Tensor, borders: Tensor, counts: Tensor, codes: Tensor) -> tu
         if broad:
             beyond = torch.cat([_number(-_floor(-(borders + 1), level)), nan], 1).gather(1, slot)
     before = start if far_off else start - 1
-    lookup = _Lookup(enlarge, shrink if large > 0 else None, before, bool(far_off), codes[slot], border, beyond)
-    taken = torch.zeros(len(borders), m + 1, dtype=torch.bool, device=borders.device).scatter_(1, slot, True)[:, :m]
+    lookup = _Lookup(
+        enlarge, shrink if large > 0 else None, before, bool(far_off), codes[slot], border, beyond
+    )
+    taken = torch.zeros(len(borders), m + 1, dtype=torch.bool, device=borders.device).scatter_(
+        1, slot, True
+    )[:, :m]
     return lookup, taken

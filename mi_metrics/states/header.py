@@ -1,11 +1,13 @@
 """The configuration of a metric as a tensor that travels with its state.
 
-torchmetrics merges metrics of a collection into one compute group when their states are ``allclose`` after the first
-batch, whatever their arguments: two ranges would be taken for one for ever after a first batch of zeros. A state that
-spells the configuration out keeps them apart, and lets ``merge_state``, checkpoints and ranks be checked against it.
+torchmetrics merges metrics of a collection into one compute group when their states are
+``allclose`` after the first batch, whatever their arguments: two ranges would be taken for one for
+ever after a first batch of zeros. A state that spells the configuration out keeps them apart, and
+lets ``merge_state``, checkpoints and ranks be checked against it.
 
-Every field is a float64 written as four words of 16 bits. A difference of one in a word below 2**16 exceeds
-``allclose``'s tolerance of 1e-5; a difference of 1e-9 between two bounds, as one number, would not.
+Every field is a float64 written as four words of 16 bits. A difference of one in a word below 2**16
+exceeds ``allclose``'s tolerance of 1e-5; a difference of 1e-9 between two bounds, as one number,
+would not.
 """
 
 import math
@@ -14,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Only what `update` uses: metrics that differ in the unit or the normalisation are to share their state.
+# Only what `update` uses: metrics that differ in the unit or the normalisation are to share their
+# state.
 CHOICES: dict[str, tuple[str, ...]] = {
     "state": ("table", "grid", "samples"),
     "nan_strategy": ("error", "ignore"),
@@ -40,7 +43,9 @@ Value = str | float | None
 
 
 def encode(configuration: dict[str, Value]) -> Tensor:
-    """Return the words of a configuration, int64 of shape ``(4 * len(FIELDS),)``; absent fields are NaN."""
+    """Return the words of a configuration, int64 of shape ``(4 * len(FIELDS),)``; absent fields are
+    NaN.
+    """
     values = np.full(len(FIELDS), np.nan)
     for i, name in enumerate(FIELDS):
         value = configuration.get(name)
@@ -72,7 +77,9 @@ def describe(header: Tensor) -> str:
 
 
 def agree(headers: Tensor) -> Tensor:
-    """Reduce headers ``(K, L)`` of ranks or batches to one, ``(L,)``; refuse different configurations."""
+    """Reduce headers ``(K, L)`` of ranks or batches to one, ``(L,)``; refuse different
+    configurations.
+    """
     differ = (headers != headers[0]).any(1)
     if bool(differ.any()):
         raise ValueError(

@@ -19,7 +19,9 @@ NAN = float("nan")
 def read(path, names):
     """Return whole columns, and how many chunks they came in."""
     chunks = list(open_table(path).chunks(names))
-    return [torch.cat(parts) for parts in zip(*(c.columns for c in chunks), strict=True)], len(chunks)
+    return [torch.cat(parts) for parts in zip(*(c.columns for c in chunks), strict=True)], len(
+        chunks
+    )
 
 
 def same(a, b):
@@ -65,7 +67,11 @@ EXPECTED = {
 class TestParquet:
     @pytest.fixture
     def path(self, tmp_path):
-        others = {"name": ["a", None, "b"], "when": [datetime.datetime(2020, 1, 1)] * 3, "list": [[1], [2], None]}
+        others = {
+            "name": ["a", None, "b"],
+            "when": [datetime.datetime(2020, 1, 1)] * 3,
+            "list": [[1], [2], None],
+        }
         parquet.write_table(pa.table(TYPES | others), tmp_path / "t.parquet")
         return tmp_path / "t.parquet"
 
@@ -119,7 +125,9 @@ class TestParquet:
 
     def test_a_damaged_column_that_is_no_number_is_one_line(self, tmp_path):
         path = tmp_path / "t.parquet"
-        parquet.write_table(pa.table({"x": [str(i) for i in range(1000)]}), path, use_dictionary=False)
+        parquet.write_table(
+            pa.table({"x": [str(i) for i in range(1000)]}), path, use_dictionary=False
+        )
         damaged = bytearray(path.read_bytes())
         damaged[4:300] = b"\xff" * 296
         path.write_bytes(damaged)
@@ -137,7 +145,9 @@ class TestCSV:
         table = open_table(path)
         assert table.numeric_columns() == ["i", "f", "b", "e"]
         found, _ = read(path, ["e", "b", "f", "i"])
-        for column, expected in zip(found, ([NAN] * 3, [1, NAN, 0], [2.5, 1e-3, torch.inf], [1, NAN, -3]), strict=True):
+        for column, expected in zip(
+            found, ([NAN] * 3, [1, NAN, 0], [2.5, 1e-3, torch.inf], [1, NAN, -3]), strict=True
+        ):
             same(column, torch.tensor(expected, dtype=torch.float64))
 
     def test_whole_numbers_may_be_followed_by_others(self, text, monkeypatch):
@@ -164,7 +174,9 @@ class TestCSV:
         monkeypatch.setattr(columns, "BLOCK", 100)
         path = text("a,b\n" + "1,2\n" * 100 + "1,oops\n")
         read(path, ["a"])
-        with pytest.raises(TableError, match=r"Column 'b' of .* type int64, but further down holds 'oops'\. Number"):
+        with pytest.raises(
+            TableError, match=r"Column 'b' of .* type int64, but further down holds 'oops'\. Number"
+        ):
             read(path, ["a", "b"])
 
     @pytest.mark.parametrize(
@@ -173,7 +185,10 @@ class TestCSV:
             ("", "Can't read .*: Empty CSV file"),
             ("\n\n", "Can't read .*: "),
             ("a,b\n1,2\n3\n", "Can't read .*: .*Expected 2 columns, got 1: 3"),
-            ("a,b\n1,2\n".encode("utf-16-le"), "Can't read .*: it is no text in UTF-8. If .* save it as 'CSV UTF-8'"),
+            (
+                "a,b\n1,2\n".encode("utf-16-le"),
+                "Can't read .*: it is no text in UTF-8. If .* save it as 'CSV UTF-8'",
+            ),
         ],
     )
     def test_damaged_files_are_one_line(self, text, content, message):
@@ -183,10 +198,17 @@ class TestCSV:
         assert "\n" not in str(caught.value)
 
     @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
-    @pytest.mark.parametrize(("delimiter", "mark"), [(",", "."), (";", "."), (";", ","), ("\t", "."), ("\t", ",")])
+    @pytest.mark.parametrize(
+        ("delimiter", "mark"), [(",", "."), (";", "."), (";", ","), ("\t", "."), ("\t", ",")]
+    )
     @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
     def test_spreadsheets_write_it_in_many_ways(self, text, encoding, delimiter, mark, end):
-        rows = [['"größe, m; €"', "b", "c"], ["-1.5", "2e3", '"y, z"'], [".25", "", "1,2"], ["3", "1.5e-1", "ü"]]
+        rows = [
+            ['"größe, m; €"', "b", "c"],
+            ["-1.5", "2e3", '"y, z"'],
+            [".25", "", "1,2"],
+            ["3", "1.5e-1", "ü"],
+        ]
         if delimiter == ",":
             rows[2][2] = "1"
         if mark == ",":
@@ -202,14 +224,21 @@ class TestCSV:
     def test_rows_longer_than_a_block_are_read(self, text, at, monkeypatch):
         monkeypatch.setattr(columns, "BLOCK", 100)
         values = list(range(300))
-        path = text("a,b,c\n" + "".join(f"{v},{'x' * 5000 if v == at else ''},{-v}\n" for v in values))
+        path = text(
+            "a,b,c\n" + "".join(f"{v},{'x' * 5000 if v == at else ''},{-v}\n" for v in values)
+        )
         (a, c), _ = read(path, ["a", "c"])
         same(a, torch.tensor(values, dtype=torch.float64))
         same(c, -a)
 
     def test_a_header_longer_than_a_block_is_read(self, text, monkeypatch):
         monkeypatch.setattr(columns, "BLOCK", 100)
-        path = text(",".join(f"column{i}" for i in range(100)) + "\n" + ",".join(map(str, range(100))) + "\n")
+        path = text(
+            ",".join(f"column{i}" for i in range(100))
+            + "\n"
+            + ",".join(map(str, range(100)))
+            + "\n"
+        )
         (last,), _ = read(path, ["column99"])
         assert last.tolist() == [99]
 
@@ -217,7 +246,9 @@ class TestCSV:
         monkeypatch.setattr(columns, "BLOCK", 100)
         monkeypatch.setattr(columns, "MOST_BLOCK", 1000)
         path = text("a,b\n" + "1,\n" * 50 + f"1,{'x' * 5000}\n" + "1,\n" * 5000)
-        with pytest.raises(TableError, match=r"^Can't read .*t.csv: it has a row of more than .* Write the columns"):
+        with pytest.raises(
+            TableError, match=r"^Can't read .*t.csv: it has a row of more than .* Write the columns"
+        ):
             read(path, ["a"])
 
     def test_a_ragged_row_further_down_is_one_line(self, text, monkeypatch):
@@ -231,7 +262,9 @@ class TestCSV:
             open_table(text("a\n1\n2\n?\n")).check(["a"])
 
     def test_thousands_are_not_to_be_marked(self, text):
-        with pytest.raises(TableError, match=r"for example '1\.234,5'. Write numbers with one decimal mark"):
+        with pytest.raises(
+            TableError, match=r"for example '1\.234,5'. Write numbers with one decimal mark"
+        ):
             open_table(text("a;b\n1.234,5;2\n")).check(["a"])
 
     @pytest.mark.parametrize("delimiter", [";", "\t"])
@@ -239,13 +272,17 @@ class TestCSV:
     def test_what_may_be_thousands_is_refused_and_not_guessed(self, text, delimiter, value):
         path = text(f"a{delimiter}b\n{value}{delimiter}2\n7{delimiter}5\n")
         with pytest.raises(
-            TableError, match=r"for example '[-0-9,]+'. That may have a decimal mark or one of thousands"
+            TableError,
+            match=r"for example '[-0-9,]+'. That may have a decimal mark or one of thousands",
         ):
             open_table(path).check(["a"])
 
     def test_points_are_of_thousands_beside_decimal_commas(self, text):
         path = text("a;b\n1.234;2,5\n999;3,5\n12.345;4\n")
-        with pytest.raises(TableError, match=r"for example '1\.234'. That may have a decimal mark or one of thousands"):
+        with pytest.raises(
+            TableError,
+            match=r"for example '1\.234'. That may have a decimal mark or one of thousands",
+        ):
             open_table(path).check(["a"])
         (b,), _ = read(path, ["b"])
         assert b.tolist() == [2.5, 3.5, 4]
@@ -310,7 +347,9 @@ class TestNPY:
         assert table.numeric_columns() == ["f0", "f1"]
         found, _ = read(tmp_path / "t.npy", ["f0", "f1"])
         same(torch.stack(found), torch.tensor([[1, 3], [2.5, NAN]], dtype=torch.float64))
-        with pytest.raises(TableError, match=r"'f2' of .* is of type <U1, for example 'a'. Number categories"):
+        with pytest.raises(
+            TableError, match=r"'f2' of .* is of type <U1, for example 'a'. Number categories"
+        ):
             table.check(["f2"])
         with pytest.raises(TableError, match=r"'f3' of .*Write its parts"):
             table.check(["f3"])
@@ -318,7 +357,11 @@ class TestNPY:
     @pytest.mark.parametrize(
         ("array", "message"),
         [
-            (np.zeros((2, 2, 2)), r"Expected an array \(rows, columns\) in .*, but its shape is \(2, 2, 2\)\. Reshape"),
+            (
+                np.zeros((2, 2, 2)),
+                r"Expected an array \(rows, columns\) in .*, but its shape is \(2, 2, 2\)\. "
+                r"Reshape",
+            ),
             (np.array(1.0), r"shape is \(\)"),
             (np.array([None, 1]), "Can't read .*: .*Python objects"),
         ],
@@ -328,7 +371,9 @@ class TestNPY:
         with pytest.raises(TableError, match=message):
             open_table(tmp_path / "t.npy")
 
-    @pytest.mark.skipif(np.finfo(np.longdouble).max == np.finfo(float).max, reason="long double is double here")
+    @pytest.mark.skipif(
+        np.finfo(np.longdouble).max == np.finfo(float).max, reason="long double is double here"
+    )
     def test_numbers_beyond_float64_are_refused(self, tmp_path):
         array = np.array([[1, np.inf], [np.nan, np.longdouble("1e-4000")]], np.longdouble)
         np.save(tmp_path / "t.npy", array)
@@ -336,7 +381,9 @@ class TestNPY:
         same(torch.stack(found), torch.tensor([[1, NAN], [torch.inf, 0]], dtype=torch.float64))
         array[1, 0] = np.longdouble("-1e4000")
         np.save(tmp_path / "t.npy", array)
-        with pytest.raises(TableError, match=r"Column '0' of .* holds -1e\+4000, which is beyond float64\. Divide"):
+        with pytest.raises(
+            TableError, match=r"Column '0' of .* holds -1e\+4000, which is beyond float64\. Divide"
+        ):
             read(tmp_path / "t.npy", ["0"])
 
     def test_complex_numbers_are_refused(self, tmp_path):
@@ -377,14 +424,17 @@ def test_chunks_of_many_columns_are_shorter(tmp_path, monkeypatch):
     monkeypatch.setattr(columns, "VALUES", 200)
     np.save(tmp_path / "t.npy", np.zeros((200, 50)))
     names = open_table(tmp_path / "t.npy").numeric_columns()
-    lengths = [len(next(open_table(tmp_path / "t.npy").chunks(names[:k])).columns[0]) for k in (1, 4, 50)]
+    lengths = [
+        len(next(open_table(tmp_path / "t.npy").chunks(names[:k])).columns[0]) for k in (1, 4, 50)
+    ]
     assert lengths == [100, 50, 10]
 
 
 def test_missing_columns_are_refused_with_those_that_there_are(text):
     table = open_table(text("dose,age,response\n1,2,3\n"))
     with pytest.raises(
-        TableError, match=r"no column 'does'. Did you mean 'dose'\? Its columns: 'dose', 'age' and 'resp"
+        TableError,
+        match=r"no column 'does'. Did you mean 'dose'\? Its columns: 'dose', 'age' and 'resp",
     ):
         table.check(["age", "does"])
     with pytest.raises(TableError, match=r"no column 'zzz'. Its columns"):
@@ -399,7 +449,11 @@ def test_of_many_columns_the_first_are_listed(text):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("no.csv", "There is no file"), (".", "is a folder"), ("t.xlsx", "ends in '.csv', '.parquet' or '.npy', but got")],
+    [
+        ("no.csv", "There is no file"),
+        (".", "is a folder"),
+        ("t.xlsx", "ends in '.csv', '.parquet' or '.npy', but got"),
+    ],
 )
 def test_paths_that_are_no_table_are_refused(tmp_path, name, message):
     (tmp_path / "t.xlsx").write_text("")

@@ -9,11 +9,11 @@ import torch
 
 from mi_metrics import BinnedMutualInformation, KDEMutualInformation, KNNMutualInformation, cli
 from mi_metrics.commands import columns
-from mi_metrics.states import grid
 from mi_metrics.commands.columns import open_table
 from mi_metrics.commands.estimate import NO_P, Settings, estimate, main
 from mi_metrics.commands.estimate_counts import p_value
 from mi_metrics.functional import mutual_information, standard_error
+from mi_metrics.states import grid
 
 pytest.importorskip("tqdm")
 pa = pytest.importorskip("pyarrow")
@@ -23,7 +23,9 @@ arrow_csv = pytest.importorskip("pyarrow.csv")
 N = 2000
 BINS = ["bins", "quantile-bins"]
 METRICS = {
-    "bins": lambda **o: BinnedMutualInformation("auto", bias_correction="grassberger", nan_strategy="ignore", **o),
+    "bins": lambda **o: BinnedMutualInformation(
+        "auto", bias_correction="grassberger", nan_strategy="ignore", **o
+    ),
     "quantile-bins": lambda **o: BinnedMutualInformation(
         "auto", binning="quantile", bias_correction="miller_madow", nan_strategy="ignore", **o
     ),
@@ -33,7 +35,9 @@ METRICS = {
 
 
 def samples():
-    """Return columns of several dtypes, some with missing values: name, values, which are missing."""
+    """Return columns of several dtypes, some with missing values: name, values, which are
+    missing.
+    """
     rng = np.random.default_rng(0)
     x, y, z = rng.standard_normal((3, N))
     some = rng.random(N) < 0.1
@@ -47,7 +51,9 @@ def samples():
 
 
 def write(folder, suffix, data=None):
-    """Write a file, and return it with the names of its columns and their samples as the metrics should see them."""
+    """Write a file, and return it with the names of its columns and their samples as the metrics
+    should see them.
+    """
     data = data or samples()
     path = folder / f"t.{suffix}"
     if suffix == "npy":
@@ -60,8 +66,14 @@ def write(folder, suffix, data=None):
     for name, (v, gone) in data.items():
         single = v.dtype == np.float32 and suffix == "parquet"
         # Text holds as many digits of a float32 as are needed to tell it from others, and no type.
-        wide = v.astype(float) if v.dtype != np.float32 or single else np.array([float(str(e)) for e in v])
-        tensors[name] = torch.from_numpy(np.where(gone, np.nan, wide)).to(torch.float32 if single else torch.float64)
+        wide = (
+            v.astype(float)
+            if v.dtype != np.float32 or single
+            else np.array([float(str(e)) for e in v])
+        )
+        tensors[name] = torch.from_numpy(np.where(gone, np.nan, wide)).to(
+            torch.float32 if single else torch.float64
+        )
     return path, tensors
 
 
@@ -85,7 +97,9 @@ def direct(name, x, y, **options):
 class TestValues:
     @pytest.mark.parametrize("suffix", ["csv", "parquet", "npy"])
     @pytest.mark.parametrize("rows", [None, 300])
-    def test_are_those_of_metrics_that_are_fed_with_the_columns(self, suffix, rows, tmp_path, monkeypatch):
+    def test_are_those_of_metrics_that_are_fed_with_the_columns(
+        self, suffix, rows, tmp_path, monkeypatch
+    ):
         if rows is not None:
             monkeypatch.setattr(columns, "ROWS", rows)
             monkeypatch.setattr(columns, "LEAST_ROWS", rows)
@@ -93,21 +107,36 @@ class TestValues:
         path, tensors = write(tmp_path, suffix)
         names = list(tensors)
         out = tmp_path / "mi.csv"
-        run(path, "--x", *names[:3], "--y", *names[3:], "--estimator", *METRICS, "--unit", "bits", "--out", out)
+        run(
+            path,
+            "--x",
+            *names[:3],
+            "--y",
+            *names[3:],
+            "--estimator",
+            *METRICS,
+            "--unit",
+            "bits",
+            "--out",
+            out,
+        )
         found = lines(out)
         expected = [(x, y, e) for x in names[:3] for y in names[3:] for e in METRICS]
         assert [(line["x"], line["y"], line["estimator"]) for line in found] == expected
         for line in found:
             x, y = tensors[line["x"]], tensors[line["y"]]
             metric = direct(line["estimator"], x, y, unit="bits")
-            # A column of two values has two bins: the sums are the same, and taken in another order.
+            # A column of two values has two bins: the sums are the same, and taken in another
+            # order.
             same = pytest.approx if line["y"] in ("flag", "4") else float
             assert float(line["mi"]) == same(metric.compute().item())
             assert line["unit"] == "bits"
             valid = int((x.isfinite() & y.isfinite()).sum())
             assert (int(line["n"]), int(line["ignored"])) == (valid, N - valid)
             if line["estimator"] in BINS:
-                assert float(line["standard_error"]) == same(standard_error(metric.counts(), unit="bits").item())
+                assert float(line["standard_error"]) == same(
+                    standard_error(metric.counts(), unit="bits").item()
+                )
                 assert float(line["p_value"]) == p_value(grid.view(metric.table))
             else:
                 assert (line["standard_error"], line["p_value"]) == ("", "")
@@ -123,7 +152,9 @@ class TestValues:
     @pytest.mark.filterwarnings("ignore:The grid of 32 cells")
     def test_resolution_and_samples_reach_the_metrics(self, tmp_path):
         path, tensors = write(tmp_path, "parquet")
-        found = estimate(open_table(path), [("x", "y")], Settings(tuple(METRICS), resolution=32, max_samples=500))
+        found = estimate(
+            open_table(path), [("x", "y")], Settings(tuple(METRICS), resolution=32, max_samples=500)
+        )
         for line in found:
             options = {"max_samples": 500} if line.estimator == "knn" else {"resolution": 32}
             metric = METRICS[line.estimator](**options)
@@ -176,7 +207,9 @@ class TestTable:
         header, *rows = out.splitlines()
         assert header.split() == ["x", "y", "estimator", "N", "ignored", "MI", "(bits)", "±", "p"]
         assert len({len(line.rstrip()) for line in [header, *rows] if "bins" in line}) == 1
-        assert [row.split()[:3] for row in rows] == [[x, "y", e] for x in ("x", "half") for e in ("bins", "kde", "knn")]
+        assert [row.split()[:3] for row in rows] == [
+            [x, "y", e] for x in ("x", "half") for e in ("bins", "kde", "knn")
+        ]
         metric = direct("bins", tensors["x"], tensors["y"], unit="bits")
         error = standard_error(metric.counts(), unit="bits").item()
         # Two digits of the standard error, .02.
@@ -192,7 +225,9 @@ class TestTable:
     def test_a_column_is_not_paired_with_itself(self, tmp_path, capsys):
         path, _ = write(tmp_path, "parquet")
         run(path, "--x", "x", "y", "x", "--y", "y", "--estimator", "bins")
-        assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [["x", "y"]]
+        assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [
+            ["x", "y"]
+        ]
 
 
 class TestMatrix:
@@ -208,7 +243,11 @@ class TestMatrix:
         run(path, "--matrix", "--estimator", "bins", "quantile-bins", "--out", folder / "mi.csv")
         out, err = capsys.readouterr()
         names = list(tensors)
-        found = {(line["x"], line["y"]): line for line in lines(folder / "mi.csv") if line["estimator"] == "bins"}
+        found = {
+            (line["x"], line["y"]): line
+            for line in lines(folder / "mi.csv")
+            if line["estimator"] == "bins"
+        }
         assert set(found) == {(x, y) for i, x in enumerate(names) for y in names[i + 1 :]}
         first, second, rest = out.split("\n\n")
         for title, square in (("MI in nats, bins", first), ("MI in nats, quantile-bins", second)):
@@ -227,7 +266,10 @@ class TestMatrix:
                 assert full[0][1] == full[1][0] == f"{value:.{decimals}f}"
         numbers = [int(line["n"]) for line in found.values()]
         assert f"N: {min(numbers)} to {max(numbers)} rows; ignored: 0 to {N - min(numbers)}" in rest
-        assert err.splitlines()[-2:] == [f"written to {folder / 'mi.csv'}", f"written to {folder / 'mi.png'}"]
+        assert err.splitlines()[-2:] == [
+            f"written to {folder / 'mi.csv'}",
+            f"written to {folder / 'mi.png'}",
+        ]
         assert (folder / "mi.png").read_bytes().startswith(b"\x89PNG")
 
     def test_of_some_columns(self, folder, capsys):
@@ -242,7 +284,11 @@ class TestMatrix:
         run(path, "--matrix", "--estimator", "quantile-bins", "bins")
         rows = [line.split() for line in capsys.readouterr().out.splitlines()]
         pairs = len(tensors) * (len(tensors) - 1) // 2
-        assert [row[2] for row in rows] == ["estimator", *["quantile-bins"] * pairs, *["bins"] * pairs]
+        assert [row[2] for row in rows] == [
+            "estimator",
+            *["quantile-bins"] * pairs,
+            *["bins"] * pairs,
+        ]
         for part in (rows[1 : pairs + 1], rows[pairs + 1 :]):
             values = [float(row[5]) for row in part]
             assert values == sorted(values, reverse=True)
@@ -279,7 +325,8 @@ class TestNotes:
         assert "note: kde, 0 and 1: a few far values" in err
         assert "note: quantile-bins, 0 and 1: the cells of the grid are wider than the bins" in err
         found = {
-            e.estimator: e.mi for e in estimate(open_table(path), [("0", "1")], Settings(("bins", "quantile-bins")))
+            e.estimator: e.mi
+            for e in estimate(open_table(path), [("0", "1")], Settings(("bins", "quantile-bins")))
         }
         # What the note is for: .2231 is true.
         assert found["bins"] < 0.01
@@ -291,28 +338,42 @@ class TestNotes:
         x[7] = 1e6
         path, *options = self.pair(tmp_path, x, y)
         err = self.of(path, capsys, *options, "--estimator", *METRICS)
-        for part in ("bins, 0: most values lie in one bin", "kde, 0 and 1: a few far", "knn, 0 and 1: a few far"):
+        for part in (
+            "bins, 0: most values lie in one bin",
+            "kde, 0 and 1: a few far",
+            "knn, 0 and 1: a few far",
+        ):
             (note,) = (line for line in err.splitlines() if line.startswith(f"note: {part}"))
             assert "rely on quantile-bins" in note
 
-    @pytest.mark.parametrize("x", [np.arange(1000) % 3 == 0, np.arange(1000.0), np.sin(np.arange(1000))])
+    @pytest.mark.parametrize(
+        "x", [np.arange(1000) % 3 == 0, np.arange(1000.0), np.sin(np.arange(1000))]
+    )
     def test_bins_have_none_on_categories_and_on_light_tails(self, x, tmp_path, capsys):
-        path, *options = self.pair(tmp_path, x.astype(float), np.random.default_rng(0).standard_normal(1000))
+        path, *options = self.pair(
+            tmp_path, x.astype(float), np.random.default_rng(0).standard_normal(1000)
+        )
         assert self.of(path, capsys, *options, "--estimator", "bins") == ""
 
     def test_few_distinct_values(self, tmp_path, capsys):
-        path, *options = self.pair(tmp_path, np.arange(1000.0) % 50, np.random.default_rng(0).standard_normal(1000))
+        path, *options = self.pair(
+            tmp_path, np.arange(1000.0) % 50, np.random.default_rng(0).standard_normal(1000)
+        )
         err = self.of(path, capsys, *options, "--estimator", *METRICS)
         shared = "50 distinct values share 14 bins: if they are categories, MI may be too small"
         remark = "50 distinct values only, where continuous ones are expected: rely on bins"
         assert err == f"note: bins and quantile-bins, 0: {shared}\nnote: kde and knn, 0: {remark}\n"
 
     def test_a_constant_has_none(self, tmp_path, capsys):
-        path, *options = self.pair(tmp_path, np.full(1000, 2.0), np.random.default_rng(0).standard_normal(1000))
+        path, *options = self.pair(
+            tmp_path, np.full(1000, 2.0), np.random.default_rng(0).standard_normal(1000)
+        )
         assert self.of(path, capsys, *options, "--estimator", *METRICS) == ""
 
     def test_no_p_value(self, tmp_path, capsys):
-        path, *options = self.pair(tmp_path, np.arange(1000.0) == 7, np.random.default_rng(0).standard_normal(1000))
+        path, *options = self.pair(
+            tmp_path, np.arange(1000.0) == 7, np.random.default_rng(0).standard_normal(1000)
+        )
         err = self.of(path, capsys, *options, "--estimator", *BINS)
         assert err == f"note: {' and '.join(BINS)}, 0 and 1: {NO_P}\n"
         run(path, *options, "--estimator", "bins")
@@ -331,18 +392,26 @@ class TestNotes:
         rng = np.random.default_rng(0)
         path, *options = self.pair(tmp_path, rng.integers(0, 3, 5000), rng.integers(0, 3, 5000))
         err = self.of(path, capsys, *options, "--estimator", "knn", "--max-samples", "1000")
-        assert "note: knn, 0 and 1: rows that repeat make the part that was kept unrepresentative" in err
+        assert (
+            "note: knn, 0 and 1: rows that repeat make the part that was kept unrepresentative"
+            in err
+        )
 
     def test_copies(self, tmp_path, capsys):
-        path, *options = self.pair(tmp_path, *np.tile(np.random.default_rng(0).standard_normal((2, 500)), 2))
-        assert "note: knn, 0 and 1: many rows are exact copies of others" in self.of(path, capsys, *options)
+        path, *options = self.pair(
+            tmp_path, *np.tile(np.random.default_rng(0).standard_normal((2, 500)), 2)
+        )
+        assert "note: knn, 0 and 1: many rows are exact copies of others" in self.of(
+            path, capsys, *options
+        )
 
     def test_too_few_rows(self, tmp_path, capsys):
         path, *options = self.pair(tmp_path, *np.random.default_rng(0).standard_normal((2, 3)))
         err = self.of(path, capsys, *options, "--estimator", "bins", "knn")
         few = "fewer than 30 rows, too few to rely on the value"
         assert (
-            err == f"note: bins, 0 and 1: {few}\nnote: knn, 0 and 1: fewer than 4 rows to use, so there is no value\n"
+            err == f"note: bins, 0 and 1: {few}\nnote: knn, 0 and 1: fewer than 4 rows to use, so "
+            f"there is no value\n"
         )
         x, y = np.exp(3 * np.random.default_rng(0).standard_normal((2, 30)))
         path, *options = self.pair(tmp_path, x[:29], y[:29])
@@ -360,8 +429,8 @@ class TestNotes:
         path, *options = self.pair(tmp_path, x, x + 1e-4 * y)
         err = self.of(path, capsys, *options, "--estimator", "kde")
         assert err == (
-            "note: kde, 0 and 1: the kernel is narrower than the grid resolves, so MI is too small: raise "
-            "--resolution, or rely on knn\n"
+            "note: kde, 0 and 1: the kernel is narrower than the grid resolves, so MI is too "
+            "small: raise --resolution, or rely on knn\n"
         )
 
     def test_a_note_about_many_pairs_is_one_line(self, tmp_path, capsys):
@@ -375,7 +444,9 @@ class TestNotes:
         path, *options = self.pair(tmp_path, *np.random.default_rng(0).standard_normal((2, 10)))
         assert "GiB" not in self.of(path, capsys, *options, "--estimator", "bins")
         np.save(path, np.random.default_rng(0).standard_normal((10, 3)))
-        assert "note: 3 pairs may need 0 GiB of memory: name fewer columns" in self.of(path, capsys, "--matrix")
+        assert "note: 3 pairs may need 0 GiB of memory: name fewer columns" in self.of(
+            path, capsys, "--matrix"
+        )
 
 
 def test_help(capsys, monkeypatch):
@@ -413,20 +484,24 @@ def test_importing_it_needs_no_extra():
     # torchmetrics imports matplotlib where it finds it; figures are what this package imports.
     before = "import sys, torchmetrics; sys.exit('matplotlib.figure' in sys.modules)"
     found, expected = (
-        subprocess.run([sys.executable, "-c", c], capture_output=True).returncode for c in (code, before)
+        subprocess.run([sys.executable, "-c", c], capture_output=True).returncode
+        for c in (code, before)
     )
     assert found == expected
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the peak memory from procfs")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="reads the peak memory from procfs"
+)
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "npy"])
 def test_memory_does_not_grow_with_the_file(suffix, tmp_path):
     # Chunks are made small, so that the shorter file has many of them too.
     code = (
         "import sys, torch; torch.set_num_threads(1); from mi_metrics import columns, estimate; "
-        "columns.ROWS = columns.LEAST_ROWS = 1 << 15; columns.BLOCK = 1 << 17; estimate.main(sys.argv[1:]); "
-        "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+        "columns.ROWS = columns.LEAST_ROWS = 1 << 15; columns.BLOCK = 1 << 17; "
+        "estimate.main(sys.argv[1:]); print(next(line.split()[1] for line in "
+        "open('/proc/self/status') if line.startswith('VmHWM')))"
     )
     peaks, sizes = [], []
     for n in (400_000, 4_000_000):

@@ -35,13 +35,20 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ([], r"Give --x and --y, or --matrix\. Columns of .*: dose \(int64\), age \(int64\), name \(string\)"),
+            (
+                [],
+                r"Give --x and --y, or --matrix\. Columns of .*: dose \(int64\), age \(int64\), "
+                r"name \(string\)",
+            ),
             (["--x", "dose"], "Give --x and --y, or --matrix"),
             (["--x", "dose", "--y", "age", "--matrix"], "Give --x and --y, or --matrix"),
             (["--x", "dose", "--y", "dose"], "Name different columns"),
             (["--matrix", "dose"], "A matrix needs at least two numeric columns, but .* gives 1"),
             (["--matrix", "--out", "."], "Expected --out to be a file that ends in .csv"),
-            (["--matrix", "--out", "mi.png"], "Expected --out to be a file that ends in .csv, but got mi.png"),
+            (
+                ["--matrix", "--out", "mi.png"],
+                "Expected --out to be a file that ends in .csv, but got mi.png",
+            ),
             (["--matrix", "--out", "nowhere/mi.csv"], "Can't write to the folder nowhere of --out"),
             (["--matrix", "--out", "t.csv"], "--out would overwrite"),
         ],
@@ -59,15 +66,26 @@ class TestRefusals:
             (
                 "t.csv",
                 ["--x", "does", "--y", "age"],
-                r"has no column 'does'\. Did you mean 'dose' or 'dose2'\? Its columns: 'dose', 'age',",
+                r"has no column 'does'\. Did you mean 'dose' or 'dose2'\? Its columns: 'dose', "
+                r"'age',",
             ),
-            ("t.csv", ["--x", "dose", "--y", "name"], "Column 'name' of .* is of type string, for example 'a'"),
+            (
+                "t.csv",
+                ["--x", "dose", "--y", "name"],
+                "Column 'name' of .* is of type string, for example 'a'",
+            ),
             ("no.csv", ["--matrix"], "There is no file no.csv"),
-            ("one.csv", ["--matrix"], "A matrix needs at least two numeric columns, but one.csv gives 1"),
+            (
+                "one.csv",
+                ["--matrix"],
+                "A matrix needs at least two numeric columns, but one.csv gives 1",
+            ),
             ("empty.csv", ["--matrix"], "Can't read empty.csv: Empty CSV file"),
         ],
     )
-    def test_what_the_file_lacks_is_one_line(self, path, file, options, message, capsys, monkeypatch):
+    def test_what_the_file_lacks_is_one_line(
+        self, path, file, options, message, capsys, monkeypatch
+    ):
         monkeypatch.chdir(path.parent)
         (path.parent / "one.csv").write_text("a,b\n1,x\n")
         (path.parent / "empty.csv").write_text("")
@@ -114,7 +132,9 @@ class TestRefusals:
     def test_a_result_that_cant_be_written_is_printed_all_the_same(self, path, capsys):
         path.write_text("a,b\n1,2\n2,3\n")
         (path.parent / "mi.png").mkdir()
-        assert refused(path, "--matrix", "--estimator", "bins", "--out", path.parent / "mi.csv") == 1
+        assert (
+            refused(path, "--matrix", "--estimator", "bins", "--out", path.parent / "mi.csv") == 1
+        )
         out, err = capsys.readouterr()
         assert out.startswith("MI in nats, bins\n")
         assert "mi-metrics: error: Can't write the result: " in err.splitlines()[-1]
@@ -122,7 +142,9 @@ class TestRefusals:
     @pytest.mark.parametrize("missing", ["tqdm", "pyarrow", "matplotlib"])
     def test_a_missing_extra_is_named(self, path, missing, monkeypatch, capsys):
         monkeypatch.setitem(sys.modules, missing, None)
-        assert cli.main(["estimate", str(path), "--matrix", "--out", str(path.parent / "mi.csv")]) == 1
+        assert (
+            cli.main(["estimate", str(path), "--matrix", "--out", str(path.parent / "mi.csv")]) == 1
+        )
         err = capsys.readouterr().err
         assert 'pip install "mi-metrics[' in err
         assert err.count("\n") == 1
@@ -138,14 +160,20 @@ class TestNames:
     def path(self, tmp_path, monkeypatch):
         monkeypatch.setenv("COLUMNS", "200")
         values = np.random.default_rng(0).standard_normal((4, 40))
-        parquet.write_table(pa.table(dict(zip(self.NAMES, values, strict=True))), tmp_path / "t.parquet")
+        parquet.write_table(
+            pa.table(dict(zip(self.NAMES, values, strict=True))), tmp_path / "t.parquet"
+        )
         return tmp_path / "t.parquet"
 
     def test_in_the_table(self, path, capsys):
         run(path, "--x", self.NAMES[0], "--y", *self.NAMES[1:], "--estimator", "bins")
         out, err = capsys.readouterr()
-        assert [line.split()[:2] for line in out.splitlines()[1:]] == [[self.SHOWN[0], name] for name in self.SHOWN[1:]]
-        assert err.startswith(f"note: bins, {'; '.join(f'{self.SHOWN[0]} and {name}' for name in self.SHOWN[1:])}: ")
+        assert [line.split()[:2] for line in out.splitlines()[1:]] == [
+            [self.SHOWN[0], name] for name in self.SHOWN[1:]
+        ]
+        assert err.startswith(
+            f"note: bins, {'; '.join(f'{self.SHOWN[0]} and {name}' for name in self.SHOWN[1:])}: "
+        )
 
     def test_in_the_matrix_its_figure_and_the_csv(self, path, capsys):
         out = path.parent / "mi.csv"
@@ -169,14 +197,25 @@ class TestStreams:
     @pytest.fixture
     def command(self, tmp_path):
         np.save(tmp_path / "t.npy", np.random.default_rng(0).standard_normal((100, 2)))
-        return [sys.executable, "-m", "mi_metrics.cli", "estimate", str(tmp_path / "t.npy"), "--matrix"]
+        return [
+            sys.executable,
+            "-m",
+            "mi_metrics.cli",
+            "estimate",
+            str(tmp_path / "t.npy"),
+            "--matrix",
+        ]
 
     @pytest.mark.parametrize(
         ("error", "status", "message"),
         [
             (KeyboardInterrupt(), 130, "mi-metrics: interrupted\n"),
             (BrokenPipeError(), 141, ""),
-            (OSError(errno.ENOSPC, "No space left"), 1, "mi-metrics: error: Can't write the output: No space left.\n"),
+            (
+                OSError(errno.ENOSPC, "No space left"),
+                1,
+                "mi-metrics: error: Can't write the output: No space left.\n",
+            ),
         ],
     )
     def test_what_ends_a_command_is_one_line(self, error, status, message, monkeypatch, capsys):
@@ -193,7 +232,8 @@ class TestStreams:
         assert capsys.readouterr().err == message
 
     @pytest.mark.parametrize(
-        "error", [OSError(errno.ENOSPC, "full", "file"), ConnectionRefusedError(errno.ECONNREFUSED, "")]
+        "error",
+        [OSError(errno.ENOSPC, "full", "file"), ConnectionRefusedError(errno.ECONNREFUSED, "")],
     )
     def test_other_errors_keep_their_traceback(self, error, monkeypatch):
         def main(args):
@@ -205,7 +245,9 @@ class TestStreams:
 
     def test_a_reader_that_has_gone_ends_it_in_silence(self, command, tmp_path):
         command += ["--out", str(tmp_path / "mi.csv")]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         process.stdout.close()
         err = process.stderr.read()
         process.stderr.close()
@@ -218,7 +260,9 @@ class TestStreams:
         with open("/dev/full", "w") as full:
             result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
         assert result.returncode == 1
-        assert result.stderr == "mi-metrics: error: Can't write the output: No space left on device.\n"
+        assert (
+            result.stderr == "mi-metrics: error: Can't write the output: No space left on device.\n"
+        )
 
     def test_letters_that_the_terminal_lacks_are_escaped(self, command):
         result = subprocess.run(
@@ -233,7 +277,14 @@ class TestStreams:
 
 def test_a_damaged_file_ends_the_process_without_a_traceback(tmp_path):
     (tmp_path / "t.parquet").write_bytes(b"PAR1 and no more than that")
-    command = [sys.executable, "-m", "mi_metrics.cli", "estimate", str(tmp_path / "t.parquet"), "--matrix"]
+    command = [
+        sys.executable,
+        "-m",
+        "mi_metrics.cli",
+        "estimate",
+        str(tmp_path / "t.parquet"),
+        "--matrix",
+    ]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 1
     assert result.stderr.startswith("mi-metrics: error: Can't read ")

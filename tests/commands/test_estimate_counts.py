@@ -4,9 +4,9 @@ import torch
 from scipy import stats
 
 from mi_metrics import BinnedMutualInformation
-from mi_metrics.states import grid
 from mi_metrics.commands.estimate_counts import crowded, few_values, p_value, tabulate
 from mi_metrics.functional import binned_joint, independence_p_value
+from mi_metrics.states import grid
 
 DOSES = np.array([0, 1, 10, 100, 1000.0])
 
@@ -28,12 +28,16 @@ def tables(metric):
 def contingency(x, y):
     """Count pairs of distinct values."""
     table = np.zeros((len(np.unique(x)), len(np.unique(y))), int)
-    np.add.at(table, (np.unique(x, return_inverse=True)[1], np.unique(y, return_inverse=True)[1]), 1)
+    np.add.at(
+        table, (np.unique(x, return_inverse=True)[1], np.unique(y, return_inverse=True)[1]), 1
+    )
     return torch.from_numpy(table)
 
 
 def g_test(x, y, groups):
-    """Return the p-value of SciPy's G-test on groups of ranks, equal values having their mean rank."""
+    """Return the p-value of SciPy's G-test on groups of ranks, equal values having their mean
+    rank.
+    """
     codes = [np.floor(groups * (stats.rankdata(v) - 0.5) / len(v) + 1e-9) for v in (x, y)]
     table = contingency(*codes)
     return stats.chi2_contingency(table.numpy(), correction=False, lambda_="log-likelihood").pvalue
@@ -45,7 +49,11 @@ def normal(*shape):
 
 @pytest.mark.parametrize(
     ("x", "expected"),
-    [(np.arange(1000.0) % 99, 99), (np.arange(1000.0) % 100, None), (np.arange(10_000.0) % 300, None)],
+    [
+        (np.arange(1000.0) % 99, 99),
+        (np.arange(1000.0) % 100, None),
+        (np.arange(10_000.0) % 300, None),
+    ],
 )
 def test_few_values_are_fewer_than_one_in_ten_samples(x, expected):
     # More than the grid resolves are not counted.
@@ -94,7 +102,8 @@ class TestTabulate:
         assert len(counts) < 50
 
     def test_values_that_hardly_repeat_are_numbers(self):
-        # So strong a dependence asks for 256 bins: a row for each sample would be its logarithm, whatever the truth.
+        # So strong a dependence asks for 256 bins: a row for each sample would be its logarithm,
+        # whatever the truth.
         x = normal(200)
         metric = metric_of(x, x)
         assert metric.counts().shape == (256, 256)
@@ -115,7 +124,11 @@ class TestPValue:
 
     @pytest.mark.parametrize(
         ("x", "y"),
-        [(np.arange(1000.0) == 7, normal(1000)), (normal(44), normal(44)), (np.arange(9) % 3, np.arange(9) // 3)],
+        [
+            (np.arange(1000.0) == 7, normal(1000)),
+            (normal(44), normal(44)),
+            (np.arange(9) % 3, np.arange(9) // 3),
+        ],
     )
     def test_is_none_where_fewer_than_five_rows_are_expected_in_a_cell(self, x, y):
         assert p_value(cells_of(x.astype(float), y.astype(float))) is None

@@ -14,8 +14,8 @@ import torch
 
 from mi_metrics import cli
 from mi_metrics.commands import study
-from mi_metrics.distributions import DISTRIBUTIONS
 from mi_metrics.commands.study_table import Row, held, read
+from mi_metrics.distributions import DISTRIBUTIONS
 
 pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
@@ -68,7 +68,9 @@ class TestTable:
             for n in ("40", "60")
         ]
         assert found == expected
-        assert {path.name for path in whole.parent.iterdir()} - {".study_gaussian.csv.lock"} == {"study_gaussian.csv"}
+        assert {path.name for path in whole.parent.iterdir()} - {".study_gaussian.csv.lock"} == {
+            "study_gaussian.csv"
+        }
 
     def test_rows_are_what_they_say(self, whole):
         for row in read(whole, "gaussian"):
@@ -78,7 +80,9 @@ class TestTable:
             assert row.mean == pytest.approx(float(estimates.mean()), abs=1e-6)
             assert row.sd == pytest.approx(float(estimates.std()), abs=1e-6)
             assert row.error == pytest.approx(row.mean - row.truth, abs=1e-7)
-            assert DISTRIBUTIONS["gaussian"].information(row.parameter) == pytest.approx(row.truth, abs=1e-6)
+            assert DISTRIBUTIONS["gaussian"].information(row.parameter) == pytest.approx(
+                row.truth, abs=1e-6
+            )
             assert row.milliseconds >= 0
 
     def test_another_distribution_has_its_own_parameter_and_file(self, tmp_path):
@@ -129,7 +133,9 @@ class TestContinuation:
         path.write_text("".join([lines[0], *lines[:4:-1], lines[7]]) + lines[1][:-2])
         run(tmp_path, "--no-figures")
         assert len(computed) == 4
-        assert {point.place for point in computed} == {row.place for row in read(whole, "gaussian")[:4]}
+        assert {point.place for point in computed} == {
+            row.place for row in read(whole, "gaussian")[:4]
+        }
         assert values(path) == values(whole)
 
     def test_a_finished_study_only_draws(self, whole, tmp_path, computed):
@@ -163,7 +169,8 @@ class TestContinuation:
                 run(tmp_path)
         path = tmp_path / whole.name
         assert capsys.readouterr().err == (
-            f"\nmi-metrics study: interrupted. {path} keeps what is done; the same command continues.\n"
+            f"\nmi-metrics study: interrupted. {path} keeps what is done; the same command "
+            f"continues.\n"
         )
         assert len(values(path)) == 7
         run(tmp_path, "--no-figures")
@@ -174,10 +181,22 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            (["--draws", "4"], "has --draws 3 --seed 0, but this study has --draws 4 --seed 0. Repeat the options"),
-            (["--seed", "7"], "has --draws 3 --seed 0, but this study has --draws 3 --seed 7. Repeat the options"),
-            (["--points", "4"], "has a row for bins at r = 0.92678619, N = 40, but this study has no such point."),
-            (["--sizes", "60", "80"], "has a row for bins at r = 0, N = 40, but this study has no such point."),
+            (
+                ["--draws", "4"],
+                "has --draws 3 --seed 0, but this study has --draws 4 --seed 0. Repeat the options",
+            ),
+            (
+                ["--seed", "7"],
+                "has --draws 3 --seed 0, but this study has --draws 3 --seed 7. Repeat the options",
+            ),
+            (
+                ["--points", "4"],
+                "has a row for bins at r = 0.92678619, N = 40, but this study has no such point.",
+            ),
+            (
+                ["--sizes", "60", "80"],
+                "has a row for bins at r = 0, N = 40, but this study has no such point.",
+            ),
         ],
     )
     def test_a_table_of_another_study(self, options, message, whole, tmp_path, capsys):
@@ -219,8 +238,8 @@ class TestRefusals:
         with held(path), pytest.raises(SystemExit, match="1"):
             run(tmp_path)
         assert capsys.readouterr().err == (
-            f"mi-metrics study: error: Expected {path} for this study alone, but another one is writing it. "
-            "Wait for its end, or pass another folder with --out.\n"
+            f"mi-metrics study: error: Expected {path} for this study alone, but another one is "
+            "writing it. Wait for its end, or pass another folder with --out.\n"
         )
         assert path.read_bytes() == before
         run(tmp_path, "--no-figures")
@@ -233,7 +252,8 @@ class TestRefusals:
         with pytest.raises(SystemExit, match="1"):
             run(tmp_path)
         assert capsys.readouterr().err == (
-            f"mi-metrics study: error: Can't write to {figure}: Is a directory. Pass another folder with --out.\n"
+            f"mi-metrics study: error: Can't write to {figure}: Is a directory. Pass another "
+            f"folder with --out.\n"
         )
 
     def test_an_error_of_the_computation_is_not_one_of_the_folder(self, tmp_path, monkeypatch):
@@ -277,7 +297,10 @@ class TestRefusals:
     def test_a_missing_extra_is_one_line(self, missing, tmp_path, monkeypatch, capsys):
         monkeypatch.setitem(sys.modules, missing, None)
         assert cli.main(["study", "--out", str(tmp_path), *SMALL]) == 1
-        message = f'mi-metrics: The study needs {missing}. Install it with: pip install "mi-metrics[cli]"\n'
+        message = (
+            f"mi-metrics: The study needs {missing}. "
+            'Install it with: pip install "mi-metrics[cli]"\n'
+        )
         assert capsys.readouterr().err == message
         assert list(tmp_path.iterdir()) == []
 
@@ -300,7 +323,10 @@ class TestFigures:
     def test_every_figure_is_made_and_named(self, distribution, tmp_path, capsys):
         run(tmp_path, "--distribution", distribution)
         written = capsys.readouterr().out.partition("written:\n")[2].split()
-        expected = [f"study_{distribution}.csv", *(f"study_{distribution}_{name}.png" for name in FIGURES)]
+        expected = [
+            f"study_{distribution}.csv",
+            *(f"study_{distribution}_{name}.png" for name in FIGURES),
+        ]
         assert written == [str(tmp_path / name) for name in expected]
         assert all((tmp_path / name).stat().st_size > 500 for name in expected)
 
@@ -308,7 +334,12 @@ class TestFigures:
         run(tmp_path, "--estimators", "kde", "--sizes", "50")
 
     def test_what_is_drawn_is_the_table(self, whole):
-        from mi_metrics.commands.study_figures import plot_duration, plot_estimates, plot_over_parameter, plot_relative_error
+        from mi_metrics.commands.study_figures import (
+            plot_duration,
+            plot_estimates,
+            plot_over_parameter,
+            plot_relative_error,
+        )
 
         rows = read(whole, "gaussian")
         panels = [ax for ax in plot_estimates(rows, "gaussian").axes if ax.collections]
@@ -320,18 +351,22 @@ class TestFigures:
         lines = {line.get_label(): line for line in figure.axes[0].lines}
         assert list(lines["kernel density"].get_ydata()) == [row.mean for row in kde]
         assert list(lines["truth"].get_ydata()) == [row.truth for row in kde]
-        lines = {line.get_label(): line for line in plot_relative_error(rows, "gaussian").axes[0].lines}
+        lines = {
+            line.get_label(): line for line in plot_relative_error(rows, "gaussian").axes[0].lines
+        }
         # Without r = 0, where nothing is a fraction of the truth.
         assert list(lines["kernel density"].get_xdata()) == [row.parameter for row in kde[1:]]
-        assert list(lines["kernel density"].get_ydata()) == [100 * row.error / row.truth for row in kde[1:]]
+        assert list(lines["kernel density"].get_ydata()) == [
+            100 * row.error / row.truth for row in kde[1:]
+        ]
         (ax,) = plot_duration(rows, "gaussian").axes
         assert (ax.get_xscale(), ax.get_yscale(), len(ax.lines)) == ("log", "log", 4)
         assert list(ax.lines[2].get_xdata()) == [40, 60]
         assert ax.lines[2].get_ydata()[1] == pytest.approx(sum(row.milliseconds for row in kde) / 3)
 
     def test_joint_tables_are_the_estimators_own(self):
-        from mi_metrics.functional import binned_joint
         from mi_metrics.commands.study_figures import plot_joints
+        from mi_metrics.functional import binned_joint
 
         x, y = (v[0] for v in study.draw("gaussian", 1.959, 300, 1, 0))
         figure = plot_joints(x, y, "gaussian", 1.959)
@@ -343,7 +378,9 @@ class TestFigures:
             counts = torch.histogram(x, torch.from_numpy(edges)).hist
             torch.testing.assert_close(counts / 300, shown.sum(1), atol=1.1 / 300, rtol=0)
         assert smooth.collections[0].get_array().size == 256**2
-        assert torch.equal(torch.from_numpy(scatter.collections[0].get_offsets().data), torch.stack([x, y], 1))
+        assert torch.equal(
+            torch.from_numpy(scatter.collections[0].get_offsets().data), torch.stack([x, y], 1)
+        )
         assert all(ax.get_xlim() == uniform.get_xlim() for ax in (quantile, smooth, scatter))
 
 
@@ -357,14 +394,20 @@ class TestProcesses:
         result = subprocess.run([*COMMAND, "--out", str(tmp_path)], capture_output=True, text=True)
         assert (result.returncode, result.stderr) == (0, "")
         assert values(tmp_path / whole.name) == values(whole)
-        assert result.stdout.startswith("gaussian: standard normal variables of correlation r\n3 strengths")
+        assert result.stdout.startswith(
+            "gaussian: standard normal variables of correlation r\n3 strengths"
+        )
 
-    def test_a_worker_that_is_killed_is_one_line_and_the_study_continues(self, whole, tmp_path, monkeypatch, capsys):
+    def test_a_worker_that_is_killed_is_one_line_and_the_study_continues(
+        self, whole, tmp_path, monkeypatch, capsys
+    ):
         append = study.append
         others = multiprocessing.active_children()  # of other tests
 
         def own():
-            return [process for process in multiprocessing.active_children() if process not in others]
+            return [
+                process for process in multiprocessing.active_children() if process not in others
+            ]
 
         def kill(path, row):
             append(path, row)
@@ -376,9 +419,9 @@ class TestProcesses:
                 run(tmp_path, "--workers", "2")
         path = tmp_path / whole.name
         assert capsys.readouterr().err == (
-            "mi-metrics study: error: Expected 2 processes to share the work, but one of them could not be started or "
-            "was ended. Where memory is short use fewer, for example --workers 1. "
-            f"{path} keeps what is done; the same command continues.\n"
+            "mi-metrics study: error: Expected 2 processes to share the work, but one of them "
+            "could not be started or was ended. Where memory is short use fewer, for example "
+            f"--workers 1. {path} keeps what is done; the same command continues.\n"
         )
         assert len(values(path)) >= 1
         assert own() == []
@@ -407,7 +450,9 @@ class TestProcesses:
         path = tmp_path / whole.name
         # Long enough to be interrupted, in a process group of its own, as a terminal gives it one.
         endless = [*COMMAND, "--out", str(tmp_path), "--points", "2001"]
-        process = subprocess.Popen(endless, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        process = subprocess.Popen(
+            endless, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
         deadline = time.monotonic() + 120
         while not path.exists() or path.read_text().count("\n") < 10:
             assert time.monotonic() < deadline
@@ -423,18 +468,26 @@ class TestProcesses:
         _, error = process.communicate(timeout=60)
         if stop == signal.SIGINT:
             assert process.returncode == 130
-            assert error == f"\nmi-metrics study: interrupted. {path} keeps what is done; the same command continues.\n"
+            assert (
+                error
+                == f"\nmi-metrics study: interrupted. {path} keeps what is done; the same command "
+                f"continues.\n"
+            )
         done = path.read_text().count("\n") - 1
         rows = study.run(path, study.grid("gaussian", ("bins",), (40, 60), 2001, 3, 0))
         assert done >= 9
         assert len(rows) == 4002
-        again = study.run(tmp_path / "again.csv", study.grid("gaussian", ("bins",), (40, 60), 2001, 3, 0))
+        again = study.run(
+            tmp_path / "again.csv", study.grid("gaussian", ("bins",), (40, 60), 2001, 3, 0)
+        )
         assert [row[:7] for row in rows] == [row[:7] for row in again]
 
 
 @pytest.mark.parametrize(("name", "required"), [("bins", 0.06), ("quantile-bins", 0.042)])
 def test_the_accuracy_of_bins(name, required):
-    """Five strengths of dependence, all sizes, 64 draws; the other estimators have such a test of their own."""
+    """Five strengths of dependence, all sizes, 64 draws; the other estimators have such a test of
+    their own.
+    """
     errors = [
         abs(study.evaluate(study.Point(name, "gaussian", truth, n)).error)
         for truth in study.truths()[::6]

@@ -11,11 +11,16 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from mi_metrics import BinnedMutualInformation, KDEMutualInformation, KNNMutualInformation
-from mi_metrics.functional import binned_mutual_information, kde_mutual_information, knn_mutual_information
+from mi_metrics.functional import (
+    binned_mutual_information,
+    kde_mutual_information,
+    knn_mutual_information,
+)
 
 Batch = tuple[Tensor, Tensor]
 
-# What metrics say about samples that are few, repeated or outside the range; no matter here, where batches are small.
+# What metrics say about samples that are few, repeated or outside the range; no matter here, where
+# batches are small.
 CAUTIONS = (
     ".*samples occupy .* cells",
     ".*lie outside `value_range`",
@@ -26,7 +31,9 @@ CAUTIONS = (
     "The kernel is (narrower|wider) than",
     "The grid of [0-9]+ cells per axis is coarser",
 )
-ignore_cautions = pytest.mark.filterwarnings(*(f"ignore:{caution}:UserWarning" for caution in CAUTIONS))
+ignore_cautions = pytest.mark.filterwarnings(
+    *(f"ignore:{caution}:UserWarning" for caution in CAUTIONS)
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,9 @@ class Case:
     @property
     def strangers(self) -> tuple[dict[str, Any], ...]:
         """Arguments of metrics whose states don't add up with this one's, whatever the class."""
-        more = {"x_dim": self.dims[0] + 1} if self.vectors else {"num_outputs": self.num_outputs + 1}
+        more = (
+            {"x_dim": self.dims[0] + 1} if self.vectors else {"num_outputs": self.num_outputs + 1}
+        )
         return (*self.differs, {"nan_strategy": "ignore"}, more)
 
     @property
@@ -77,7 +86,9 @@ class Case:
         return self.metric(**(self.kwargs | overrides)).to(self.device)
 
     def samples(self, n: int = 400, seed: int = 0) -> Batch:
-        """Return n rows of dependent samples, float32, whose two marginals have different shapes, places and scales."""
+        """Return n rows of dependent samples, float32, whose two marginals have different shapes,
+        places and scales.
+        """
         generator = torch.Generator().manual_seed(seed)
         shape = (n,) if self.num_outputs == 1 else (n, self.num_outputs, 2)
         x, noise = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
@@ -86,12 +97,18 @@ class Case:
             y = 20 + 8 * (0.6 * x.sum(1, keepdim=True) + noise)
             return x.to(self.device), y.to(self.device)
         # Every output has its own dependence.
-        r = 0.6 if self.num_outputs == 1 else torch.linspace(0.1, 0.9, self.num_outputs).unsqueeze(1)
+        r = (
+            0.6
+            if self.num_outputs == 1
+            else torch.linspace(0.1, 0.9, self.num_outputs).unsqueeze(1)
+        )
         y = 20 + 8 * (r * x + 0.8 * noise) + 2 * x**2
         return x.to(self.device), y.to(self.device)
 
     def lattice(self, n: int = 400, seed: int = 0) -> Batch:
-        """Return samples with some 40 distinct values on either axis, as images and labels have them."""
+        """Return samples with some 40 distinct values on either axis, as images and labels have
+        them.
+        """
         x, y = self.samples(n, seed)
         return (x * 20 / 3).clamp(-20, 20).round() / 10, (y / 2).clamp(-5, 30).round()
 
@@ -112,11 +129,18 @@ class Case:
         kwargs = {k: v for k, v in self.kwargs.items() if k in known}
         if self.vectors:
             return self.functional(*batch, **kwargs)
-        rows = [v.movedim(1, 0).reshape(self.num_outputs, -1) if self.num_outputs > 1 else v.flatten() for v in batch]
-        return self.functional(*(v.unsqueeze(-1) if "n_neighbors" in known else v for v in rows), **kwargs)
+        rows = [
+            v.movedim(1, 0).reshape(self.num_outputs, -1) if self.num_outputs > 1 else v.flatten()
+            for v in batch
+        ]
+        return self.functional(
+            *(v.unsqueeze(-1) if "n_neighbors" in known else v for v in rows), **kwargs
+        )
 
     def assert_same(self, value: Tensor, expected: Tensor) -> None:
-        torch.testing.assert_close(value, expected, rtol=self.tolerance, atol=self.tolerance, equal_nan=True)
+        torch.testing.assert_close(
+            value, expected, rtol=self.tolerance, atol=self.tolerance, equal_nan=True
+        )
 
     def assert_same_state(self, metric: Metric | dict[str, Any], expected: Metric) -> None:
         """Check that all states are the same; of a list, that it holds as many samples."""
@@ -151,7 +175,14 @@ OTHER_TABLES = (
     {"num_bins": (8, 5)},
     {"num_bins": (5, 9)},
 )
-OTHER_BINS = (*VIEWS, {"num_bins": 9}, {"num_bins": "auto"}, {"kernel": "hard"}, {"kernel": "cubic"}, {"margin": 0.5})
+OTHER_BINS = (
+    *VIEWS,
+    {"num_bins": 9},
+    {"num_bins": "auto"},
+    {"kernel": "hard"},
+    {"kernel": "cubic"},
+    {"margin": 0.5},
+)
 OTHER_GRIDS = ({"resolution": 63}, {"num_bins": (5, 8), "value_range": (-10.0, 60.0)})
 
 
@@ -170,19 +201,48 @@ def knn(name: str, kwargs: dict[str, Any], **more: Any) -> Case:
 
 CASES = [
     binned("bins", KNOWN, shares=VIEWS, differs=(*OTHER_TABLES, {"kernel": "linear"})),
-    binned("cubic bins", KNOWN | {"kernel": "cubic"}, shares=VIEWS, differs=OTHER_TABLES, tolerance=1e-12),
+    binned(
+        "cubic bins",
+        KNOWN | {"kernel": "cubic"},
+        shares=VIEWS,
+        differs=OTHER_TABLES,
+        tolerance=1e-12,
+    ),
     binned("bins of 3 outputs", KNOWN | {"num_outputs": 3, "normalization": "geometric"}),
     binned("found bins", UNKNOWN, on_lattice=True, shares=OTHER_BINS, differs=OTHER_GRIDS),
     binned("found quantile bins", QUANTILE, on_lattice=True),
-    binned("found clipped bins", UNKNOWN | {"clip_quantile": 0.01, "margin": 0.1, "unit": "bits"}, on_lattice=True),
-    binned("found number of bins", {"num_bins": "auto", "bias_correction": "grassberger"}, on_lattice=True),
-    binned("found cubic bins", UNKNOWN | {"kernel": "cubic"}, on_lattice=True, functional_tolerance=1e-12),
-    binned("found bins of 3 outputs", UNKNOWN | {"num_outputs": 3}, on_lattice=True, differs=OTHER_GRIDS),
+    binned(
+        "found clipped bins",
+        UNKNOWN | {"clip_quantile": 0.01, "margin": 0.1, "unit": "bits"},
+        on_lattice=True,
+    ),
+    binned(
+        "found number of bins",
+        {"num_bins": "auto", "bias_correction": "grassberger"},
+        on_lattice=True,
+    ),
+    binned(
+        "found cubic bins",
+        UNKNOWN | {"kernel": "cubic"},
+        on_lattice=True,
+        functional_tolerance=1e-12,
+    ),
+    binned(
+        "found bins of 3 outputs",
+        UNKNOWN | {"num_outputs": 3},
+        on_lattice=True,
+        differs=OTHER_GRIDS,
+    ),
     kde("densities", {"resolution": 64}),
     kde("densities over a range", {"value_range": KNOWN["value_range"], "grid_size": 64}),
     kde("densities of 3 outputs", {"resolution": 64, "num_outputs": 3}),
     knn("neighbours", {}, shares=({"n_neighbors": 5}, {"algorithm": "ksg2"}, {"unit": "bits"})),
     knn("neighbours of 3 outputs", {"num_outputs": 3}),
     knn("neighbours of vectors", {"n_neighbors": 4, "x_dim": 2, "y_dim": 3}),
-    knn("neighbours in a bounded sample", {"max_samples": 500}, constant_memory=True, differs=({"max_samples": 499},)),
+    knn(
+        "neighbours in a bounded sample",
+        {"max_samples": 500},
+        constant_memory=True,
+        differs=({"max_samples": 499},),
+    ),
 ]

@@ -68,7 +68,8 @@ class Ranks:
         kwargs: dict[str, Any] | Sequence[dict[str, Any]],
         steps: Sequence[Sequence[Step]],
     ) -> list[Report]:
-        """Take one metric per rank through its own steps, ``(method, *arguments)``; as many ranks as lists of steps.
+        """Take one metric per rank through its own steps, ``(method, *arguments)``; as many ranks
+        as lists of steps.
 
         A rank that dies, or does not answer in time, fails the test that asked and no other.
         """
@@ -123,7 +124,9 @@ class Ranks:
         store = Path(self._folder.name) / "store"
         for rank in range(self.world_size):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(rank, self.world_size, store, theirs), daemon=True)
+            process = context.Process(
+                target=_serve, args=(rank, self.world_size, store, theirs), daemon=True
+            )
             process.start()
             theirs.close()
             self._processes.append(process)

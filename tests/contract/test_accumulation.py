@@ -1,4 +1,6 @@
-"""The state adds up: batches, orders, merges and the forward call change nothing, and nothing grows."""
+"""The state adds up: batches, orders, merges and the forward call change nothing, and nothing
+grows.
+"""
 
 import weakref
 
@@ -30,7 +32,9 @@ def test_one_call_equals_the_functional(case: Case):
 
 
 def test_value_tells_x_from_y(case: Case):
-    """The samples of this harness would show an exchange of the axes, where the estimator is not symmetric itself."""
+    """The samples of this harness would show an exchange of the axes, where the estimator is not
+    symmetric itself.
+    """
     x, y = case.samples()
     assert x.mean() < 1 < 15 < y.mean()
     kwargs = case.kwargs
@@ -61,7 +65,9 @@ def test_forward_equals_the_functional_on_its_batch(case: Case):
     metric = case.fed([case.samples(50, seed=1)])
     batch = case.lattice() if case.on_lattice else case.samples()
     tolerance = case.functional_tolerance
-    torch.testing.assert_close(metric(*batch), case.call_functional(batch), rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(
+        metric(*batch), case.call_functional(batch), rtol=tolerance, atol=tolerance
+    )
 
 
 def test_compute_can_be_asked_at_any_time(case: Case):
@@ -88,7 +94,9 @@ def test_any_order_split_and_merge_tree_gives_the_same_bits(case: Case, data: st
     n = data.draw(st.integers(60, 90), label="samples")
     batch = case.samples(n)
     whole = case.fed([batch])
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(data.draw(st.integers(0, 2**31), label="order")))
+    order = torch.randperm(
+        n, generator=torch.Generator().manual_seed(data.draw(st.integers(0, 2**31), label="order"))
+    )
     cuts = sorted(data.draw(st.sets(st.integers(1, n - 1), max_size=6), label="cuts"))
     sizes = [b - a for a, b in zip([0, *cuts], [*cuts, n], strict=True)]
     metrics = [case.build() for _ in range(data.draw(st.integers(1, 4), label="metrics"))]
@@ -160,14 +168,19 @@ def test_counts_stay_exact_past_what_narrow_numbers_hold(case: Case, count: int)
     assert torch.equal(doubled.counters[SEEN], (seen << count) + seen // 8)
     if hasattr(metric, "counts"):
         total, expected = doubled.counts().sum((-2, -1)), (seen << count) + seen // 8
-        assert torch.equal(total.round().long(), expected if metric.num_outputs > 1 else expected.squeeze(0))
+        assert torch.equal(
+            total.round().long(), expected if metric.num_outputs > 1 else expected.squeeze(0)
+        )
     assert doubled.compute().isfinite().all()
     doubled.merge_state(before)
     assert torch.equal(doubled.counters[SEEN], (seen << (count + 1)) + seen // 8)
 
 
 def test_values_do_not_change_when_every_sample_is_counted_often(case: Case):
-    if case.metric is not BinnedMutualInformation or case.kwargs.get("bias_correction", "none") != "none":
+    if (
+        case.metric is not BinnedMutualInformation
+        or case.kwargs.get("bias_correction", "none") != "none"
+    ):
         pytest.skip("depends on the number of samples")
     metric = case.fed([case.samples()])
     value = metric.compute()
@@ -177,7 +190,11 @@ def test_values_do_not_change_when_every_sample_is_counted_often(case: Case):
 
 
 def state_bytes(metric: torch.nn.Module) -> int:
-    tensors = [t for state in metric.metric_state.values() for t in (state if isinstance(state, list) else [state])]
+    tensors = [
+        t
+        for state in metric.metric_state.values()
+        for t in (state if isinstance(state, list) else [state])
+    ]
     return sum(t.untyped_storage().nbytes() for t in tensors)
 
 
@@ -204,7 +221,11 @@ def test_reset_frees_the_state(case: Case):
     metric = case.fed([case.samples()])
     metric(*case.samples())
     metric.compute()
-    held = [t for state in metric.metric_state.values() for t in (state if isinstance(state, list) else [state])]
+    held = [
+        t
+        for state in metric.metric_state.values()
+        for t in (state if isinstance(state, list) else [state])
+    ]
     gone = [weakref.ref(t) for t in held]
     del held
     metric.reset()
@@ -221,13 +242,19 @@ class Copied(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if func.overloadpacket in (torch.ops.aten.clone, torch.ops.aten.copy_, torch.ops.aten._to_copy):
+        if func.overloadpacket in (
+            torch.ops.aten.clone,
+            torch.ops.aten.copy_,
+            torch.ops.aten._to_copy,
+        ):
             self.elements += result.numel()
         return result
 
 
 def test_forward_costs_as_much_after_many_batches_as_after_one(case: Case):
-    """Upstream copies every element of every list state at each call, so that an epoch costs its square."""
+    """Upstream copies every element of every list state at each call, so that an epoch costs its
+    square.
+    """
     metric, batch, copied = case.build(), case.samples(20), []
     for _ in range(12):
         with Copied() as mode:

@@ -132,7 +132,9 @@ def assert_refused(case: Case, states: dict[str, Any], message: str, strict: boo
 def test_a_checkpoint_that_lacks_a_state_is_refused(case: Case):
     states = saved(case, case.samples())
     for name in states:
-        assert_refused(case, {k: v for k, v in states.items() if k != name}, rf"Missing key.*\"{name}\"")
+        assert_refused(
+            case, {k: v for k, v in states.items() if k != name}, rf"Missing key.*\"{name}\""
+        )
     # Not strict: nothing is loaded rather than half of it.
     metric = case.fed([case.samples(seed=1)])
     metric.load_state_dict({k: v for k, v in states.items() if k != "header"}, strict=False)
@@ -161,6 +163,12 @@ def test_states_of_another_shape_or_dtype_are_refused(case: Case):
         if isinstance(state, Tensor):
             for other in (state[..., :-1], state.unsqueeze(0), state.to(torch.float32)):
                 assert_refused(case, states | {name: other}, f"size mismatch for {name}: expected")
-            assert_refused(case, states | {name: [state]}, f"expected `{name}` as a Tensor, but got a list")
+            assert_refused(
+                case, states | {name: [state]}, f"expected `{name}` as a Tensor, but got a list"
+            )
         else:
-            assert_refused(case, states | {name: torch.zeros(3)}, f"expected `{name}` as a list, but got a Tensor")
+            assert_refused(
+                case,
+                states | {name: torch.zeros(3)},
+                f"expected `{name}` as a list, but got a Tensor",
+            )

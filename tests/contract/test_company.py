@@ -1,4 +1,6 @@
-"""Metrics keep to themselves in collections, or share what they may, and work inside torchmetrics' wrappers."""
+"""Metrics keep to themselves in collections, or share what they may, and work inside torchmetrics'
+wrappers.
+"""
 
 from typing import Any
 
@@ -13,10 +15,14 @@ pytestmark = ignore_cautions
 
 
 def collection(case: Case, others: tuple[dict[str, Any], ...], **kwargs: Any) -> MetricCollection:
-    return MetricCollection({str(i): case.build(**o) for i, o in enumerate(({}, *others))}, **kwargs)
+    return MetricCollection(
+        {str(i): case.build(**o) for i, o in enumerate(({}, *others))}, **kwargs
+    )
 
 
-def assert_equal_to_each_alone(case: Case, others: tuple[dict[str, Any], ...], batches: list[Batch], groups: int):
+def assert_equal_to_each_alone(
+    case: Case, others: tuple[dict[str, Any], ...], batches: list[Batch], groups: int
+):
     together, apart = collection(case, others), collection(case, others, compute_groups=False)
     for part in batches:
         for c in (together, apart):
@@ -42,17 +48,23 @@ def test_metrics_that_differ_in_compute_alone_share_one_state(case: Case):
     together = collection(case, case.shares)
     together.update(*case.samples())
     first, *others = together.values(copy_state=False)
-    assert all(m.metric_state[name] is state for m in others for name, state in first.metric_state.items())
+    assert all(
+        m.metric_state[name] is state for m in others for name, state in first.metric_state.items()
+    )
 
 
 def test_metrics_that_differ_in_update_never_share_even_after_a_first_batch_of_zeros(case: Case):
     zeros = tuple(torch.zeros_like(v) for v in case.samples(20))
     others = (*case.differs, {"nan_strategy": "ignore"})
-    assert_equal_to_each_alone(case, others, [zeros, *batches_of(case.samples(), (100,))], groups=1 + len(others))
+    assert_equal_to_each_alone(
+        case, others, [zeros, *batches_of(case.samples(), (100,))], groups=1 + len(others)
+    )
 
 
 def test_estimators_of_different_classes_share_one_table(device: torch.device):
-    bins, densities = (next(c for c in CASES if c.name == name).on(device) for name in ("found bins", "densities"))
+    bins, densities = (
+        next(c for c in CASES if c.name == name).on(device) for name in ("found bins", "densities")
+    )
     together = MetricCollection([bins.build(), densities.build()])
     for part in batches_of(bins.samples(), (100, 150)):
         together.update(*part)

@@ -1,4 +1,6 @@
-"""Several processes give what one would, whatever each of them saw, and none of them waits for ever."""
+"""Several processes give what one would, whatever each of them saw, and none of them waits for
+ever.
+"""
 
 import math
 import re
@@ -45,16 +47,22 @@ def updates(batches: list[Batch]) -> list[tuple[Any, ...]]:
     return [("update", x, y) for x, y in batches]
 
 
-def feed(ranks: Ranks, case: Case, batches: list[list[Batch]], *then: tuple[Any, ...], **kwargs: Any) -> list[Report]:
+def feed(
+    ranks: Ranks, case: Case, batches: list[list[Batch]], *then: tuple[Any, ...], **kwargs: Any
+) -> list[Report]:
     """Update a metric on every rank with its batches, then take further steps."""
     case = case.on(torch.device("cpu"))
     return ranks.run(case.metric, case.kwargs | kwargs, [[*updates(own), *then] for own in batches])
 
 
 def assert_clean(report: Report) -> None:
-    """Check that nothing raised, nothing was said but cautions about the data, and the metric was left unsynced."""
+    """Check that nothing raised, nothing was said but cautions about the data, and the metric was
+    left unsynced.
+    """
     assert [r for r in report.results if isinstance(r, Exception)] == []
-    assert [w for w in report.warnings if not any(re.match(caution, w) for caution in CAUTIONS)] == []
+    assert [
+        w for w in report.warnings if not any(re.match(caution, w) for caution in CAUTIONS)
+    ] == []
     assert not report.synced
 
 
@@ -69,7 +77,9 @@ def test_every_rank_has_the_value_of_one_process(ranks: Ranks, case: Case, sizes
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
-def test_no_samples_anywhere_is_nan_and_one_warning_on_every_rank(ranks: Ranks, case: Case, size: int):
+def test_no_samples_anywhere_is_nan_and_one_warning_on_every_rank(
+    ranks: Ranks, case: Case, size: int
+):
     for report in feed(ranks, case, [[]] * size, ("compute",), ("compute",), ("compute",)):
         assert all(bool(value.isnan().all()) for value in report.results)
         assert len(report.warnings) == 1
@@ -97,16 +107,26 @@ BAD: dict[str, Callable[[Tensor, Tensor], tuple[Any, ...]]] = {
 
 
 @pytest.mark.parametrize("call", ["update", "forward"])
-@pytest.mark.parametrize("sizes", [[[150], [250]], [[150], [50, 100], [100]], [[150], [50, 100], [], [100]]])
-def test_a_rank_that_raised_and_went_on_costs_no_sample(ranks: Ranks, case: Case, sizes: list[list[int]], call: str):
+@pytest.mark.parametrize(
+    "sizes", [[[150], [250]], [[150], [50, 100], [100]], [[150], [50, 100], [], [100]]]
+)
+def test_a_rank_that_raised_and_went_on_costs_no_sample(
+    ranks: Ranks, case: Case, sizes: list[list[int]], call: str
+):
     """Every second rank is given bad input after each good batch, and one before any."""
     batch, bad = case.samples(), [(call, *spoil(*case.samples(10))) for spoil in BAD.values()]
     batches = dealt(batch, sizes)
     steps = [
-        [*(bad if rank % 2 else []), *(s for u in updates(own) for s in (u, *(bad if rank % 2 else []))), ("compute",)]
+        [
+            *(bad if rank % 2 else []),
+            *(s for u in updates(own) for s in (u, *(bad if rank % 2 else []))),
+            ("compute",),
+        ]
         for rank, own in enumerate(batches)
     ]
-    for rank, (own, report) in enumerate(zip(batches, ranks.run(case.metric, case.kwargs, steps), strict=True)):
+    for rank, (own, report) in enumerate(
+        zip(batches, ranks.run(case.metric, case.kwargs, steps), strict=True)
+    ):
         errors = [str(r) for r in report.results if isinstance(r, Exception)]
         assert len(errors) == (len(own) + 1) * len(bad) * (rank % 2)
         assert all(re.match("(ValueError|TypeError): Expected", error) for error in errors)
@@ -121,13 +141,25 @@ def test_accumulation_continues_after_compute(ranks: Ranks, case: Case, size: in
     both = tuple(torch.cat(pair) for pair in zip(first, second, strict=True))
     sizes = [[100], [300], [], []][:size]
     steps = [
-        [*updates(a), ("compute",), *updates(b), ("forward", *case.samples(9)), ("compute",), ("reset",), ("compute",)]
+        [
+            *updates(a),
+            ("compute",),
+            *updates(b),
+            ("forward", *case.samples(9)),
+            ("compute",),
+            ("reset",),
+            ("compute",),
+        ]
         for a, b in zip(dealt(first, sizes), dealt(second, sizes), strict=True)
     ]
     more = [case.samples(9)] * size
     expected = case.fed([both, *more])
     for own, report in zip(steps, ranks.run(case.metric, case.kwargs, steps), strict=True):
-        values = [r for (name, *_), r in zip(own, report.results, strict=True) if name in ("compute", "forward")]
+        values = [
+            r
+            for (name, *_), r in zip(own, report.results, strict=True)
+            if name in ("compute", "forward")
+        ]
         case.assert_same(values[0], case.value(first))
         case.assert_same(values[1], case.value(more[0]))
         case.assert_same(values[2], expected.compute())
@@ -137,17 +169,24 @@ def test_accumulation_continues_after_compute(ranks: Ranks, case: Case, size: in
 
 def test_without_sync_on_compute_each_rank_has_its_own_value(ranks: Ranks, case: Case):
     batches = dealt(case.samples(), [[150], [100, 50], [100]])
-    for own, report in zip(batches, feed(ranks, case, batches, ("compute",), sync_on_compute=False), strict=True):
+    for own, report in zip(
+        batches, feed(ranks, case, batches, ("compute",), sync_on_compute=False), strict=True
+    ):
         assert_clean(report)
         case.assert_same(report.results[-1], case.fed(own).compute())
         assert report.gathers == 0
 
 
 def test_forward_that_synchronises_returns_the_value_of_all_ranks_batches(ranks: Ranks, case: Case):
-    """The remaining calls after ``forward`` see this rank's samples and, in ``compute``, everybody's."""
+    """The remaining calls after ``forward`` see this rank's samples and, in ``compute``,
+    everybody's.
+    """
     batch = case.samples()
     first, second = (dealt(part, [[60], [40], [100]]) for part in batches_of(batch, (200, 200)))
-    steps = [[("forward", *a[0]), ("forward", *b[0]), ("compute",)] for a, b in zip(first, second, strict=True)]
+    steps = [
+        [("forward", *a[0]), ("forward", *b[0]), ("compute",)]
+        for a, b in zip(first, second, strict=True)
+    ]
     halves = batches_of(batch, (200, 200))
     for report in ranks.run(case.metric, case.kwargs | {"dist_sync_on_step": True}, steps):
         assert_clean(report)
@@ -170,7 +209,9 @@ def test_a_sync_by_hand_uses_the_metrics_own_function(ranks: Ranks, case: Case):
 def test_a_sync_can_be_held_open(ranks: Ranks, case: Case):
     batches = dealt(case.samples(), [[100], [300]])
     whole = case.fed([case.samples()])
-    for own, report in zip(batches, feed(ranks, case, batches, ("sync",), ("unsync",), ("compute",)), strict=True):
+    for own, report in zip(
+        batches, feed(ranks, case, batches, ("sync",), ("unsync",), ("compute",)), strict=True
+    ):
         assert_clean(report)
         _, synced, unsynced, _ = report.states
         assert torch.equal(synced["counters"], whole.counters)
@@ -178,20 +219,32 @@ def test_a_sync_can_be_held_open(ranks: Ranks, case: Case):
         case.assert_same(report.results[-1], whole.compute())
 
 
-def test_a_rank_built_differently_is_an_error_on_every_rank_and_costs_no_sample(ranks: Ranks, case: Case):
-    """Whatever the difference: also where states differ in dtype or number of dimensions, where gloo would abort."""
+def test_a_rank_built_differently_is_an_error_on_every_rank_and_costs_no_sample(
+    ranks: Ranks, case: Case
+):
+    """Whatever the difference: also where states differ in dtype or number of dimensions, where
+    gloo would abort.
+    """
     batches = dealt(case.samples(), [[100], [200, 100], []])
     for other in case.strangers:
-        steps = [[*updates(own), ("compute",), ("forward", *case.samples(10))] for own in batches[:2]]
+        steps = [
+            [*updates(own), ("compute",), ("forward", *case.samples(10))] for own in batches[:2]
+        ]
         steps.append([("compute",)])
         kwargs = [case.kwargs, case.kwargs, case.kwargs | other]
-        for rank, (own, report) in enumerate(zip(batches, ranks.run(case.metric, kwargs, steps), strict=True)):
+        for rank, (own, report) in enumerate(
+            zip(batches, ranks.run(case.metric, kwargs, steps), strict=True)
+        ):
             error = report.results[len(own)]
             assert isinstance(error, RuntimeError)
-            assert str(error).startswith("ValueError: Expected metrics of one configuration, but got\n")
+            assert str(error).startswith(
+                "ValueError: Expected metrics of one configuration, but got\n"
+            )
             assert str(error).endswith("Build the metric with the same arguments on every rank.")
             assert not report.synced
-            case.assert_same_state(report.states[len(own)], case.fed(own, **(other if rank == 2 else {})))
+            case.assert_same_state(
+                report.states[len(own)], case.fed(own, **(other if rank == 2 else {}))
+            )
             if own:
                 case.assert_same(report.results[-1], case.value(case.samples(10)))
                 case.assert_same_state(report.states[-1], case.fed([*own, case.samples(10)]))
@@ -203,11 +256,18 @@ def test_a_rank_built_differently_is_an_error_on_every_rank_and_costs_no_sample(
 def test_a_rank_that_is_at_another_metric_is_an_error_on_every_rank(ranks: Ranks):
     """As after an exception between the two: the first thing that is gathered tells them apart."""
     x, y = torch.arange(20.0), torch.arange(20.0).remainder(7)
-    metrics = [BinnedMutualInformation, KNNMutualInformation, KDEMutualInformation, BinnedMutualInformation]
+    metrics = [
+        BinnedMutualInformation,
+        KNNMutualInformation,
+        KDEMutualInformation,
+        BinnedMutualInformation,
+    ]
     for size in (2, 3, 4):
         steps: list[Any] = [[("update", x, y), ("compute",)]] * size
         for report in ranks.run(metrics[:size], {}, steps):
-            assert str(report.results[1]).startswith("ValueError: Expected metrics of one configuration, but got\n")
+            assert str(report.results[1]).startswith(
+                "ValueError: Expected metrics of one configuration, but got\n"
+            )
             assert report.states[1]["counters"][0].item() == 20
 
 
@@ -239,7 +299,11 @@ def test_repeated_samples_of_a_padding_sampler_are_named_on_every_rank(ranks: Ra
         shares = [list(sampler(range(58), num_replicas=3, rank=rank)) for rank in range(3)]
         steps = [[("update", x[share], y[share]), ("compute",), ("compute",)] for share in shares]
         for report in ranks.run(KNNMutualInformation, {}, steps):
-            said = [w for w in report.warnings if "are repeated on 3 ranks, as the padding of DistributedSampler" in w]
+            said = [
+                w
+                for w in report.warnings
+                if "are repeated on 3 ranks, as the padding of DistributedSampler" in w
+            ]
             assert len(said) == named
             assert not report.synced
 
@@ -270,9 +334,14 @@ def test_a_clone_shares_the_process_group(ranks: Ranks, size: int):
     zero_one = torch.tensor([0.0, 1.0])
     then = [("of_a_clone",), ("of_a_clone_in_a_collection",)]
     # The first rank is on one diagonal of the table, the others on the other.
-    steps = [[("update", zero_one if rank == 0 else 1 - zero_one, zero_one), *then] for rank in range(size)]
+    steps = [
+        [("update", zero_one if rank == 0 else 1 - zero_one, zero_one), *then]
+        for rank in range(size)
+    ]
     share = 1 / size
     expected = math.log(2) + share * math.log(share) + (1 - share) * math.log(1 - share)
     for report in ranks.run(Twin, {"num_bins": 2}, steps):
         assert_clean(report)
-        assert [value.item() for value in report.results[1:]] == pytest.approx([expected] * 2, abs=1e-12)
+        assert [value.item() for value in report.results[1:]] == pytest.approx(
+            [expected] * 2, abs=1e-12
+        )

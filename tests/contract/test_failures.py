@@ -1,4 +1,6 @@
-"""A call that is refused says why and costs no sample; samples that are not numbers are refused or dropped."""
+"""A call that is refused says why and costs no sample; samples that are not numbers are refused or
+dropped.
+"""
 
 import copy
 import math
@@ -37,7 +39,11 @@ REFUSED: dict[str, tuple[Callable[[Tensor, Tensor], tuple[Any, ...]], type[Excep
     "NaN": (lambda x, y: (with_value(x, math.nan), y), ValueError, INVALID.format(1)),
     "infinity": (lambda x, y: (x, with_value(y, -math.inf)), ValueError, INVALID.format(1)),
     "both infinities": (lambda x, y: (x, both_infinities(y)), ValueError, INVALID.format(2)),
-    "x on another device": (lambda x, y: (x.to("meta"), y), ValueError, f"same device, but got meta and|{DEVICE}"),
+    "x on another device": (
+        lambda x, y: (x.to("meta"), y),
+        ValueError,
+        f"same device, but got meta and|{DEVICE}",
+    ),
     "both on another device": (lambda x, y: (x.to("meta"), y.to("meta")), ValueError, DEVICE),
     "a list": (lambda x, y: (x.tolist(), y), TypeError, "`x` to be a torch.Tensor, but got list"),
     "None": (lambda x, y: (x, None), TypeError, "`y` to be a torch.Tensor, but got NoneType"),
@@ -51,7 +57,9 @@ def attributes(metric: torch.nn.Module) -> dict[str, Any]:
     return {k: v for k, v in vars(metric).items() if k not in wrapped and k not in metric._defaults}
 
 
-def assert_as_before(case: Case, metric: torch.nn.Module, states: dict[str, Any], before: dict[str, Any]) -> None:
+def assert_as_before(
+    case: Case, metric: torch.nn.Module, states: dict[str, Any], before: dict[str, Any]
+) -> None:
     for name, state in metric.metric_state.items():
         if isinstance(state, Tensor):
             assert torch.equal(state, states[name])
@@ -99,7 +107,10 @@ def test_wrong_number_of_outputs_is_refused(case: Case):
         pytest.skip("pools whatever comes")
     x, y = case.samples()
     for a, b in ((x[:, :2], y[:, :2]), (x.flatten(), y.flatten())):
-        with pytest.raises(ValueError, match=rf"\(N, {case.num_outputs}, \.\.\.\) for num_outputs={case.num_outputs}"):
+        with pytest.raises(
+            ValueError,
+            match=rf"\(N, {case.num_outputs}, \.\.\.\) for num_outputs={case.num_outputs}",
+        ):
             case.build().update(a, b)
 
 
@@ -126,11 +137,15 @@ def test_forward_that_breaks_midway_leaves_the_metric_as_it_was(
     case.assert_same(metric.compute(), case.value(case.samples()))
 
 
-def test_compute_that_breaks_leaves_the_metric_unsynced(case: Case, monkeypatch: pytest.MonkeyPatch):
+def test_compute_that_breaks_leaves_the_metric_unsynced(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+):
     """As it would with ranks: the state of all of them must not stay in place of this one's."""
     with monkeypatch.context() as patch:
         patch.setattr(case.metric, "compute", broken)
-        metric = case.fed([case.samples()], distributed_available_fn=always, dist_sync_fn=gather_twice)
+        metric = case.fed(
+            [case.samples()], distributed_available_fn=always, dist_sync_fn=gather_twice
+        )
     with pytest.raises(ZeroDivisionError):
         metric.compute()
     assert not metric._is_synced
@@ -178,7 +193,11 @@ def test_synced_metric_takes_no_samples_and_unsync_gives_its_own_state_back(case
     metric = case.fed([case.samples()], distributed_available_fn=always, dist_sync_fn=gather_twice)
     with metric.sync_context():
         assert torch.equal(metric.counters, 2 * case.fed([case.samples()]).counters)
-        calls = ("forward", case.samples()), ("update", case.samples()), ("merge_state", [case.build()])
+        calls = (
+            ("forward", case.samples()),
+            ("update", case.samples()),
+            ("merge_state", [case.build()]),
+        )
         for method, arguments in calls:
             with pytest.raises(TorchMetricsUserError, match="unsync"):
                 getattr(metric, method)(*arguments)
@@ -194,7 +213,9 @@ def test_merging_what_does_not_add_up_is_refused_with_both_configurations(case: 
     for other in case.strangers:
         stranger = case.build(**other)
         for incoming in (stranger, stranger.metric_state):
-            with pytest.raises(ValueError, match=r"it belongs to a metric with .*, but this metric has .*"):
+            with pytest.raises(
+                ValueError, match=r"it belongs to a metric with .*, but this metric has .*"
+            ):
                 metric.merge_state(incoming)
     for incoming, message in (
         (torch.nn.Linear(1, 1), "Expected a metric, or a dict"),
@@ -211,7 +232,9 @@ def test_merging_what_does_not_add_up_is_refused_with_both_configurations(case: 
 
 
 def spoiled(batch: Batch, every: int = 7) -> tuple[Batch, Batch, Tensor]:
-    """Return a batch in which some rows of x or y are NaN or infinite, the batch without them, and which they are."""
+    """Return a batch in which some rows of x or y are NaN or infinite, the batch without them, and
+    which they are.
+    """
     x, y = (v.clone() for v in batch)
     rows = torch.arange(len(x), device=x.device)
     bad = rows % every == 3

@@ -1,4 +1,6 @@
-"""What torchmetrics and its users read from a class: its attributes, its plots, its representation."""
+"""What torchmetrics and its users read from a class: its attributes, its plots, its
+representation.
+"""
 
 import inspect
 
@@ -31,7 +33,11 @@ def test_class_attributes_are_typed_and_constant(case: Case):
         ("full_state_update", False),
     ):
         assert getattr(case.metric, name) is wanted
-        assert any(name in vars(c).get("__annotations__", {}) for c in case.metric.__mro__ if c is not Metric)
+        assert any(
+            name in vars(c).get("__annotations__", {})
+            for c in case.metric.__mro__
+            if c is not Metric
+        )
         with pytest.raises(RuntimeError, match="Can't change const"):
             setattr(metric, name, None)
     for name in metric._defaults:
@@ -46,14 +52,20 @@ def test_every_argument_is_kept_under_its_name_and_none_is_invented(case: Case):
         case.build(no_such_argument=1)
     with pytest.raises(TypeError, match="num_outputs"):
         case.build(num_outputs=2.0)
-    with pytest.raises(ValueError, match=r"`nan_strategy` to be one of 'error', 'ignore', but got 'drop'"):
+    with pytest.raises(
+        ValueError, match=r"`nan_strategy` to be one of 'error', 'ignore', but got 'drop'"
+    ):
         case.build(nan_strategy="drop")
 
 
-def test_forward_with_one_update_equals_forward_with_two(case: Case, capsys: pytest.CaptureFixture[str]):
+def test_forward_with_one_update_equals_forward_with_two(
+    case: Case, capsys: pytest.CaptureFixture[str]
+):
     """Upstream's own check of `full_state_update=False`; it times both where they agree."""
     x, y = case.samples(50)
-    check_forward_full_state_property(case.metric, case.kwargs, {"x": x, "y": y}, num_update_to_compare=[3], reps=2)
+    check_forward_full_state_property(
+        case.metric, case.kwargs, {"x": x, "y": y}, num_update_to_compare=[3], reps=2
+    )
     assert "Partial state for 3 steps took" in capsys.readouterr().out
 
 
@@ -67,7 +79,9 @@ def test_arguments_of_every_metric_are_taken(case: Case, argument: str):
     metric = case.build(**{argument: argument == "compute_on_cpu"})
     metric(*case.samples(50, seed=1))
     metric.update(*case.samples())
-    case.assert_same(metric.compute(), case.fed([case.samples(50, seed=1), case.samples()]).compute())
+    case.assert_same(
+        metric.compute(), case.fed([case.samples(50, seed=1), case.samples()]).compute()
+    )
     assert (metric._computed is None) == (argument == "compute_with_cache")
 
 

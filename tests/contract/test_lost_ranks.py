@@ -1,4 +1,6 @@
-"""A rank that leaves before or during a sync: the others get an error in time, and keep what they have."""
+"""A rank that leaves before or during a sync: the others get an error in time, and keep what they
+have.
+"""
 
 import multiprocessing
 import os
@@ -28,7 +30,8 @@ from tests.contract.cases import CASES, Case, batches_of, ignore_cautions
 pytestmark = [pytest.mark.distributed, ignore_cautions]
 
 WORLD_SIZE, LOST = 3, 2
-# Seconds: for all ranks to start; that a collective waits for a rank that still runs; for all ranks to answer.
+# Seconds: for all ranks to start; that a collective waits for a rank that still runs; for all ranks
+# to answer.
 START = 150
 GROUP_TIMEOUT = 10
 LIMIT = 30
@@ -79,7 +82,8 @@ def stay_away() -> None:
     time.sleep(2 * LIMIT)
 
 
-# What the lost rank does when it should call `compute`, what it does within, and what the others are told.
+# What the lost rank does when it should call `compute`, what it does within, and what the others
+# are told.
 FAULTS: dict[str, tuple[Callable[[Any], None] | None, Callable[[], Any] | None, str]] = {
     "raised an exception": (raise_uncaught, None, ENDED),
     "ended": (lambda metric: sys.exit(3), None, ENDED),
@@ -110,7 +114,8 @@ def process(rank: int, store: Path, fault: str, end: Connection) -> None:
     own: dict[str, Any] = {}
     metrics = []
     for case in CASES:
-        # A group of its own: the first failure breaks a group, and each metric is to meet it as the first.
+        # A group of its own: the first failure breaks a group, and each metric is to meet it as the
+        # first.
         own["process_group"] = dist.new_group(timeout=timeout)
         if rank == LOST and leave_within is not None:
             own["dist_sync_fn"] = Leaves(leave_within)
@@ -161,13 +166,17 @@ def run(fault: str) -> dict[int, list[Outcome]]:
         try:
             deadline = time.monotonic() + START
             for rank, end in enumerate(ends):
-                assert end.poll(max(0.0, deadline - time.monotonic())), f"rank {rank} had not started after {START} s"
+                assert end.poll(max(0.0, deadline - time.monotonic())), (
+                    f"rank {rank} had not started after {START} s"
+                )
                 assert end.recv_bytes() == b"ready"
             reports, deadline = {}, time.monotonic() + LIMIT
             for rank, end in enumerate(ends):
                 if rank == LOST and fault != "was interrupted during the sync":
                     continue
-                assert end.poll(max(0.0, deadline - time.monotonic())), f"rank {rank} hung: no answer in {LIMIT} s"
+                assert end.poll(max(0.0, deadline - time.monotonic())), (
+                    f"rank {rank} hung: no answer in {LIMIT} s"
+                )
                 reports[rank] = pickle.loads(end.recv_bytes())
             return reports
         finally:
@@ -191,7 +200,9 @@ def test_the_other_ranks_get_an_error_in_time_and_keep_their_state(fault: str):
                 told = {ENDED: ENDED, ABSENT: f"{ABSENT}|{ENDED}"}[FAULTS[fault][2]]
                 assert re.search(told, found.error), found.error
                 (note,) = found.notes
-                assert note.startswith(f"{case.metric.__name__} could not gather the states of all ranks")
+                assert note.startswith(
+                    f"{case.metric.__name__} could not gather the states of all ranks"
+                )
             assert not found.synced
             case.assert_same_state(found.states, expected)
             for value in (found.alone, found.later):

@@ -1,4 +1,6 @@
-"""Accumulators keep their precision, every real input is read as it is, and grad modes leave no trace."""
+"""Accumulators keep their precision, every real input is read as it is, and grad modes leave no
+trace.
+"""
 
 import contextlib
 import pickle
@@ -22,12 +24,16 @@ CASTS: dict[str, Callable[[nn.Module], object]] = {
     "set_dtype(float16)": lambda m: m.set_dtype(torch.float16),
     "half() of its module": lambda m: nn.ModuleList([m, nn.Linear(1, 1)]).half(),
     "to(bfloat16) of its module": lambda m: nn.ModuleList([m, nn.Linear(1, 1)]).to(torch.bfloat16),
-    "type(float16) of its module": lambda m: nn.ModuleList([m, nn.Linear(1, 1)]).type(torch.float16),
+    "type(float16) of its module": lambda m: nn.ModuleList([m, nn.Linear(1, 1)]).type(
+        torch.float16
+    ),
 }
 
 
 @pytest.mark.parametrize("cast", CASTS.values(), ids=CASTS)
-def test_accumulators_keep_their_dtype_and_their_bits_under_a_cast(case: Case, cast: Callable[[nn.Module], object]):
+def test_accumulators_keep_their_dtype_and_their_bits_under_a_cast(
+    case: Case, cast: Callable[[nn.Module], object]
+):
     first, second = batches_of(case.samples(), (250,))
     metric, untouched = case.fed([first]), case.fed([first])
     metric.compute()
@@ -77,19 +83,29 @@ def test_half_precision_input_is_read_as_float32(case: Case, dtype: torch.dtype)
     case.assert_same(value, case.value((x.float(), y.float())))
     if case.functional is not None and not case.on_lattice:
         tolerance = case.functional_tolerance
-        torch.testing.assert_close(value, case.call_functional((x.float(), y.float())), rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(
+            value, case.call_functional((x.float(), y.float())), rtol=tolerance, atol=tolerance
+        )
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64])
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64]
+)
 def test_integers_are_read_as_numbers(case: Case, dtype: torch.dtype):
     x, y = case.samples()
-    x, y = ((x > 0).to(dtype), (y > 25).to(dtype)) if dtype == torch.bool else (x.abs().to(dtype), y.abs().to(dtype))
+    x, y = (
+        ((x > 0).to(dtype), (y > 25).to(dtype))
+        if dtype == torch.bool
+        else (x.abs().to(dtype), y.abs().to(dtype))
+    )
     value = case.value((x, y))
     case.assert_same(value, case.value((x.double(), y.double())))
     # Only an exact metric knows what few and equal values a wide cell holds.
     if case.functional is not None and case.functional_tolerance < 1e-6:
         tolerance = case.functional_tolerance
-        torch.testing.assert_close(value, case.call_functional((x, y)), rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(
+            value, case.call_functional((x, y)), rtol=tolerance, atol=tolerance
+        )
 
 
 def test_x_and_y_may_have_different_dtypes(case: Case):
@@ -112,21 +128,36 @@ def test_memory_layout_of_the_input_changes_nothing(case: Case):
     x, y = case.samples()
     expected = case.value((x, y))
     assert not strided(x).is_contiguous()
-    for batch in ((strided(x), y), (x, strided(y)), (reversed_dimensions(x), y), (strided(x), reversed_dimensions(y))):
+    for batch in (
+        (strided(x), y),
+        (x, strided(y)),
+        (reversed_dimensions(x), y),
+        (strided(x), reversed_dimensions(y)),
+    ):
         case.assert_same(case.value(batch), expected)
 
 
 def images(case: Case) -> Batch:
     x, y = case.samples(420)
-    return tuple(v.movedim(1, 0).reshape(case.num_outputs, -1, 5, 6).movedim(0, 1).contiguous() for v in (x, y))
+    return tuple(
+        v.movedim(1, 0).reshape(case.num_outputs, -1, 5, 6).movedim(0, 1).contiguous()
+        for v in (x, y)
+    )
 
 
 def test_images_are_paired_by_position_whatever_their_memory_format(case: Case):
     if case.vectors:
         pytest.skip("takes vectors")
-    x, y = (v.reshape(-1, 2, 5, 6) for v in case.samples(420)) if case.num_outputs == 1 else images(case)
+    x, y = (
+        (v.reshape(-1, 2, 5, 6) for v in case.samples(420))
+        if case.num_outputs == 1
+        else images(case)
+    )
     expected = case.value((x, y))
-    for formats in ((torch.channels_last, torch.contiguous_format), (torch.contiguous_format, torch.channels_last)):
+    for formats in (
+        (torch.channels_last, torch.contiguous_format),
+        (torch.contiguous_format, torch.channels_last),
+    ):
         a, b = (v.contiguous(memory_format=f) for v, f in zip((x, y), formats, strict=True))
         case.assert_same(case.value((a, b)), expected)
 

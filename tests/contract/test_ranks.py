@@ -1,4 +1,6 @@
-"""The processes that tests share: what happens to one of them is the business of the test that asked."""
+"""The processes that tests share: what happens to one of them is the business of the test that
+asked.
+"""
 
 import os
 import signal

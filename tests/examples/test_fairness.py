@@ -12,8 +12,7 @@ pytest.importorskip("jsonargparse")
 pytest.importorskip("sklearn")
 pytest.importorskip("tensorboard")
 
-from mi_metrics.examples import DiabetesDataModule, FairRegression
-from mi_metrics.examples import trade_off
+from mi_metrics.examples import DiabetesDataModule, FairRegression, trade_off
 from mi_metrics.lightning.cli import main as run
 from tests.lightning.marks import lightning_cli
 
@@ -28,13 +27,20 @@ pytestmark = [
 def parts(**options):
     data = DiabetesDataModule(**options)
     data.setup()
-    return [next(iter(loader)) for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())]
+    return [
+        next(iter(loader))
+        for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
+    ]
 
 
 @pytest.mark.slow
 def test_the_bundled_configuration_runs(tmp_path):
     text = io.StringIO()
-    with contextlib.chdir(tmp_path), contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+    with (
+        contextlib.chdir(tmp_path),
+        contextlib.redirect_stdout(text),
+        contextlib.redirect_stderr(text),
+    ):
         cli = run(["fit", "--config", "fair_representation", "--trainer.max_epochs=2"])
         best = str(tmp_path / cli.trainer.checkpoint_callback.best_model_path)
         tested = run(["test", "--config", "fair_representation", "--ckpt_path", best])
@@ -49,7 +55,12 @@ def test_the_bundled_configuration_runs(tmp_path):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 def test_a_second_run_without_a_logger_takes_the_place_of_the_first(tmp_path):
-    options = ["--config", "fair_representation", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
+    options = [
+        "--config",
+        "fair_representation",
+        "--trainer.logger=false",
+        "--trainer.enable_progress_bar=false",
+    ]
     with contextlib.chdir(tmp_path), contextlib.redirect_stdout(io.StringIO()):
         for epochs in (2, 1):
             run(["fit", *options, f"--trainer.max_epochs={epochs}"])
@@ -70,9 +81,19 @@ def test_the_penalty_removes_what_the_code_tells_about_sex_on_patients_not_train
 
 
 def test_the_table_has_a_row_for_each_weight(monkeypatch, capsys):
-    monkeypatch.setattr(trade_off, "trade_off", lambda **_: {0.0: torch.tensor([[0.4, 0.2], [0.2, 0.4]])})
+    monkeypatch.setattr(
+        trade_off, "trade_off", lambda **_: {0.0: torch.tensor([[0.4, 0.2], [0.2, 0.4]])}
+    )
     trade_off.main()
-    assert capsys.readouterr().out.splitlines()[1].split() == ["0", "0.300", "±", "0.100", "0.300", "±", "0.100"]
+    assert capsys.readouterr().out.splitlines()[1].split() == [
+        "0",
+        "0.300",
+        "±",
+        "0.100",
+        "0.300",
+        "±",
+        "0.100",
+    ]
 
 
 def test_every_patient_is_in_one_part_and_sex_is_a_feature():

@@ -18,12 +18,12 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from mi_metrics import KDEMutualInformationLoss, MutualInformationLoss
-from mi_metrics.functional import binned_mutual_information
 from mi_metrics.examples import AffineRegistration, RegistrationReport, StainsDataModule
 from mi_metrics.examples.affine import blur, compose, mean_displacement, pixel_grid, sample
-from mi_metrics.lightning.cli import main as run
 from mi_metrics.examples.registration import AffineSearch
 from mi_metrics.examples.stains import load_stains
+from mi_metrics.functional import binned_mutual_information
+from mi_metrics.lightning.cli import main as run
 from tests.lightning.marks import lightning_cli
 
 pytestmark = lightning_cli
@@ -33,8 +33,14 @@ IDENTITY = torch.eye(2, 3)
 
 def fit(folder, *options):
     text = io.StringIO()
-    with contextlib.chdir(folder), contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
-        cli = run(["fit", "--config", "registration", "--trainer.enable_progress_bar=false", *options])
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(text),
+        contextlib.redirect_stderr(text),
+    ):
+        cli = run(
+            ["fit", "--config", "registration", "--trainer.enable_progress_bar=false", *options]
+        )
     (report,) = (c for c in cli.trainer.callbacks if isinstance(c, RegistrationReport))
     return SimpleNamespace(cli=cli, model=cli.model, report=report, printed=text.getvalue())
 
@@ -75,7 +81,9 @@ class TestBundledConfiguration:
         with (fitted.run / "metrics.csv").open(newline="") as file:
             last = [row for row in csv.DictReader(file) if row["val/nmi"]][-1]
         rows = fitted.report.rows
-        assert (float(last["val/residual_px"]), float(last["val/nmi"])) == pytest.approx(rows["MutualInformationLoss"])
+        assert (float(last["val/residual_px"]), float(last["val/nmi"])) == pytest.approx(
+            rows["MutualInformationLoss"]
+        )
         assert float(last["val/baseline_residual_px"]) == pytest.approx(rows["MSELoss"][0])
         for name, (residual, nmi) in rows.items():
             (line,) = (line for line in fitted.printed.splitlines() if line.split()[:1] == [name])
@@ -89,7 +97,9 @@ class TestBundledConfiguration:
 
     def test_the_checkpoint_has_the_map(self, fitted):
         path = fitted.run / "checkpoints" / "last.ckpt"
-        model = AffineRegistration.load_from_checkpoint(path, baseline=nn.MSELoss(), weights_only=True)
+        model = AffineRegistration.load_from_checkpoint(
+            path, baseline=nn.MSELoss(), weights_only=True
+        )
         assert torch.equal(model.search.best(208), fitted.model.search.best(208).cpu())
 
     def test_the_configuration_has_the_module_s_own_defaults(self, fitted):
@@ -111,7 +121,11 @@ def test_other_deformations_are_recovered_too(tmp_path, seed):
 @pytest.mark.slow
 @pytest.mark.parametrize("criterion", ["torch.nn.MSELoss", "mi_metrics.KDEMutualInformationLoss"])
 def test_the_loss_can_be_swapped_with_one_option(tmp_path, criterion):
-    short = ["--trainer.max_epochs=1", "--data.init_args.steps_per_epoch=2", "--trainer.logger=false"]
+    short = [
+        "--trainer.max_epochs=1",
+        "--data.init_args.steps_per_epoch=2",
+        "--trainer.logger=false",
+    ]
     result = fit(tmp_path, f"--model.init_args.criterion={criterion}", *short)
     assert type(result.model.search.criterion).__name__ == criterion.split(".")[-1]
     assert list(result.report.rows)[-1] == criterion.split(".")[-1]
@@ -124,7 +138,9 @@ def test_fast_dev_run_writes_no_file(tmp_path):
 
 
 def test_a_report_of_another_module_is_refused():
-    with pytest.raises(TypeError, match=r"Expected an AffineRegistration to report, but got a LightningModule\."):
+    with pytest.raises(
+        TypeError, match=r"Expected an AffineRegistration to report, but got a LightningModule\."
+    ):
         RegistrationReport().setup(None, LightningModule(), "fit")
 
 
@@ -168,7 +184,10 @@ class TestStains:
     def test_training_repeats_the_pair(self):
         data = StainsDataModule(steps_per_epoch=3)
         data.setup("fit")
-        assert [len(loader) for loader in (data.train_dataloader(), data.val_dataloader())] == [3, 1]
+        assert [len(loader) for loader in (data.train_dataloader(), data.val_dataloader())] == [
+            3,
+            1,
+        ]
 
     def test_without_scikit_image_the_message_names_the_extra(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "skimage.color", None)
@@ -202,7 +221,9 @@ class TestAffine:
         image = torch.rand(1, 1, 32, 32, generator=rng)
         expected = gaussian_filter(image[0, 0].numpy(), 1.5, mode="nearest", radius=5)
         expected = (expected - expected.min()) / (expected.max() - expected.min())
-        torch.testing.assert_close(blur(image, 1.5)[0, 0], torch.as_tensor(expected), rtol=0, atol=1e-5)
+        torch.testing.assert_close(
+            blur(image, 1.5)[0, 0], torch.as_tensor(expected), rtol=0, atol=1e-5
+        )
         assert blur(image, 0).aminmax() == (0, 1)
 
 
@@ -212,7 +233,9 @@ class TestSearch:
     def test_the_identity_is_the_first_answer(self):
         assert torch.equal(AffineSearch(nn.MSELoss(), 8.0).best(100), IDENTITY)
 
-    @pytest.mark.parametrize("criterion", [nn.MSELoss(), MutualInformationLoss(8), KDEMutualInformationLoss()])
+    @pytest.mark.parametrize(
+        "criterion", [nn.MSELoss(), MutualInformationLoss(8), KDEMutualInformationLoss()]
+    )
     def test_every_start_has_its_own_loss_and_the_better_half_goes_on(self, rng, criterion):
         search = AffineSearch(criterion, 4.0)
         image = torch.rand(1, 1, 32, 32, generator=rng)
@@ -233,5 +256,7 @@ class TestSearch:
         assert all(step.grad is None or step.grad.isfinite().all() for step in search.steps)
 
     def test_blurs_are_checked(self):
-        with pytest.raises(ValueError, match=r"`blurs` to be positive numbers, one for each epoch, but got \[\]"):
+        with pytest.raises(
+            ValueError, match=r"`blurs` to be positive numbers, one for each epoch, but got \[\]"
+        ):
             AffineRegistration(blurs=[])

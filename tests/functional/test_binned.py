@@ -8,7 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import mutual_info_score
 
-from mi_metrics.functional import binned, binned_joint, binned_mutual_information, mutual_information
+from mi_metrics.functional import (
+    binned,
+    binned_joint,
+    binned_mutual_information,
+    mutual_information,
+)
 from mi_metrics.functional.tables import bspline as soft
 from tests import oracles
 
@@ -22,11 +27,15 @@ def gaussian(*shape, r=0.6, seed=0, dtype=torch.float64):
 
 
 def table(x, y, bins, **options):
-    n = x.shape[-1] if options.get("weights") is None else options["weights"].sum(-1)[..., None, None]
+    n = (
+        x.shape[-1]
+        if options.get("weights") is None
+        else options["weights"].sum(-1)[..., None, None]
+    )
     return binned_joint(x, y, bins, **options) * n
 
 
-# -- the hard table ---------------------------------------------------------------------------------------------------
+# -- the hard table --------------------------------------------------------------------------------
 
 
 def test_hard_table_is_the_loops():
@@ -43,7 +52,8 @@ def test_hard_table_is_numpys_inside_the_range():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_bins_are_defined_by_the_formula_in_the_inputs_dtype(dtype):
-    # Multiples of a tenth lie on edges that rounding moves: the formula decides, not real arithmetic.
+    # Multiples of a tenth lie on edges that rounding moves: the formula decides, not real
+    # arithmetic.
     x = (torch.arange(-10, 30, dtype=dtype) * 0.1).repeat(7)
     y = x.flip(0)
     expected = torch.zeros(10, 5, dtype=torch.int64)
@@ -62,9 +72,14 @@ def test_a_batch_is_its_pairs_one_by_one(shape, kernel, monkeypatch):
         together = binned_mutual_information(x, y, (4, 3), value_range=value_range, **options)
         assert together.shape == shape[:-1]
         pairs = zip(x.reshape(-1, shape[-1]), y.reshape(-1, shape[-1]), strict=True)
-        one_by_one = [binned_mutual_information(a, b, (4, 3), value_range=value_range, **options) for a, b in pairs]
+        one_by_one = [
+            binned_mutual_information(a, b, (4, 3), value_range=value_range, **options)
+            for a, b in pairs
+        ]
         tolerance = 0 if kernel == "hard" else 1e-13
-        torch.testing.assert_close(together.flatten(), torch.stack(one_by_one), rtol=0, atol=tolerance)
+        torch.testing.assert_close(
+            together.flatten(), torch.stack(one_by_one), rtol=0, atol=tolerance
+        )
         monkeypatch.setitem(binned.CHUNK, "cpu", 7)
         small_chunks = binned_mutual_information(x, y, (4, 3), value_range=value_range, **options)
         torch.testing.assert_close(small_chunks, together, rtol=0, atol=tolerance)
@@ -91,7 +106,9 @@ finite = st.floats(allow_nan=False, allow_infinity=False)
 @given(
     st.lists(st.tuples(finite, finite), min_size=1, max_size=30),
     st.sampled_from(["hard", "linear", "cubic"]),
-    st.sampled_from([{}, {"clip_quantile": 0.2}, {"margin": 0.3}, {"binning": "quantile"}, {"num_bins": "auto"}]),
+    st.sampled_from(
+        [{}, {"clip_quantile": 0.2}, {"margin": 0.3}, {"binning": "quantile"}, {"num_bins": "auto"}]
+    ),
     st.sampled_from([torch.float32, torch.float64]),
 )
 def test_mass_is_conserved_and_values_finite_whatever_the_numbers(pairs, kernel, options, dtype):
@@ -103,33 +120,52 @@ def test_mass_is_conserved_and_values_finite_whatever_the_numbers(pairs, kernel,
     joint = binned_joint(x, y, kernel=kernel, **options)
     assert float(joint.sum()) == pytest.approx(1, abs=1e-12)
     assert joint.min() >= 0
-    value = binned_mutual_information(x, y, kernel=kernel, bias_correction="miller_madow", **options)
+    value = binned_mutual_information(
+        x, y, kernel=kernel, bias_correction="miller_madow", **options
+    )
     assert value.isfinite()
     if kernel == "hard" and ((x == x[0]).all() or (y == y[0]).all()):
         assert value == 0
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-30, 1.0, 1e30, 1e300])
-@pytest.mark.parametrize("options", [{}, {"clip_quantile": 0.05}, {"margin": 0.5}, {"binning": "quantile"}])
+@pytest.mark.parametrize(
+    "options", [{}, {"clip_quantile": 0.05}, {"margin": 0.5}, {"binning": "quantile"}]
+)
 def test_value_does_not_depend_on_the_scale(scale, options):
     x, y = gaussian(3000)
     # A power of two, so that not a single sample changes its bin.
     factor = 2.0 ** round(math.log2(scale))
     expected = binned_mutual_information(x, y, (9, 8), **options)
-    assert binned_mutual_information(x * factor, -y * factor, (9, 8), **options).item() == pytest.approx(
-        binned_mutual_information(x, -y, (9, 8), **options).item(), abs=1e-12
-    )
+    assert binned_mutual_information(
+        x * factor, -y * factor, (9, 8), **options
+    ).item() == pytest.approx(binned_mutual_information(x, -y, (9, 8), **options).item(), abs=1e-12)
     assert expected > 0.05
 
 
 def test_extreme_ranges_are_evaluated_without_overflow():
     x = torch.tensor([-1.7e308, -1.0, 0.0, 1.0, 1.7e308], dtype=torch.float64)
     assert table(x, x, 4).diagonal().round().tolist() == [1, 0, 3, 1]
-    assert table(x, x, 4, value_range=(-1.7e308, 1.7e308)).diagonal().round().tolist() == [1, 0, 3, 1]
+    assert table(x, x, 4, value_range=(-1.7e308, 1.7e308)).diagonal().round().tolist() == [
+        1,
+        0,
+        3,
+        1,
+    ]
     small = torch.tensor([-3e38, -1.0, 0.0, 1.0, 3e38])
     assert table(small, small, 4).diagonal().round().tolist() == [1, 0, 3, 1]
-    assert table(small, small, 4, value_range=(-1e300, 1e300)).diagonal().round().tolist() == [0, 0, 5, 0]
-    assert table(small, small, 4, value_range=(0, 1e-300)).diagonal().round().tolist() == [3, 0, 0, 2]
+    assert table(small, small, 4, value_range=(-1e300, 1e300)).diagonal().round().tolist() == [
+        0,
+        0,
+        5,
+        0,
+    ]
+    assert table(small, small, 4, value_range=(0, 1e-300)).diagonal().round().tolist() == [
+        3,
+        0,
+        0,
+        2,
+    ]
 
 
 def test_samples_outside_a_given_range_go_to_the_edge_bins():
@@ -142,7 +178,7 @@ def test_the_last_bin_is_closed_and_the_others_half_open():
     assert table(x, x, 4).diagonal().tolist() == [1, 1, 1, 2]
 
 
-# -- ranges and edges from the data -----------------------------------------------------------------------------------
+# -- ranges and edges from the data ----------------------------------------------------------------
 
 
 def test_clipping_takes_numpys_quantiles():
@@ -160,7 +196,9 @@ def test_margin_is_a_fraction_of_the_width_at_both_ends():
         lo, hi = v.min().item(), v.max().item()
         ranges.append((lo - 0.25 * (hi - lo), hi + 0.25 * (hi - lo)))
     widened = binned_joint(x, y, (8, 6), margin=0.25)
-    torch.testing.assert_close(widened, binned_joint(x, y, (8, 6), value_range=tuple(ranges)), rtol=0, atol=0)
+    torch.testing.assert_close(
+        widened, binned_joint(x, y, (8, 6), value_range=tuple(ranges)), rtol=0, atol=0
+    )
 
 
 def test_quantile_bins_have_equal_frequency():
@@ -180,7 +218,9 @@ def test_quantile_bins_keep_ties_together():
 def test_quantile_binning_is_invariant_under_monotone_maps():
     x, y = gaussian(2000)
     expected = binned_mutual_information(x, y, 12, binning="quantile")
-    assert binned_mutual_information(x.exp(), (3 * y).atan(), 12, binning="quantile").equal(expected)
+    assert binned_mutual_information(x.exp(), (3 * y).atan(), 12, binning="quantile").equal(
+        expected
+    )
 
 
 def test_quantiles_work_beyond_the_limit_of_torch_quantile():
@@ -195,11 +235,15 @@ def test_quantiles_work_beyond_the_limit_of_torch_quantile():
 def test_automatic_bins_follow_the_formula_pair_by_pair():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3, 1000, generator=generator, dtype=torch.float64)
-    y = torch.stack([x[0], 0.8 * x[1] + 0.6 * torch.randn(1000, generator=generator).double(), torch.ones(1000)])
+    y = torch.stack(
+        [x[0], 0.8 * x[1] + 0.6 * torch.randn(1000, generator=generator).double(), torch.ones(1000)]
+    )
     expected = []
     for a, b in zip(x, y, strict=True):
         r = np.corrcoef(a, b)[0, 1] if b.std() > 0 else 0.0
-        number = round(math.sqrt(0.5) * math.sqrt(1 + math.sqrt(1 + 24 * 1000 / max(1 - r * r, 1e-300))))
+        number = round(
+            math.sqrt(0.5) * math.sqrt(1 + math.sqrt(1 + 24 * 1000 / max(1 - r * r, 1e-300)))
+        )
         expected.append(min(256, round(1.5 * min(number, 256))))
     assert expected[0] == 256
     joint = binned_joint(x, y, "auto")
@@ -209,7 +253,7 @@ def test_automatic_bins_follow_the_formula_pair_by_pair():
         assert one[:bins, :bins].sum() == pytest.approx(1)
 
 
-# -- soft kernels and weights -----------------------------------------------------------------------------------------
+# -- soft kernels and weights ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("kernel", "order"), [("linear", 1), ("cubic", 3)])
@@ -217,7 +261,9 @@ def test_automatic_bins_follow_the_formula_pair_by_pair():
 def test_soft_table_is_scipys_splines(kernel, order, bins):
     x, y = gaussian(400)
     expected = oracles.soft_table(x.numpy(), y.numpy(), RANGES, bins, order)
-    np.testing.assert_allclose(table(x, y, bins, value_range=RANGES, kernel=kernel).numpy(), expected, atol=1e-11)
+    np.testing.assert_allclose(
+        table(x, y, bins, value_range=RANGES, kernel=kernel).numpy(), expected, atol=1e-11
+    )
 
 
 @pytest.mark.parametrize("kernel", ["hard", "linear", "cubic"])
@@ -242,7 +288,8 @@ def test_weighted_soft_table_is_the_oracles(kernel, order):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"clip_quantile": 0.1}, {"binning": "quantile"}, {"margin": 0.2}, {"num_bins": "auto"}]
+    "options",
+    [{}, {"clip_quantile": 0.1}, {"binning": "quantile"}, {"margin": 0.2}, {"num_bins": "auto"}],
 )
 def test_weights_are_frequencies(options):
     x, y = gaussian(60)
@@ -250,22 +297,28 @@ def test_weights_are_frequencies(options):
     repeated = x.repeat_interleave(weights), y.repeat_interleave(weights)
     options = {"num_bins": (6, 5)} | options
     if options["num_bins"] == "auto":
-        # The effective number of samples is below that of the repeated ones, which are not independent.
-        assert binned_joint(x, y, weights=torch.ones(60), **options).equal(binned_joint(x, y, **options))
+        # The effective number of samples is below that of the repeated ones, which are not
+        # independent.
+        assert binned_joint(x, y, weights=torch.ones(60), **options).equal(
+            binned_joint(x, y, **options)
+        )
         return
     joint = binned_joint(x, y, weights=weights, **options)
     torch.testing.assert_close(joint, binned_joint(*repeated, **options), rtol=0, atol=1e-15)
     for correction in ("none", "grassberger"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ours = binned_mutual_information(x, y, weights=weights, bias_correction=correction, **options)
+            ours = binned_mutual_information(
+                x, y, weights=weights, bias_correction=correction, **options
+            )
             theirs = binned_mutual_information(*repeated, bias_correction=correction, **options)
         assert ours.item() == pytest.approx(theirs.item(), abs=1e-13)
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1e-3, 1 / 700, 0.1, 1e6, 1e300])
 @pytest.mark.parametrize(
-    "options", [{}, {"clip_quantile": 0.03}, {"binning": "quantile"}, {"margin": 0.2}, {"num_bins": "auto"}]
+    "options",
+    [{}, {"clip_quantile": 0.03}, {"binning": "quantile"}, {"margin": 0.2}, {"num_bins": "auto"}],
 )
 def test_only_ratios_of_weights_matter(scale, options):
     x, y = gaussian(700)
@@ -282,7 +335,8 @@ def test_only_ratios_of_weights_matter(scale, options):
 
 def test_undersampling_of_weighted_samples_is_judged_by_their_effective_number():
     x, y = gaussian(10_000)
-    binned_mutual_information(x, y, 16, weights=torch.full_like(x, 1e-4))  # silent, and warnings are errors
+    # Silent, and warnings are errors.
+    binned_mutual_information(x, y, 16, weights=torch.full_like(x, 1e-4))
     with pytest.warns(UserWarning, match="300 samples occupy"):
         binned_mutual_information(x[:300], y[:300], 32, weights=torch.full((300,), 1e6))
 
@@ -293,7 +347,13 @@ def test_the_default_dtype_changes_nothing(dtype):
     calls = [
         lambda s=s, o=o: binned_mutual_information(s * x, s * y, 6, **o)
         for s in (1.0, 1e307)
-        for o in ({}, {"clip_quantile": 0.1}, {"kernel": "cubic"}, {"weights": torch.ones(500)}, {"margin": 0.1})
+        for o in (
+            {},
+            {"clip_quantile": 0.1},
+            {"kernel": "cubic"},
+            {"weights": torch.ones(500)},
+            {"margin": 0.1},
+        )
     ]
     expected = [call() for call in calls]
     before = torch.get_default_dtype()
@@ -319,7 +379,9 @@ def test_weight_zero_excludes_even_nan_and_does_not_stretch_the_range():
     spoiled = torch.where(keep > 0, x, torch.nan), torch.where(keep > 0, y, 1e9)
     for options in ({}, {"binning": "quantile"}, {"kernel": "cubic"}, {"clip_quantile": 0.1}):
         expected = binned_joint(x[keep > 0], y[keep > 0], 4, **options)
-        torch.testing.assert_close(binned_joint(*spoiled, 4, weights=keep, **options), expected, rtol=0, atol=1e-14)
+        torch.testing.assert_close(
+            binned_joint(*spoiled, 4, weights=keep, **options), expected, rtol=0, atol=1e-14
+        )
 
 
 def test_miller_madow_counts_effective_samples():
@@ -332,7 +394,7 @@ def test_miller_madow_counts_effective_samples():
     assert float(ours) == pytest.approx(hx + hy - hxy, abs=1e-12)
 
 
-# -- gradients --------------------------------------------------------------------------------------------------------
+# -- gradients -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kernel", ["linear", "cubic"])
@@ -382,7 +444,7 @@ def test_range_from_the_data_is_a_constant_to_the_gradient():
     assert gradients[0].abs().max() > 1e-4
 
 
-# -- semantics --------------------------------------------------------------------------------------------------------
+# -- semantics -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kernel", ["hard", "linear", "cubic"])
@@ -447,7 +509,9 @@ def test_functional_of_the_table_is_the_value():
         for normalization in ("none", "max", "joint"):
             options = {"bias_correction": correction, "normalization": normalization}
             value = binned_mutual_information(x, y, (6, 5), value_range=RANGES, **options)
-            assert value.item() == pytest.approx(mutual_information(counts, **options).item(), abs=1e-14)
+            assert value.item() == pytest.approx(
+                mutual_information(counts, **options).item(), abs=1e-14
+            )
 
 
 def test_nothing_random_is_drawn_and_inputs_are_left_alone():
@@ -460,7 +524,7 @@ def test_nothing_random_is_drawn_and_inputs_are_left_alone():
     assert y.equal(before[2])
 
 
-# -- bad input --------------------------------------------------------------------------------------------------------
+# -- bad input -------------------------------------------------------------------------------------
 
 X = torch.linspace(0, 1, 10)
 
@@ -492,21 +556,51 @@ X = torch.linspace(0, 1, 10)
         ((X, X), {"value_range": (0, (1, 2))}, ValueError, "to be None"),
         ((X, X), {"value_range": (0, 10**400)}, ValueError, "to be finite"),
         ((X, X), {"num_bins": 10**6}, ValueError, "fits in 1 GiB, .* which takes 7451 GiB"),
-        ((X, X), {"binning": "quantiles"}, ValueError, "`binning` to be one of 'uniform', 'quantile'"),
+        (
+            (X, X),
+            {"binning": "quantiles"},
+            ValueError,
+            "`binning` to be one of 'uniform', 'quantile'",
+        ),
         ((X, X), {"kernel": "gaussian"}, ValueError, "`kernel` to be one of"),
         ((X, X), {"clip_quantile": 0.5}, ValueError, r"in \[0, 0.5\), but got 0.5"),
         ((X, X), {"clip_quantile": -0.1}, ValueError, r"in \[0, 0.5\)"),
         ((X, X), {"margin": -1}, ValueError, r"`margin` in \[0, 1000\], but got -1"),
         ((X, X), {"margin": "5%"}, TypeError, "`margin` to be a number"),
-        ((X, X), {"value_range": (0, 1), "clip_quantile": 0.1}, ValueError, "excludes a given `value_range`"),
-        ((X, X), {"value_range": (0, 1), "margin": 0.1}, ValueError, "excludes a given `value_range`"),
-        ((X, X), {"value_range": (0, 1), "binning": "quantile"}, ValueError, "excludes a given `value_range`"),
+        (
+            (X, X),
+            {"value_range": (0, 1), "clip_quantile": 0.1},
+            ValueError,
+            "excludes a given `value_range`",
+        ),
+        (
+            (X, X),
+            {"value_range": (0, 1), "margin": 0.1},
+            ValueError,
+            "excludes a given `value_range`",
+        ),
+        (
+            (X, X),
+            {"value_range": (0, 1), "binning": "quantile"},
+            ValueError,
+            "excludes a given `value_range`",
+        ),
         ((X, X), {"binning": "quantile", "kernel": "linear"}, ValueError, 'needs kernel="hard"'),
         ((X, X), {"binning": "quantile", "margin": 0.1}, ValueError, "no range to clip or widen"),
         ((X, X), {"normalization": "nmi"}, ValueError, "`normalization` to be one of"),
         ((X, X), {"bias_correction": "jackknife"}, ValueError, "`bias_correction` to be one of"),
-        ((X, X), {"bias_correction": "grassberger", "kernel": "cubic"}, ValueError, "needs whole counts"),
-        ((X, X), {"bias_correction": "grassberger", "weights": X}, ValueError, "needs whole counts"),
+        (
+            (X, X),
+            {"bias_correction": "grassberger", "kernel": "cubic"},
+            ValueError,
+            "needs whole counts",
+        ),
+        (
+            (X, X),
+            {"bias_correction": "grassberger", "weights": X},
+            ValueError,
+            "needs whole counts",
+        ),
         ((X, X), {"unit": "bit"}, ValueError, "`unit` to be one of 'nats', 'bits', but got 'bit'"),
         ((X, X), {"weights": X[:5]}, ValueError, r"shape \(10,\), but got \(5,\)"),
         ((X, X), {"weights": -X}, ValueError, "not negative, but got values from -1"),

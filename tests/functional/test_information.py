@@ -8,15 +8,20 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
 
-from mi_metrics.functional import entropies, independence_p_value, mutual_information, standard_error
+from mi_metrics.functional import (
+    entropies,
+    independence_p_value,
+    mutual_information,
+    standard_error,
+)
 from mi_metrics.functional.information import information
 from tests import oracles
 
 ASYMMETRIC = torch.tensor([[30, 10, 2], [0, 40, 7]])
 
-tables = arrays(np.int64, array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.integers(0, 50)).filter(
-    lambda table: table.sum() > 0
-)
+tables = arrays(
+    np.int64, array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.integers(0, 50)
+).filter(lambda table: table.sum() > 0)
 
 
 @given(tables)
@@ -37,7 +42,9 @@ def test_mutual_information_is_that_of_the_oracle(table, correction):
 @given(tables)
 def test_mutual_information_is_scikit_learns(table):
     labels = oracles.codes(table)
-    assert float(information(torch.from_numpy(table))) == pytest.approx(mutual_info_score(*labels), abs=1e-12)
+    assert float(information(torch.from_numpy(table))) == pytest.approx(
+        mutual_info_score(*labels), abs=1e-12
+    )
 
 
 @given(tables, st.sampled_from(["arithmetic", "geometric", "min", "max"]))
@@ -46,28 +53,42 @@ def test_normalised_forms_are_scikit_learns(table, normalization):
     ours = float(information(torch.from_numpy(table), normalization=normalization))
     constant = 1 in ((table.sum(1) > 0).sum(), (table.sum(0) > 0).sum())
     # scikit-learn calls two constants a perfect match; a constant says nothing about anything.
-    expected = 0 if constant else normalized_mutual_info_score(*labels, average_method=normalization)
+    expected = (
+        0 if constant else normalized_mutual_info_score(*labels, average_method=normalization)
+    )
     assert ours == pytest.approx(expected, abs=1e-10)
 
 
 def test_normalised_forms_without_a_reference():
     hx, hy, hxy = oracles.information(ASYMMETRIC)
-    assert mutual_information(ASYMMETRIC, normalization="joint").item() == pytest.approx((hx + hy - hxy) / hxy)
-    assert mutual_information(ASYMMETRIC, normalization="studholme").item() == pytest.approx((hx + hy) / hxy)
+    assert mutual_information(ASYMMETRIC, normalization="joint").item() == pytest.approx(
+        (hx + hy - hxy) / hxy
+    )
+    assert mutual_information(ASYMMETRIC, normalization="studholme").item() == pytest.approx(
+        (hx + hy) / hxy
+    )
 
 
 @pytest.mark.parametrize("correction", ["none", "miller_madow", "grassberger"])
 @pytest.mark.parametrize(
     ("normalization", "expected"),
-    [(n, 0.0) for n in ("none", "arithmetic", "geometric", "min", "max", "joint")] + [("studholme", 1.0)],
+    [(n, 0.0) for n in ("none", "arithmetic", "geometric", "min", "max", "joint")]
+    + [("studholme", 1.0)],
 )
-@pytest.mark.parametrize("table", [[[5, 3, 1]], [[5], [3]], [[0, 0], [4, 3]], [[7]], [[0, 2], [0, 9]]])
+@pytest.mark.parametrize(
+    "table", [[[5, 3, 1]], [[5], [3]], [[0, 0], [4, 3]], [[7]], [[0, 2], [0, 9]]]
+)
 def test_constant_input_is_exactly_zero(table, normalization, expected, correction):
     counts = torch.tensor(table)
-    assert mutual_information(counts, normalization=normalization, bias_correction=correction).item() == expected
+    assert (
+        mutual_information(counts, normalization=normalization, bias_correction=correction).item()
+        == expected
+    )
 
 
-@pytest.mark.parametrize("normalization", ["none", "arithmetic", "geometric", "min", "max", "joint", "studholme"])
+@pytest.mark.parametrize(
+    "normalization", ["none", "arithmetic", "geometric", "min", "max", "joint", "studholme"]
+)
 def test_no_samples_is_nan(normalization):
     empty = torch.zeros(2, 3, dtype=torch.int64)
     for correction in ("none", "miller_madow", "grassberger"):
@@ -79,7 +100,9 @@ def test_no_samples_is_nan(normalization):
 
 def test_bits_are_nats_over_log_two_and_ratios_have_no_unit():
     nats = mutual_information(ASYMMETRIC)
-    assert mutual_information(ASYMMETRIC, unit="bits").item() == pytest.approx(nats.item() / math.log(2))
+    assert mutual_information(ASYMMETRIC, unit="bits").item() == pytest.approx(
+        nats.item() / math.log(2)
+    )
     assert standard_error(ASYMMETRIC, unit="bits").item() == pytest.approx(
         standard_error(ASYMMETRIC).item() / math.log(2)
     )
@@ -108,8 +131,15 @@ def test_bias_corrections_reduce_the_bias_of_independent_samples():
     # Plug-in > Miller-Madow > Grassberger > -plug-in, in the mean: what the corrections are for.
     generator = torch.Generator().manual_seed(0)
     cells = torch.randint(0, 64, (400, 200), generator=generator)
-    counts = torch.zeros(400, 64, dtype=torch.int64).scatter_add_(1, cells, torch.ones_like(cells)).view(-1, 8, 8)
-    mean = {c: float(information(counts, bias_correction=c).mean()) for c in ("none", "miller_madow", "grassberger")}
+    counts = (
+        torch.zeros(400, 64, dtype=torch.int64)
+        .scatter_add_(1, cells, torch.ones_like(cells))
+        .view(-1, 8, 8)
+    )
+    mean = {
+        c: float(information(counts, bias_correction=c).mean())
+        for c in ("none", "miller_madow", "grassberger")
+    }
     assert mean["none"] > 0.11
     assert 0.01 < mean["miller_madow"] < 0.5 * mean["none"]
     assert abs(mean["grassberger"]) < 0.5 * mean["miller_madow"]
@@ -129,8 +159,14 @@ def test_grassberger_is_unbiased_where_it_should_be():
 def test_standard_error_is_the_spread_of_the_estimate():
     generator = torch.Generator().manual_seed(0)
     p = torch.tensor([[0.4, 0.1, 0.05], [0.05, 0.3, 0.1]])
-    cells = torch.multinomial(p.flatten().expand(2000, 6), 500, replacement=True, generator=generator)
-    counts = torch.zeros(2000, 6, dtype=torch.int64).scatter_add_(1, cells, torch.ones_like(cells)).view(-1, 2, 3)
+    cells = torch.multinomial(
+        p.flatten().expand(2000, 6), 500, replacement=True, generator=generator
+    )
+    counts = (
+        torch.zeros(2000, 6, dtype=torch.int64)
+        .scatter_add_(1, cells, torch.ones_like(cells))
+        .view(-1, 2, 3)
+    )
     spread = information(counts).std().item()
     assert standard_error(counts).mean().item() == pytest.approx(spread, rel=0.05)
 
@@ -151,21 +187,31 @@ def test_p_value_is_uniform_under_independence_and_scipys():
 
     generator = torch.Generator().manual_seed(0)
     cells = torch.randint(0, 9, (4000, 400), generator=generator)
-    counts = torch.zeros(4000, 9, dtype=torch.int64).scatter_add_(1, cells, torch.ones_like(cells)).view(-1, 3, 3)
+    counts = (
+        torch.zeros(4000, 9, dtype=torch.int64)
+        .scatter_add_(1, cells, torch.ones_like(cells))
+        .view(-1, 3, 3)
+    )
     p = independence_p_value(counts)
     assert float((p < 0.05).double().mean()) == pytest.approx(0.05, abs=0.012)
     assert float(p.mean()) == pytest.approx(0.5, abs=0.02)
 
 
-@pytest.mark.parametrize("normalization", ["none", "arithmetic", "geometric", "min", "max", "joint", "studholme"])
+@pytest.mark.parametrize(
+    "normalization", ["none", "arithmetic", "geometric", "min", "max", "joint", "studholme"]
+)
 def test_gradient_is_exact_and_finite_with_empty_cells(normalization):
-    counts = torch.tensor([[3.0, 1.0, 0.5], [0.7, 4.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    counts = torch.tensor(
+        [[3.0, 1.0, 0.5], [0.7, 4.0, 2.0]], dtype=torch.float64, requires_grad=True
+    )
 
     def value(c):
         return information(c, normalization=normalization)
 
     assert torch.autograd.gradcheck(value, counts)
-    holes = torch.tensor([[3.0, 0.0, 0.0], [0.0, 4.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    holes = torch.tensor(
+        [[3.0, 0.0, 0.0], [0.0, 4.0, 0.0]], dtype=torch.float64, requires_grad=True
+    )
     for table in (holes, holes[:1], holes[:, :1]):
         (gradient,) = torch.autograd.grad(value(table), holes)
         assert gradient.isfinite().all()
@@ -175,19 +221,24 @@ def test_gradient_is_exact_and_finite_with_empty_cells(normalization):
 
 def test_undersampling_warns_once_per_call_and_names_the_remedies():
     thin = torch.ones(3, 5, 5, dtype=torch.int64)
-    match = r'25 samples occupy 25 cells.*too large by 0\.32 nats or more.*num_bins="auto".*grassberger'
+    match = (
+        r'25 samples occupy 25 cells.*too large by 0\.32 nats or more.*num_bins="auto".*grassberger'
+    )
     with pytest.warns(UserWarning, match=match) as caught:
         mutual_information(thin)
     assert len(caught) == 1
     assert caught[0].filename == __file__
-    # Silent (warnings are errors): a correction, enough samples, and a table that is thin but not biased.
+    # Silent (warnings are errors): a correction, enough samples, and a table that is thin but not
+    # biased.
     mutual_information(thin, bias_correction="grassberger")
     mutual_information(4 * thin)
     mutual_information(torch.eye(10, dtype=torch.int64))
 
 
 @pytest.mark.filterwarnings("ignore:.*samples occupy:UserWarning")
-@pytest.mark.parametrize(("n", "bins", "plug_in", "corrected"), [(1024, 32, 0.54, 0.05), (1000, 100, 2.27, 1.23)])
+@pytest.mark.parametrize(
+    ("n", "bins", "plug_in", "corrected"), [(1024, 32, 0.54, 0.05), (1000, 100, 2.27, 1.23)]
+)
 def test_what_too_many_bins_cost(n, bins, plug_in, corrected):
     # The figures of the documentation: independent uniform samples.
     cells = torch.randint(bins**2, (50, n), generator=torch.Generator().manual_seed(0))
@@ -200,16 +251,48 @@ def test_what_too_many_bins_cost(n, bins, plug_in, corrected):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: mutual_information([[1, 2]]), TypeError, "`counts` to be a torch.Tensor, but got list"),
-        (lambda: mutual_information(torch.ones(2, 2, dtype=torch.complex64)), TypeError, "to be real"),
+        (
+            lambda: mutual_information([[1, 2]]),
+            TypeError,
+            "`counts` to be a torch.Tensor, but got list",
+        ),
+        (
+            lambda: mutual_information(torch.ones(2, 2, dtype=torch.complex64)),
+            TypeError,
+            "to be real",
+        ),
         (lambda: entropies(torch.ones(3)), ValueError, r"shape \(..., B_x, B_y\), but got \(3,\)"),
-        (lambda: entropies(torch.tensor([[1, -1]])), ValueError, "not negative, but got values from -1 to 1"),
-        (lambda: standard_error(torch.tensor([[1.0, torch.inf]])), ValueError, "finite and not negative"),
-        (lambda: standard_error(torch.ones(2, 2), unit="dits"), ValueError, "`unit` to be one of 'nats', 'bits'"),
-        (lambda: mutual_information(ASYMMETRIC, normalization="sum"), ValueError, "`normalization` to be one of"),
-        (lambda: mutual_information(ASYMMETRIC, bias_correction="mm"), ValueError, "`bias_correction` to be one of"),
+        (
+            lambda: entropies(torch.tensor([[1, -1]])),
+            ValueError,
+            "not negative, but got values from -1 to 1",
+        ),
+        (
+            lambda: standard_error(torch.tensor([[1.0, torch.inf]])),
+            ValueError,
+            "finite and not negative",
+        ),
+        (
+            lambda: standard_error(torch.ones(2, 2), unit="dits"),
+            ValueError,
+            "`unit` to be one of 'nats', 'bits'",
+        ),
+        (
+            lambda: mutual_information(ASYMMETRIC, normalization="sum"),
+            ValueError,
+            "`normalization` to be one of",
+        ),
+        (
+            lambda: mutual_information(ASYMMETRIC, bias_correction="mm"),
+            ValueError,
+            "`bias_correction` to be one of",
+        ),
         (lambda: mutual_information(ASYMMETRIC, unit="shannon"), ValueError, "but got 'shannon'"),
-        (lambda: mutual_information(ASYMMETRIC / 3, bias_correction="grassberger"), ValueError, "whole counts"),
+        (
+            lambda: mutual_information(ASYMMETRIC / 3, bias_correction="grassberger"),
+            ValueError,
+            "whole counts",
+        ),
         (lambda: independence_p_value(ASYMMETRIC / 3), ValueError, "G-test needs whole counts"),
     ],
 )

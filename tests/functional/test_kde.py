@@ -1,4 +1,6 @@
-"""Kernel density estimates against direct sums over all pairs of samples, closed forms, and what must not change."""
+"""Kernel density estimates against direct sums over all pairs of samples, closed forms, and what
+must not change.
+"""
 
 import math
 import warnings
@@ -10,13 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mi_metrics.functional.densities.counted import kde_from_table, kde_joint_from_table
 from mi_metrics.functional.densities.gaussian import COARSE, OUTLIERS, Cells, Estimate, warn_about
 from mi_metrics.functional.information import entropies
 from mi_metrics.functional.kde import kde_joint, kde_mutual_information
-from mi_metrics.functional.densities.counted import kde_from_table, kde_joint_from_table
 
 
-def gaussian(n: int, r: float, seed: int = 0, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+def gaussian(
+    n: int, r: float, seed: int = 0, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
     z = torch.randn(2, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return z[0].to(device), (r * z[0] + math.sqrt(1 - r * r) * z[1]).to(device)
 
@@ -32,7 +36,9 @@ def oracle(x: Tensor, y: Tensor, bandwidth: str | tuple[float, float] = "silverm
     deviations = s.diagonal().sqrt()
     if isinstance(bandwidth, str):
         joint = n ** (-1 / 3) * s
-        hx, hy = ({"silverman": 1.06, "scott": 1.0}[bandwidth] * deviations * n ** (-1 / 5)).tolist()
+        hx, hy = (
+            {"silverman": 1.06, "scott": 1.0}[bandwidth] * deviations * n ** (-1 / 5)
+        ).tolist()
     else:
         hx, hy = bandwidth
         r = float(s[0, 1] / deviations.prod())
@@ -54,7 +60,9 @@ def oracle(x: Tensor, y: Tensor, bandwidth: str | tuple[float, float] = "silverm
 
 
 def dyadic_table(x: Tensor, y: Tensor, resolution: int = 256) -> tuple[Tensor, Cells, Cells]:
-    """Count samples in the cells that a metric of unknown range would have: occupied ones of width 2**e."""
+    """Count samples in the cells that a metric of unknown range would have: occupied ones of width
+    2**e.
+    """
     index, cells = [], []
     for v in (x, y):
         level = -40
@@ -63,7 +71,9 @@ def dyadic_table(x: Tensor, y: Tensor, resolution: int = 256) -> tuple[Tensor, C
         cells.append(Cells((numbers + 0.5) * 2.0**level, 2.0**level))
         index.append(torch.searchsorted(numbers, torch.floor(v / 2.0**level)))
     shape = len(cells[0].centres), len(cells[1].centres)
-    counts = torch.bincount(index[0] * shape[1] + index[1], minlength=shape[0] * shape[1]).view(shape)
+    counts = torch.bincount(index[0] * shape[1] + index[1], minlength=shape[0] * shape[1]).view(
+        shape
+    )
     return counts, cells[0], cells[1]
 
 
@@ -72,7 +82,9 @@ class TestAgainstDirectSums:
     @pytest.mark.parametrize("seed", [0, 1])
     def test_thousand_samples(self, r: float, seed: int, device: torch.device) -> None:
         x, y = gaussian(1000, r, seed)
-        assert float(kde_mutual_information(x.to(device), y.to(device))) == pytest.approx(oracle(x, y), abs=5e-4)
+        assert float(kde_mutual_information(x.to(device), y.to(device))) == pytest.approx(
+            oracle(x, y), abs=5e-4
+        )
 
     @pytest.mark.slow
     @pytest.mark.parametrize("r", [0, 0.6, 0.9999])
@@ -88,7 +100,9 @@ class TestAgainstDirectSums:
 
     def test_one_number_is_both_axes(self) -> None:
         x, y = gaussian(500, 0.5)
-        assert kde_mutual_information(x, y, bandwidth=0.3) == kde_mutual_information(x, y, bandwidth=(0.3, 0.3))
+        assert kde_mutual_information(x, y, bandwidth=0.3) == kde_mutual_information(
+            x, y, bandwidth=(0.3, 0.3)
+        )
 
     def test_other_shapes(self) -> None:
         x, y = gaussian(800, 0.5)
@@ -98,7 +112,10 @@ class TestAgainstDirectSums:
     def test_finer_grid_is_closer(self) -> None:
         pairs = [gaussian(500, 0.7, seed) for seed in range(8)]
         errors = {
-            size: max(abs(float(kde_mutual_information(x, y, grid_size=size)) - oracle(x, y)) for x, y in pairs)
+            size: max(
+                abs(float(kde_mutual_information(x, y, grid_size=size)) - oracle(x, y))
+                for x, y in pairs
+            )
             for size in (48, 512)
         }
         assert errors[512] < 2e-4 < errors[48] < 2e-2
@@ -106,18 +123,26 @@ class TestAgainstDirectSums:
     def test_clamps_to_a_range(self) -> None:
         x, y = gaussian(1000, 0.6)
         inside = x.clamp(-2, 2), y.clamp(-1, 1)
-        assert kde_mutual_information(x, y, value_range=((-2, 2), (-1, 1))) == kde_mutual_information(*inside)
+        assert kde_mutual_information(
+            x, y, value_range=((-2, 2), (-1, 1))
+        ) == kde_mutual_information(*inside)
 
 
 class TestClosedForms:
-    @pytest.mark.parametrize(("r", "tolerance"), [(0, 0.01), (0.6, 0.02), (0.99, 0.03), (-0.9, 0.02)])
+    @pytest.mark.parametrize(
+        ("r", "tolerance"), [(0, 0.01), (0.6, 0.02), (0.99, 0.03), (-0.9, 0.02)]
+    )
     def test_gaussian(self, r: float, tolerance: float) -> None:
         values = [float(kde_mutual_information(*gaussian(2601, r, seed))) for seed in range(8)]
         assert sum(values) / 8 == pytest.approx(truth(r), abs=tolerance)
 
-    @pytest.mark.parametrize(("n", "r", "bound"), [(100, 0, 0.04), (100, 0.8, 0.05), (676, 0, 0.02), (676, 0.95, 0.03)])
+    @pytest.mark.parametrize(
+        ("n", "r", "bound"), [(100, 0, 0.04), (100, 0.8, 0.05), (676, 0, 0.02), (676, 0.95, 0.03)]
+    )
     def test_bias_is_small_and_positive(self, n: int, r: float, bound: float) -> None:
-        x, y = (torch.stack(v) for v in zip(*(gaussian(n, r, seed) for seed in range(64)), strict=True))
+        x, y = (
+            torch.stack(v) for v in zip(*(gaussian(n, r, seed) for seed in range(64)), strict=True)
+        )
         bias = float(kde_mutual_information(x, y).mean()) - truth(r)
         assert -0.01 < bias < bound
 
@@ -129,7 +154,9 @@ class TestClosedForms:
                 information = last * i / 24
                 r = math.sqrt(1 - math.exp(-2 * information))
                 z = torch.randn(2, 64, n, generator=torch.Generator().manual_seed(1000 * i + n))
-                mean = float(kde_mutual_information(z[0], r * z[0] + math.sqrt(1 - r * r) * z[1]).mean())
+                mean = float(
+                    kde_mutual_information(z[0], r * z[0] + math.sqrt(1 - r * r) * z[1]).mean()
+                )
                 errors.append(abs(mean - information))
         assert sum(errors) / len(errors) <= 0.022
         assert max(errors) <= 0.05
@@ -146,7 +173,9 @@ class TestInvariances:
         order = torch.randperm(3000, generator=torch.Generator().manual_seed(1)).to(device)
         for u, v in ((x, y), ((20 * x).round(), (20 * y).round()), (x, x + 1e-5 * y), (x, x)):
             assert kde_mutual_information(u, v) == kde_mutual_information(u[order], v[order])
-        assert torch.equal(kde_joint(x, y, grid_size=32), kde_joint(x[order], y[order], grid_size=32))
+        assert torch.equal(
+            kde_joint(x, y, grid_size=32), kde_joint(x[order], y[order], grid_size=32)
+        )
 
     @pytest.mark.parametrize("scale", [1e-300, 1e-150, 2.0, 1e150, 1e300])
     def test_scale(self, scale: float) -> None:
@@ -163,7 +192,9 @@ class TestInvariances:
     def test_bandwidth_has_the_units_of_the_data(self) -> None:
         x, y = gaussian(1000, 0.6)
         value = kde_mutual_information(x * 1e200, y * 1e-200, bandwidth=(3e199, 4e-201))
-        assert float(value) == pytest.approx(float(kde_mutual_information(x, y, bandwidth=(0.3, 0.4))), abs=1e-9)
+        assert float(value) == pytest.approx(
+            float(kde_mutual_information(x, y, bandwidth=(0.3, 0.4))), abs=1e-9
+        )
 
     @pytest.mark.parametrize("r", [0, 0.6, 0.99])
     def test_swap(self, r: float) -> None:
@@ -188,9 +219,13 @@ class TestInvariances:
                     assert together[i, j] == alone
         assert together.shape == (2, 3)
         assert together.dtype == torch.float64
-        assert torch.equal(kde_joint(x, y, grid_size=16)[1, 2], kde_joint(x[1, 2], y[1, 2], grid_size=16))
+        assert torch.equal(
+            kde_joint(x, y, grid_size=16)[1, 2], kde_joint(x[1, 2], y[1, 2], grid_size=16)
+        )
 
-    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int64, torch.uint8])
+    @pytest.mark.parametrize(
+        "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int64, torch.uint8]
+    )
     def test_dtypes(self, dtype: torch.dtype) -> None:
         x, y = (100 + 20 * v for v in gaussian(1000, 0.6))
         u, v = x.to(dtype), y.to(dtype)
@@ -214,7 +249,9 @@ class TestNeverInfinite:
         value = kde_mutual_information(x, x)
         assert 14 < float(value) < 17
         assert float(kde_mutual_information(x, -3 * x + 1)) == pytest.approx(float(value), abs=1e-3)
-        assert float(kde_mutual_information(x.float(), (3 * x + 1).float())) == pytest.approx(float(value), abs=0.05)
+        assert float(kde_mutual_information(x.float(), (3 * x + 1).float())) == pytest.approx(
+            float(value), abs=0.05
+        )
 
     @pytest.mark.parametrize("n", [1, 2, 3])
     def test_few_samples(self, n: int) -> None:
@@ -227,7 +264,12 @@ class TestNeverInfinite:
     @settings(max_examples=40, deadline=None)
     @given(
         st.lists(
-            st.tuples(*(st.floats(allow_nan=False, allow_infinity=False) | st.integers(-3, 3) for _ in "xy")),
+            st.tuples(
+                *(
+                    st.floats(allow_nan=False, allow_infinity=False) | st.integers(-3, 3)
+                    for _ in "xy"
+                )
+            ),
             min_size=1,
             max_size=12,
         ),
@@ -237,7 +279,9 @@ class TestNeverInfinite:
         x, y = torch.tensor(samples, dtype=torch.float64).T
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            assert math.isfinite(float(kde_mutual_information(x, y, bandwidth=bandwidth, grid_size=16)))
+            assert math.isfinite(
+                float(kde_mutual_information(x, y, bandwidth=bandwidth, grid_size=16))
+            )
             joint = kde_joint(x, y, bandwidth=bandwidth, grid_size=8)
         assert joint.min() >= 0
         assert float(joint.sum()) == pytest.approx(1)
@@ -279,18 +323,24 @@ class TestJoint:
 
 class TestTables:
     @pytest.mark.parametrize(
-        ("n", "r", "tolerance"), [(4900, 0, 1e-3), (4900, 0.6, 1e-3), (4900, 0.99, 5e-3), (1000, 0.99, 1e-2)]
+        ("n", "r", "tolerance"),
+        [(4900, 0, 1e-3), (4900, 0.6, 1e-3), (4900, 0.99, 5e-3), (1000, 0.99, 1e-2)],
     )
     @pytest.mark.parametrize("seed", [0, 1, 2])
-    def test_metric_view_against_samples(self, n: int, r: float, tolerance: float, seed: int) -> None:
+    def test_metric_view_against_samples(
+        self, n: int, r: float, tolerance: float, seed: int
+    ) -> None:
         x, y = gaussian(n, r, seed)
         estimate = kde_from_table(*dyadic_table(x, y))
-        assert float(estimate.value) == pytest.approx(float(kde_mutual_information(x, y)), abs=tolerance)
+        assert float(estimate.value) == pytest.approx(
+            float(kde_mutual_information(x, y)), abs=tolerance
+        )
         assert not estimate.coarse
         assert not estimate.outliers
 
     def test_is_a_direct_sum_between_cells(self, device: torch.device) -> None:
-        # Cells so small that they are points: the table must give the sum over all pairs of samples.
+        # Cells so small that they are points: the table must give the sum over all pairs of
+        # samples.
         x, y = gaussian(200, 0.9)
         counts, cx, cy = dyadic_table(x, y)
         counts, points = counts.to(device), [Cells(c.centres.to(device), c.width) for c in (cx, cy)]
@@ -317,7 +367,9 @@ class TestTables:
         x, y = gaussian(1000, 0.6)
         x[0] = 1e6
         value = kde_from_table(*dyadic_table(x, y), 0.3).value
-        assert float(value) == pytest.approx(float(kde_mutual_information(x, y, bandwidth=0.3)), abs=2e-3)
+        assert float(value) == pytest.approx(
+            float(kde_mutual_information(x, y, bandwidth=0.3)), abs=2e-3
+        )
 
     def test_perfect_dependence_is_finite_and_flagged(self) -> None:
         x, _ = gaussian(2000, 0)
@@ -352,13 +404,21 @@ class TestTables:
         assert float((display.joint - samples).abs().sum()) < 0.05
 
     @settings(max_examples=40, deadline=None)
-    @given(st.data(), st.sampled_from([2.0**-1022, 0.5, 1e100]), st.sampled_from(["silverman", 1.0, 1e-300, 1e300]))
+    @given(
+        st.data(),
+        st.sampled_from([2.0**-1022, 0.5, 1e100]),
+        st.sampled_from(["silverman", 1.0, 1e-300, 1e300]),
+    )
     def test_any_table(self, data: st.DataObject, width: float, bandwidth: float) -> None:
         value = st.floats(-1e305, 1e305) | st.integers(-3, 3).map(float)
-        axes = [sorted(data.draw(st.lists(value, min_size=1, max_size=6, unique=True))) for _ in "xy"]
+        axes = [
+            sorted(data.draw(st.lists(value, min_size=1, max_size=6, unique=True))) for _ in "xy"
+        ]
         x, y = (Cells(torch.tensor(a, dtype=torch.float64), width) for a in axes)
         cells = len(axes[0]) * len(axes[1])
-        drawn = data.draw(st.lists(st.integers(0, 5) | st.just(10**12), min_size=cells, max_size=cells))
+        drawn = data.draw(
+            st.lists(st.integers(0, 5) | st.just(10**12), min_size=cells, max_size=cells)
+        )
         counts = torch.tensor(drawn).view(len(axes[0]), len(axes[1]))
         estimate = kde_from_table(counts, x, y, bandwidth)
         assert math.isfinite(float(estimate.value)) == bool(counts.sum() > 0)
@@ -373,7 +433,9 @@ class TestWarnings:
         x, y = gaussian(1000, 0.6)
         x[0], y[0] = 1e6, 1e6
         for call in (kde_mutual_information, kde_joint):
-            with pytest.warns(UserWarning, match="wider than the bulk.*binned_mutual_information.*`bandwidth`") as seen:
+            with pytest.warns(
+                UserWarning, match="wider than the bulk.*binned_mutual_information.*`bandwidth`"
+            ) as seen:
                 call(x, y)
             assert len(seen) == 1
             assert seen[0].filename == __file__
@@ -383,9 +445,13 @@ class TestWarnings:
         x, y = gaussian(1000, 0.6)
         expected = float(kde_mutual_information(x, y))
         x[0] = 1e6
-        assert float(kde_mutual_information(x, y, bandwidth=0.3)) == pytest.approx(expected, abs=0.02)
+        assert float(kde_mutual_information(x, y, bandwidth=0.3)) == pytest.approx(
+            expected, abs=0.02
+        )
         y[0] = 1e6
-        assert float(kde_mutual_information(x, y, value_range=(-4, 4))) == pytest.approx(expected, abs=0.02)
+        assert float(kde_mutual_information(x, y, value_range=(-4, 4))) == pytest.approx(
+            expected, abs=0.02
+        )
         # The correlation of a sample that is far on both axes is not the bulk's.
         with (
             pytest.warns(UserWarning, match="wider than the bulk"),
@@ -418,12 +484,28 @@ class TestWarnings:
 class TestErrors:
     @pytest.mark.parametrize(
         "bandwidth",
-        [0, -1.0, math.nan, math.inf, (1, 2, 3), (1,), (), (0.1, -0.1), "gauss", None, True, ("a", "b"), {1: 2}],
+        [
+            0,
+            -1.0,
+            math.nan,
+            math.inf,
+            (1, 2, 3),
+            (1,),
+            (),
+            (0.1, -0.1),
+            "gauss",
+            None,
+            True,
+            ("a", "b"),
+            {1: 2},
+        ],
     )
     def test_bandwidth(self, bandwidth: object) -> None:
         x, y = gaussian(10, 0)
         for call in (kde_mutual_information, kde_joint):
-            with pytest.raises(ValueError, match=r"`bandwidth` to be .* one or two positive numbers, but got"):
+            with pytest.raises(
+                ValueError, match=r"`bandwidth` to be .* one or two positive numbers, but got"
+            ):
                 call(x, y, bandwidth=bandwidth)  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(
@@ -436,7 +518,9 @@ class TestErrors:
             ({"unit": "dits"}, ValueError, "`unit` to be one of"),
         ],
     )
-    def test_options(self, arguments: dict[str, object], error: type[Exception], message: str) -> None:
+    def test_options(
+        self, arguments: dict[str, object], error: type[Exception], message: str
+    ) -> None:
         with pytest.raises(error, match=message):
             kde_mutual_information(*gaussian(10, 0), **arguments)  # type: ignore[arg-type]
 

@@ -1,4 +1,6 @@
-"""knn_mutual_information: against the formulas written out, scikit-learn, closed forms, and what must not change it."""
+"""knn_mutual_information: against the formulas written out, scikit-learn, closed forms, and what
+must not change it.
+"""
 
 import doctest
 import math
@@ -11,12 +13,12 @@ from scipy import integrate, special, stats
 from sklearn.feature_selection import mutual_info_classif, mutual_info_regression
 
 from mi_metrics.functional import knn
-from mi_metrics.functional.neighbors import steps as _steps
-from mi_metrics.functional.neighbors import search as neighbors
-from mi_metrics.functional.neighbors import within as ranges
 from mi_metrics.functional.knn import knn_mutual_information, rows_mutual_information
+from mi_metrics.functional.neighbors import search as neighbors
+from mi_metrics.functional.neighbors import steps as _steps
+from mi_metrics.functional.neighbors import within as ranges
 
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The formulas, point by point, over all distances
 
 
@@ -43,7 +45,11 @@ def ksg1(x: np.ndarray, y: np.ndarray, k: int) -> float:
         joint = np.maximum(gap_x, gap_y)
         eps = np.sort(joint)[k]
         others = int((joint <= eps).sum()) - (eps > 0)
-        terms.append(special.psi(others) - special.psi(tie_rule(gap_x, eps)) - special.psi(tie_rule(gap_y, eps)))
+        terms.append(
+            special.psi(others)
+            - special.psi(tie_rule(gap_x, eps))
+            - special.psi(tie_rule(gap_y, eps))
+        )
     return float(special.psi(len(x)) + np.mean(terms))
 
 
@@ -69,11 +75,15 @@ def ross(x: np.ndarray, labels: np.ndarray, k: int) -> float:
         inside = gap[labels == label]
         eps = np.sort(inside)[min(k, len(inside) - 1)]
         others = int((inside <= eps).sum()) - (eps > 0)
-        terms.append(special.psi(others) - special.psi(len(inside)) - special.psi(tie_rule(gap, eps)))
+        terms.append(
+            special.psi(others) - special.psi(len(inside)) - special.psi(tie_rule(gap, eps))
+        )
     return float(special.psi(len(x)) + np.mean(terms))
 
 
-def gaussian_pair(size: int, r: float, seed: int = 0, d_x: int = 1, d_y: int = 1) -> tuple[np.ndarray, np.ndarray]:
+def gaussian_pair(
+    size: int, r: float, seed: int = 0, d_x: int = 1, d_y: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     x, y = rng.standard_normal((size, d_x)), rng.standard_normal((size, d_y))
     shared = min(d_x, d_y)
@@ -81,8 +91,12 @@ def gaussian_pair(size: int, r: float, seed: int = 0, d_x: int = 1, d_y: int = 1
     return x, y
 
 
-def estimate(x: np.ndarray, y: np.ndarray, *args: int, device: torch.device | str = "cpu", **options: object) -> float:
-    value = knn_mutual_information(torch.as_tensor(x).to(device), torch.as_tensor(y).to(device), *args, **options)  # type: ignore[arg-type]
+def estimate(
+    x: np.ndarray, y: np.ndarray, *args: int, device: torch.device | str = "cpu", **options: object
+) -> float:
+    value = knn_mutual_information(
+        torch.as_tensor(x).to(device), torch.as_tensor(y).to(device), *args, **options
+    )  # type: ignore[arg-type]
     assert value.dtype == torch.float64
     return value.item()
 
@@ -93,8 +107,12 @@ def test_equals_the_formulas(d_x: int, d_y: int, k: int, device: torch.device) -
     x, y = gaussian_pair(400, 0.7, k, d_x, d_y)
     y = y * 7 + 100
     for options, (a, b) in ({"standardize": False}, (x, y)), ({}, (scaled(x), scaled(y))):
-        assert estimate(x, y, k, device=device, **options) == pytest.approx(ksg1(a, b, k), abs=1e-10)
-        assert estimate(x, y, k, device=device, algorithm="ksg2", **options) == pytest.approx(ksg2(a, b, k), abs=1e-10)
+        assert estimate(x, y, k, device=device, **options) == pytest.approx(
+            ksg1(a, b, k), abs=1e-10
+        )
+        assert estimate(x, y, k, device=device, algorithm="ksg2", **options) == pytest.approx(
+            ksg2(a, b, k), abs=1e-10
+        )
 
 
 @pytest.mark.parametrize("k", [1, 3, 10])
@@ -106,11 +124,15 @@ def test_ties_follow_the_rule(levels: int, k: int, device: torch.device) -> None
         value = estimate(x[:, :columns], y, k, device=device, standardize=False)
         assert value == pytest.approx(ksg1(x[:, :columns], y, k), abs=1e-10)
     mixed = gaussian_pair(400, 0.7, 1)[1]
-    assert estimate(x, mixed, k, device=device, standardize=False) == pytest.approx(ksg1(x, mixed, k), abs=1e-10)
+    assert estimate(x, mixed, k, device=device, standardize=False) == pytest.approx(
+        ksg1(x, mixed, k), abs=1e-10
+    )
 
 
 def test_standardizing_keeps_equal_distances_equal(device: torch.device) -> None:
-    """A common deviation cannot matter; dividing by it in plain floating point would break ties apart."""
+    """A common deviation cannot matter; dividing by it in plain floating point would break ties
+    apart.
+    """
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 40, (2, 500))
     y[:40] = x[:40] = np.arange(40)
@@ -138,12 +160,13 @@ def test_ross_label_values_do_not_matter() -> None:
     expected = estimate(x, labels, discrete_y=True)
     assert estimate(x, labels.astype(bool), discrete_y=True) == expected
     assert estimate(x, labels.astype(np.uint8) * 200, discrete_y=True) == expected
-    assert estimate(x, labels + 2**60, discrete_y=True) == expected  # neighbours among float64's numbers
+    # Neighbours among float64's numbers.
+    assert estimate(x, labels + 2**60, discrete_y=True) == expected
     assert estimate(x, -labels, discrete_y=True) == expected
     assert estimate(x, labels, discrete_y=True, algorithm="ksg2") == expected
 
 
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # scikit-learn: the same scaling, its noise (1e-10) too small to matter without ties
 
 
@@ -152,10 +175,14 @@ def test_ross_label_values_do_not_matter() -> None:
 def test_agrees_with_scikit_learn(r: float, k: int, device: torch.device) -> None:
     x, y = gaussian_pair(1500, r, seed=k)
     ours = estimate(x, 5 * y, k, device=device)
-    assert max(0.0, ours) == pytest.approx(mutual_info_regression(x, 5 * y[:, 0], n_neighbors=k)[0], abs=1e-5)
+    assert max(0.0, ours) == pytest.approx(
+        mutual_info_regression(x, 5 * y[:, 0], n_neighbors=k)[0], abs=1e-5
+    )
     labels = (y[:, 0] > 0.3).astype(int)
     classes = estimate(x, labels, k, device=device, discrete_y=True)
-    assert max(0.0, classes) == pytest.approx(mutual_info_classif(x, labels, n_neighbors=k)[0], abs=1e-5)
+    assert max(0.0, classes) == pytest.approx(
+        mutual_info_classif(x, labels, n_neighbors=k)[0], abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("r", [0.3, 0.6, 0.99])
@@ -163,19 +190,25 @@ def test_agrees_with_scikit_learn_without_its_noise(r: float, device: torch.devi
     private = pytest.importorskip("sklearn.feature_selection._mutual_info")
     x, y = gaussian_pair(1500, r)
     a, b = scaled(x)[:, 0], scaled(y)[:, 0]
-    assert estimate(x, y, device=device) == pytest.approx(private._compute_mi_cc(a, b, 3), abs=1e-10)
+    assert estimate(x, y, device=device) == pytest.approx(
+        private._compute_mi_cc(a, b, 3), abs=1e-10
+    )
     labels = np.digitize(y[:, 0], [-0.5, 0.5])
     value = estimate(x, labels, device=device, discrete_y=True)
     assert value == pytest.approx(private._compute_mi_cd(a, labels, 3), abs=1e-10)
 
 
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # What must not change the value
 
 
-@pytest.mark.parametrize("options", [{}, {"algorithm": "ksg2"}, {"standardize": False}, {"discrete_y": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"algorithm": "ksg2"}, {"standardize": False}, {"discrete_y": True}]
+)
 @pytest.mark.parametrize("levels", [None, 20])
-def test_order_changes_no_bit(options: dict[str, object], levels: int | None, device: torch.device) -> None:
+def test_order_changes_no_bit(
+    options: dict[str, object], levels: int | None, device: torch.device
+) -> None:
     x, y = gaussian_pair(700, 0.6, 0, 2)
     if levels or options.get("discrete_y"):
         x, y = np.round(x * 5) / 3, np.round(y * 5).astype(int)
@@ -187,7 +220,9 @@ def test_order_changes_no_bit(options: dict[str, object], levels: int | None, de
 
 @pytest.mark.parametrize("levels", [None, 1000, 20])
 def test_the_branches_for_cuda_agree(levels: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sorting, searching and selecting in plain torch, as on CUDA, by strips and all pairs: the same bits."""
+    """Sorting, searching and selecting in plain torch, as on CUDA, by strips and all pairs: the
+    same bits.
+    """
     x, y = gaussian_pair(1500, 0.8, 0, 2)
     labels = (y > 0).astype(int)
     if levels:
@@ -229,9 +264,13 @@ def test_scale_does_not_matter(scale: float, device: torch.device) -> None:
     x, y = gaussian_pair(400, 0.8)
     for algorithm in ("ksg1", "ksg2"):
         expected = estimate(x, y, device=device, algorithm=algorithm)
-        assert estimate(x * scale, y, device=device, algorithm=algorithm) == pytest.approx(expected, abs=1e-4)
+        assert estimate(x * scale, y, device=device, algorithm=algorithm) == pytest.approx(
+            expected, abs=1e-4
+        )
         raw = estimate(x * scale, y * scale, device=device, algorithm=algorithm, standardize=False)
-        assert raw == pytest.approx(estimate(x, y, algorithm=algorithm, standardize=False), abs=1e-4)
+        assert raw == pytest.approx(
+            estimate(x, y, algorithm=algorithm, standardize=False), abs=1e-4
+        )
         # units apart without standardizing: finite, whatever it is worth
         assert math.isfinite(estimate(x * scale, y / scale, algorithm=algorithm, standardize=False))
     labels = (y[:, 0] > 0).astype(int)
@@ -239,9 +278,14 @@ def test_scale_does_not_matter(scale: float, device: torch.device) -> None:
     assert classes == pytest.approx(estimate(x, labels, discrete_y=True), abs=1e-4)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int16, torch.uint8, torch.bool])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int16, torch.uint8, torch.bool]
+)
 def test_dtypes_are_lifted_exactly(dtype: torch.dtype, device: torch.device) -> None:
-    x, y = (torch.from_numpy(v * 20 + 100).to(device).clamp(0, 255).to(dtype) for v in gaussian_pair(300, 0.8))
+    x, y = (
+        torch.from_numpy(v * 20 + 100).to(device).clamp(0, 255).to(dtype)
+        for v in gaussian_pair(300, 0.8)
+    )
     value = knn_mutual_information(x, y)
     assert value.dtype == torch.float64
     assert value == knn_mutual_information(x.double(), y.double())
@@ -252,7 +296,10 @@ def test_batches_are_loops(device: torch.device) -> None:
     x = torch.from_numpy(rng.standard_normal((2, 3, 100, 2))).to(device)
     y = x[..., :1] + torch.from_numpy(rng.standard_normal((2, 3, 100, 1))).to(device)
     labels = (y > 0).int()
-    value, classes = knn_mutual_information(x, y), knn_mutual_information(x, labels, discrete_y=True)
+    value, classes = (
+        knn_mutual_information(x, y),
+        knn_mutual_information(x, labels, discrete_y=True),
+    )
     assert value.shape == classes.shape == (2, 3)
     for i in range(2):
         for j in range(3):
@@ -291,24 +338,35 @@ def test_rows_are_what_the_metric_keeps() -> None:
     labels = (y > 0).astype(np.int64)
     rows = torch.from_numpy(np.concatenate((x, y), 1))
     for algorithm in ("ksg1", "ksg2"):
-        assert rows_mutual_information(rows, 2, 3, algorithm=algorithm).item() == estimate(x, y, algorithm=algorithm)
+        assert rows_mutual_information(rows, 2, 3, algorithm=algorithm).item() == estimate(
+            x, y, algorithm=algorithm
+        )
     classes = torch.from_numpy(np.concatenate((x, labels), 1))
-    assert rows_mutual_information(classes, 2, 3, discrete_y=True).item() == estimate(x, labels, discrete_y=True)
+    assert rows_mutual_information(classes, 2, 3, discrete_y=True).item() == estimate(
+        x, labels, discrete_y=True
+    )
     assert rows_mutual_information(rows[:3], 2, 3).isnan()
     assert rows_mutual_information(rows[:0], 2, 3).isnan()
     assert rows_mutual_information(rows, 2, 3, discrete_y=True).isnan()  # every label once
 
 
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Degenerate and quantised data
 
 
 @pytest.mark.parametrize("algorithm", ["ksg1", "ksg2"])
 @pytest.mark.parametrize("standardize", [True, False])
-def test_constants_are_exactly_zero(algorithm: str, standardize: bool, device: torch.device) -> None:
+def test_constants_are_exactly_zero(
+    algorithm: str, standardize: bool, device: torch.device
+) -> None:
     options = {"algorithm": algorithm, "standardize": standardize, "device": device}
     rng = np.random.default_rng(0)
-    for varying in (rng.standard_normal(97), rng.integers(0, 5, 97), rng.integers(0, 90, 97), np.full(97, 0.1)):
+    for varying in (
+        rng.standard_normal(97),
+        rng.integers(0, 5, 97),
+        rng.integers(0, 90, 97),
+        np.full(97, 0.1),
+    ):
         for constant in (0.0, 0.1, -1e300, 1e-300):
             assert estimate(varying, np.full(97, constant), **options) == 0
             assert estimate(np.full((97, 2), constant), varying, **options) == 0
@@ -327,7 +385,9 @@ def test_quantised_data(algorithm: str, device: torch.device) -> None:
         a, b = (np.clip(np.floor(v[:, 0] * 32 + 128), 0, 255) for v in gaussian_pair(size, 0.6, 1))
         truth = -0.5 * math.log(1 - 0.6**2)
         for values in ((a, b), (a / 255, b / 255), ((a / 255).astype(np.float32), b)):
-            assert estimate(*values, algorithm=algorithm, device=device) == pytest.approx(truth, abs=0.08)
+            assert estimate(*values, algorithm=algorithm, device=device) == pytest.approx(
+                truth, abs=0.08
+            )
 
 
 @pytest.mark.parametrize(("r", "error"), [(0.0, -0.033), (0.6, -0.027), (0.9, 0.002)])
@@ -342,7 +402,9 @@ def test_what_eight_bits_cost(r: float, error: float) -> None:
 
 @pytest.mark.parametrize("algorithm", ["ksg1", "ksg2"])
 def test_discrete_data_gives_the_plug_in_estimate(algorithm: str, device: torch.device) -> None:
-    """With every value repeated more than k times, the counts are those of the contingency table."""
+    """With every value repeated more than k times, the counts are those of the contingency
+    table.
+    """
     rng = np.random.default_rng(0)
     x = rng.integers(0, 4, 2000)
     y = (x + rng.integers(0, 2, 2000)) % 4
@@ -350,7 +412,9 @@ def test_discrete_data_gives_the_plug_in_estimate(algorithm: str, device: torch.
     entropies = [stats.entropy(p.ravel()) for p in (table.sum(0), table.sum(1), table)]
     value = estimate(x, y, algorithm=algorithm, device=device)
     assert value == pytest.approx(entropies[0] + entropies[1] - entropies[2], abs=0.01)
-    assert estimate(x, x, algorithm=algorithm, device=device) == pytest.approx(math.log(4), abs=0.01)
+    assert estimate(x, x, algorithm=algorithm, device=device) == pytest.approx(
+        math.log(4), abs=0.01
+    )
 
 
 def test_identical_variables_are_finite(device: torch.device) -> None:
@@ -361,34 +425,112 @@ def test_identical_variables_are_finite(device: torch.device) -> None:
         assert value > 3
 
 
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Refusals
 
 
 @pytest.mark.parametrize(
     ("x", "y", "options", "error", "message"),
     [
-        ([1.0, 2, 3, 4], [1.0, 2, 3, 4], {"n_neighbors": 0}, ValueError, "`n_neighbors` to be at least 1, but got 0"),
-        ([1.0, 2, 3, 4], [1.0, 2, 3, 4], {"n_neighbors": -2}, ValueError, "`n_neighbors` to be at least 1"),
-        ([1.0, 2, 3, 4], [1.0, 2, 3, 4], {"n_neighbors": 2.0}, TypeError, "`n_neighbors` to be an int"),
-        ([1.0, 2, 3, 4], [1.0, 2, 3, 4], {"n_neighbors": 4}, ValueError, "N = 4 samples .* n_neighbors=4. Pass more"),
+        (
+            [1.0, 2, 3, 4],
+            [1.0, 2, 3, 4],
+            {"n_neighbors": 0},
+            ValueError,
+            "`n_neighbors` to be at least 1, but got 0",
+        ),
+        (
+            [1.0, 2, 3, 4],
+            [1.0, 2, 3, 4],
+            {"n_neighbors": -2},
+            ValueError,
+            "`n_neighbors` to be at least 1",
+        ),
+        (
+            [1.0, 2, 3, 4],
+            [1.0, 2, 3, 4],
+            {"n_neighbors": 2.0},
+            TypeError,
+            "`n_neighbors` to be an int",
+        ),
+        (
+            [1.0, 2, 3, 4],
+            [1.0, 2, 3, 4],
+            {"n_neighbors": 4},
+            ValueError,
+            "N = 4 samples .* n_neighbors=4. Pass more",
+        ),
         ([1.0, 2, 3], [1.0, 2, 3], {}, ValueError, "more samples than `n_neighbors`"),
         ([], [], {}, ValueError, "N = 0 samples"),
-        ([1.0, 2, 3, math.nan], [1.0, 2, 3, 4], {}, ValueError, "`x` to be finite, but it holds 1 NaN"),
-        ([1.0, 2, 3, 4], [1.0, 2, -math.inf, math.inf], {}, ValueError, "`y` to be finite, but it holds 2"),
-        ([1.0, 2, 3, 4], [1.0, 2, 3, 4, 5], {}, ValueError, "agree in all but the last dimension, but got \\(4,\\)"),
+        (
+            [1.0, 2, 3, math.nan],
+            [1.0, 2, 3, 4],
+            {},
+            ValueError,
+            "`x` to be finite, but it holds 1 NaN",
+        ),
+        (
+            [1.0, 2, 3, 4],
+            [1.0, 2, -math.inf, math.inf],
+            {},
+            ValueError,
+            "`y` to be finite, but it holds 2",
+        ),
+        (
+            [1.0, 2, 3, 4],
+            [1.0, 2, 3, 4, 5],
+            {},
+            ValueError,
+            "agree in all but the last dimension, but got \\(4,\\)",
+        ),
         ([[1.0]] * 5, [[[1.0]] * 5], {}, ValueError, "agree in all but the last"),
         ([[1.0, 2, 3, 4]], [[1.0, 2, 3, 4]], {}, ValueError, "use x.unsqueeze"),
         (1.0, 1.0, {}, ValueError, "shape \\(..., N, d\\) or \\(N,\\)"),
         ([[]] * 5, [[1.0]] * 5, {}, ValueError, "at least one coordinate"),
         ([1j, 2, 3, 4], [1.0, 2, 3, 4], {}, TypeError, "`x` to be real"),
-        ([1.0, 2, 3, 4], [1.0, 2, 3, 4], {"discrete_y": True}, TypeError, "integer or bool class labels .* y.long"),
-        ([1.0, 2, 3, 4], [1, 2, 3, 4], {"discrete_y": True}, ValueError, "class of two or more members"),
+        (
+            [1.0, 2, 3, 4],
+            [1.0, 2, 3, 4],
+            {"discrete_y": True},
+            TypeError,
+            "integer or bool class labels .* y.long",
+        ),
+        (
+            [1.0, 2, 3, 4],
+            [1, 2, 3, 4],
+            {"discrete_y": True},
+            ValueError,
+            "class of two or more members",
+        ),
         ([1.0] * 4, [[1, 2]] * 4, {"discrete_y": True}, ValueError, "one class label per sample"),
-        ([1.0, 2, 3, 4], [1.0, 2, 3, 4], {"algorithm": "ksg3"}, ValueError, "`algorithm` to be one of 'ksg1', 'ksg2'"),
-        ([1.0, 2, 3, 4], [1.0, 2, 3, 4], {"unit": "bans"}, ValueError, "`unit` to be one of 'nats', 'bits'"),
-        ([1.0, 2, 3, 4], [1.0, 2, 3, 4], {"discrete_y": 1}, TypeError, "`discrete_y` to be True or False, but got 1"),
-        ([1.0, 2, 3, 4], [1.0, 2, 3, 4], {"standardize": "no"}, TypeError, "`standardize` to be True or False"),
+        (
+            [1.0, 2, 3, 4],
+            [1.0, 2, 3, 4],
+            {"algorithm": "ksg3"},
+            ValueError,
+            "`algorithm` to be one of 'ksg1', 'ksg2'",
+        ),
+        (
+            [1.0, 2, 3, 4],
+            [1.0, 2, 3, 4],
+            {"unit": "bans"},
+            ValueError,
+            "`unit` to be one of 'nats', 'bits'",
+        ),
+        (
+            [1.0, 2, 3, 4],
+            [1.0, 2, 3, 4],
+            {"discrete_y": 1},
+            TypeError,
+            "`discrete_y` to be True or False, but got 1",
+        ),
+        (
+            [1.0, 2, 3, 4],
+            [1.0, 2, 3, 4],
+            {"standardize": "no"},
+            TypeError,
+            "`standardize` to be True or False",
+        ),
     ],
 )
 def test_bad_input_is_refused(
@@ -405,7 +547,7 @@ def test_other_types_are_refused() -> None:
         knn_mutual_information(torch.zeros(5), torch.zeros(5, device="meta"))
 
 
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Closed forms
 
 
@@ -416,14 +558,23 @@ def seed_study_truth(r: float) -> float:
 @pytest.mark.parametrize("r", [0.0, 0.6, 0.9, 0.99])
 def test_both_algorithms_on_bivariate_gaussians(r: float) -> None:
     pairs = [gaussian_pair(1000, r, seed) for seed in range(8)]
-    first, second = (np.mean([estimate(*pair, algorithm=name) for pair in pairs]) for name in ("ksg1", "ksg2"))
+    first, second = (
+        np.mean([estimate(*pair, algorithm=name) for pair in pairs]) for name in ("ksg1", "ksg2")
+    )
     assert first == pytest.approx(seed_study_truth(r), abs=0.03)
     assert second == pytest.approx(first, abs=0.012)
 
 
-def multivariate_gaussian(size: int, covariance: np.ndarray, d_x: int) -> tuple[np.ndarray, np.ndarray, float]:
-    samples = np.random.default_rng(0).multivariate_normal(np.zeros(len(covariance)), covariance, size)
-    log_det = [np.linalg.slogdet(c)[1] for c in (covariance[:d_x, :d_x], covariance[d_x:, d_x:], covariance)]
+def multivariate_gaussian(
+    size: int, covariance: np.ndarray, d_x: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    samples = np.random.default_rng(0).multivariate_normal(
+        np.zeros(len(covariance)), covariance, size
+    )
+    log_det = [
+        np.linalg.slogdet(c)[1]
+        for c in (covariance[:d_x, :d_x], covariance[d_x:, d_x:], covariance)
+    ]
     return samples[:, :d_x], samples[:, d_x:], 0.5 * (log_det[0] + log_det[1] - log_det[2])
 
 
@@ -443,7 +594,9 @@ def multivariate_gaussian(size: int, covariance: np.ndarray, d_x: int) -> tuple[
 )
 @pytest.mark.parametrize("algorithm", ["ksg1", "ksg2"])
 def test_multivariate_gaussians(d: int, dense: bool, tolerance: float, algorithm: str) -> None:
-    """Dense: all correlations .5. Sparse: the first coordinates are correlated by .8, all others by nothing."""
+    """Dense: all correlations .5. Sparse: the first coordinates are correlated by .8, all others by
+    nothing.
+    """
     covariance = np.full((2 * d, 2 * d), 0.5 if dense else 0.0)
     np.fill_diagonal(covariance, 1)
     if not dense:
@@ -502,7 +655,8 @@ def test_embeddings_keep_the_information(r: float) -> None:
     z = np.random.default_rng(1).standard_normal((4000, 1))
     truth = seed_study_truth(r)
     assert estimate(roll, y) == pytest.approx(truth, abs=0.06)
-    # a rotation of (y, z) by an angle that depends on its length is one to one; z is independent of x
+    # a rotation of (y, z) by an angle that depends on its length is one to one; z is independent of
+    # x
     plane = np.concatenate((y, z), 1)
     turn = np.linalg.norm(plane, axis=1)
     spiral = np.stack(
@@ -521,7 +675,9 @@ def test_gamma_exponential(alpha: float) -> None:
     rng = np.random.default_rng(0)
     x = rng.gamma(alpha, size=4000)
     y = rng.exponential(1 / x)
-    assert estimate(np.log(x), np.log(y)) == pytest.approx(special.psi(alpha + 1) - math.log(alpha), abs=0.04)
+    assert estimate(np.log(x), np.log(y)) == pytest.approx(
+        special.psi(alpha + 1) - math.log(alpha), abs=0.04
+    )
 
 
 @pytest.mark.parametrize("shift", [0.5, 1.5, 4.0])
@@ -542,7 +698,9 @@ def test_class_conditional_gaussians(shift: float, device: torch.device) -> None
 
 @pytest.mark.slow
 def test_the_seed_study() -> None:
-    """r at indices 0, 6, 12, 18, 24 of 25, all seven N, 64 draws, the mean over draws against the truth."""
+    """r at indices 0, 6, 12, 18, 24 of 25, all seven N, 64 draws, the mean over draws against the
+    truth.
+    """
     truths = np.linspace(0, seed_study_truth(0.99), 25)[[0, 6, 12, 18, 24]]
     errors = []
     for truth in truths:
@@ -576,13 +734,17 @@ class TestFarSamples:
         x, y = (torch.from_numpy(v[:, 0]) for v in gaussian_pair(n, 0.6))
         x[n // 2] = 1e5
         y[n // 2] = 0
-        with pytest.warns(UserWarning, match=r"Far samples set the standard deviation .* ranks, v\.argsort"):
+        with pytest.warns(
+            UserWarning, match=r"Far samples set the standard deviation .* ranks, v\.argsort"
+        ):
             value = knn_mutual_information(scale * x, y)
         assert value < 0.1
         assert knn_mutual_information(x.argsort().argsort(), y) > 0.12
         assert knn_mutual_information(x, y, standardize=False) > 0.12
 
-    @pytest.mark.parametrize("heavy", [torch.exp, lambda v: v**3, lambda v: (2 * v).exp(), torch.sign, torch.round])
+    @pytest.mark.parametrize(
+        "heavy", [torch.exp, lambda v: v**3, lambda v: (2 * v).exp(), torch.sign, torch.round]
+    )
     @pytest.mark.parametrize("n", [100, 3000])
     def test_heavy_tails_and_ties_alone_are_no_reason(self, heavy, n):
         x, y = (torch.from_numpy(v[:, 0]) for v in gaussian_pair(n, 0.6))
@@ -629,7 +791,9 @@ class TestFarSamples:
         x, y = (torch.from_numpy(v[:, 0]) for v in gaussian_pair(3000, 0.6))
         clean = knn_mutual_information(x, (y > 0).long(), discrete_y=True).item()
         x[7] = 1e6
-        assert knn_mutual_information(x, (y > 0).long(), discrete_y=True).item() == pytest.approx(clean, abs=0.005)
+        assert knn_mutual_information(x, (y > 0).long(), discrete_y=True).item() == pytest.approx(
+            clean, abs=0.005
+        )
 
     def test_labels_are_no_coordinates(self):
         x = torch.from_numpy(np.concatenate(gaussian_pair(1000, 0.6), 1))
@@ -638,4 +802,6 @@ class TestFarSamples:
         labels[7] = 10**9
         knn_mutual_information(x, labels, discrete_y=True)
         with pytest.warns(UserWarning, match="Far samples set"):
-            knn_mutual_information(x + 1e6 * (torch.arange(1000) == 3)[:, None], labels, discrete_y=True)
+            knn_mutual_information(
+                x + 1e6 * (torch.arange(1000) == 3)[:, None], labels, discrete_y=True
+            )

@@ -1,7 +1,9 @@
-"""Random calls of everything that is public, and what must hold of every one of them, whatever it was given.
+"""Random calls of everything that is public, and what must hold of every one of them, whatever it
+was given.
 
-``tests/test_fuzz.py`` draws some with hypothesis, ``python -m campaigns.fuzz`` as many as time allows. A call is made
-from a :class:`random.Random`, so that both share this code, and a seed repeats it.
+``tests/test_fuzz.py`` draws some with hypothesis, ``python -m campaigns.fuzz`` as many as time
+allows. A call is made from a :class:`random.Random`, so that both share this code, and a seed
+repeats it.
 """
 
 from collections.abc import Callable

@@ -36,7 +36,13 @@ KDE = {"bandwidth": inputs.BANDWIDTHS, "grid_size": inputs.GRIDS, "value_range":
 def binned_mutual_information(random: Random) -> Call:
     args, kwargs = _binned(random)
     kwargs |= inputs.arguments(random, VIEW | {"bias_correction": CORRECTIONS})
-    return Call("binned_mutual_information", functional.binned_mutual_information, args, kwargs, _check_binned)
+    return Call(
+        "binned_mutual_information",
+        functional.binned_mutual_information,
+        args,
+        kwargs,
+        _check_binned,
+    )
 
 
 def binned_joint(random: Random) -> Call:
@@ -59,9 +65,15 @@ def _check_binned(call: Call, value: Tensor) -> None:
     x, y = call.args
     require_number(value, x.shape[:-1])
     _check_layout(call, value)
-    options = {k: v for k, v in call.kwargs.items() if k not in ("normalization", "unit", "bias_correction")}
+    options = {
+        k: v
+        for k, v in call.kwargs.items()
+        if k not in ("normalization", "unit", "bias_correction")
+    }
     joint = functional.binned_joint(x, y, **options)
-    normalization, unit = (call.kwargs.get(k, v) for k, v in (("normalization", "none"), ("unit", "nats")))
+    normalization, unit = (
+        call.kwargs.get(k, v) for k, v in (("normalization", "none"), ("unit", "nats"))
+    )
     if call.kwargs.get("bias_correction", "none") == "none":
         require_information(value, joint, normalization, unit)
     if value.requires_grad and call.kwargs.get("kernel") != "hard":
@@ -74,7 +86,10 @@ def _check_binned_joint(call: Call, joint: Tensor) -> None:
     bins = call.kwargs.get("num_bins", 32)
     if not isinstance(bins, str):
         expected = tuple(bins) if hasattr(bins, "__len__") else (bins, bins)
-        require(tuple(joint.shape[-2:]) == tuple(int(b) for b in expected), f"a joint of {tuple(joint.shape)}")
+        require(
+            tuple(joint.shape[-2:]) == tuple(int(b) for b in expected),
+            f"a joint of {tuple(joint.shape)}",
+        )
     _check_layout(call, joint)
 
 
@@ -84,23 +99,37 @@ def require_information(value: Tensor, joint: Tensor, normalization: str, unit: 
     hx, hy, _ = functional.entropies(joint)
     if normalization == "none":
         nats = value * (math.log(2) if unit == "bits" else 1)
-        require((nats >= -1e-9).all() and (nats <= torch.minimum(hx, hy) + 1e-9).all(), f"out of bounds: {nats}")
+        require(
+            (nats >= -1e-9).all() and (nats <= torch.minimum(hx, hy) + 1e-9).all(),
+            f"out of bounds: {nats}",
+        )
     else:
         least = 1.0 if normalization == "studholme" else 0.0
         # A ratio of nothing to nothing, where a soft kernel leaves 1e-16 in the next cell.
         sane = torch.minimum(hx, hy) > 1e-6
-        require((value[sane] >= least - 1e-9).all() and (value[sane] <= least + 1 + 1e-9).all(), f"no ratio: {value}")
+        require(
+            (value[sane] >= least - 1e-9).all() and (value[sane] <= least + 1 + 1e-9).all(),
+            f"no ratio: {value}",
+        )
 
 
 def kde_mutual_information(random: Random) -> Call:
     kwargs = {"grid_size": 32} | inputs.arguments(random, KDE | VIEW)
     args = inputs.pair(random, inputs.shape(random))
-    return Call("kde_mutual_information", functional.kde_mutual_information, args, kwargs, _check_value)
+    return Call(
+        "kde_mutual_information", functional.kde_mutual_information, args, kwargs, _check_value
+    )
 
 
 def kde_joint(random: Random) -> Call:
     kwargs = {"grid_size": 32} | inputs.arguments(random, KDE)
-    return Call("kde_joint", functional.kde_joint, inputs.pair(random, inputs.shape(random)), kwargs, _check_kde_joint)
+    return Call(
+        "kde_joint",
+        functional.kde_joint,
+        inputs.pair(random, inputs.shape(random)),
+        kwargs,
+        _check_kde_joint,
+    )
 
 
 def _check_value(call: Call, value: Tensor) -> None:
@@ -131,7 +160,9 @@ def knn_mutual_information(random: Random) -> Call:
         args = (*args, inputs.tensor(random, (*shape, random.choice((1, 1, 1, 3)))))
     if kwargs.get("discrete_y") is True and random.random() < 0.8:
         args = args[0], inputs.cast(inputs.numbers(random, shape), random.choice(inputs.INTEGERS))
-    return Call("knn_mutual_information", functional.knn_mutual_information, args, kwargs, _check_knn)
+    return Call(
+        "knn_mutual_information", functional.knn_mutual_information, args, kwargs, _check_knn
+    )
 
 
 def _check_knn(call: Call, value: Tensor) -> None:
@@ -149,7 +180,11 @@ def table(random: Random) -> Any:
     if random.random() < 0.05:
         shape = random.choice([(), (3,)])
     counts = inputs.tensor(random, shape)
-    if random.random() < 0.85 and not counts.is_complex() and counts.dtype in (*inputs.FLOATS, *inputs.INTEGERS):
+    if (
+        random.random() < 0.85
+        and not counts.is_complex()
+        and counts.dtype in (*inputs.FLOATS, *inputs.INTEGERS)
+    ):
         counts = counts.abs() if counts.dtype != torch.bool else counts
         counts = counts.round() if random.random() < 0.5 and counts.is_floating_point() else counts
     return counts if random.random() < 0.98 else random.choice(inputs.NONSENSE)
@@ -157,7 +192,13 @@ def table(random: Random) -> Any:
 
 def mutual_information(random: Random) -> Call:
     kwargs = inputs.arguments(random, VIEW | {"bias_correction": CORRECTIONS})
-    return Call("mutual_information", functional.mutual_information, (table(random),), kwargs, _check_measure)
+    return Call(
+        "mutual_information",
+        functional.mutual_information,
+        (table(random),),
+        kwargs,
+        _check_measure,
+    )
 
 
 def entropies(random: Random) -> Call:
@@ -166,11 +207,19 @@ def entropies(random: Random) -> Call:
 
 def standard_error(random: Random) -> Call:
     kwargs = inputs.arguments(random, {"unit": inputs.UNITS})
-    return Call("standard_error", functional.standard_error, (table(random),), kwargs, _check_measure)
+    return Call(
+        "standard_error", functional.standard_error, (table(random),), kwargs, _check_measure
+    )
 
 
 def independence_p_value(random: Random) -> Call:
-    return Call("independence_p_value", functional.independence_p_value, (table(random),), {}, _check_measure)
+    return Call(
+        "independence_p_value",
+        functional.independence_p_value,
+        (table(random),),
+        {},
+        _check_measure,
+    )
 
 
 def _check_measure(call: Call, value: Tensor) -> None:
@@ -194,23 +243,33 @@ def _check_entropies(call: Call, found: tuple[Tensor, Tensor, Tensor]) -> None:
         require_number(h, counts.shape[:-2], empty)
         require((h[~empty] >= -1e-12).all(), f"a negative entropy: {h}")
     hx, hy, hxy = (h[~empty] for h in found)
-    require((hxy <= hx + hy + 1e-9).all() and (hxy >= torch.maximum(hx, hy) - 1e-9).all(), f"no entropies: {found}")
+    require(
+        (hxy <= hx + hy + 1e-9).all() and (hxy >= torch.maximum(hx, hy) - 1e-9).all(),
+        f"no entropies: {found}",
+    )
 
 
 def _check_layout(call: Call, value: Tensor) -> None:
-    """Check that the numbers count, not their place in memory, and that NumPy's order of dimensions is kept."""
+    """Check that the numbers count, not their place in memory, and that NumPy's order of dimensions
+    is kept.
+    """
     args = [v.detach().clone(memory_format=torch.contiguous_format) for v in call.args]
     again = attempt(call.function, *args, **call.kwargs)
     require(not isinstance(again, Exception), f"refused as a copy: {again}")
     if call.kwargs.get("kernel", "hard") == "hard" and call.kwargs.get("weights") is None:
-        require(same(value.detach(), again), f"another value for a copy: {value.tolist()} and {again.tolist()}")
+        require(
+            same(value.detach(), again),
+            f"another value for a copy: {value.tolist()} and {again.tolist()}",
+        )
     else:
         require_close(value.detach(), again, 1e-12, "another value for a copy")
 
 
 def _check_gradients(args: tuple[Any, ...], value: Tensor) -> None:
     leaves = [v for v in args if v.requires_grad and v.is_leaf]
-    for leaf, gradient in zip(leaves, torch.autograd.grad(value.sum(), leaves, allow_unused=True), strict=True):
+    for leaf, gradient in zip(
+        leaves, torch.autograd.grad(value.sum(), leaves, allow_unused=True), strict=True
+    ):
         if gradient is not None:
             require_gradient(gradient, leaf)
 

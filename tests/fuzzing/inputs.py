@@ -1,4 +1,6 @@
-"""Random tensors and arguments: mostly such as users have, often at the edge of what is allowed, and some nonsense."""
+"""Random tensors and arguments: mostly such as users have, often at the edge of what is allowed,
+and some nonsense.
+"""
 
 import math
 from collections.abc import Sequence
@@ -95,7 +97,9 @@ def numbers(random: Random, shape: Sequence[int], like: Tensor | None = None) ->
         case 7:
             return (z > 0).double() * scale
         case 8:
-            return torch.full_like(z, random.choice([0.0, -0.0, 0.1, -7.0, 1e300, 5e-324, 2.0**53 + 2]))
+            return torch.full_like(
+                z, random.choice([0.0, -0.0, 0.1, -7.0, 1e300, 5e-324, 2.0**53 + 2])
+            )
         case 9:
             return (5 * z).round() * 5e-324
         case 10:
@@ -127,7 +131,9 @@ def spoil(random: Random, values: Tensor) -> Tensor:
     if values.numel() and values.dtype in FLOATS:
         values = values.clone(memory_format=torch.contiguous_format)
         for _ in range(random.randint(1, 3)):
-            values.view(-1)[random.randrange(values.numel())] = random.choice([math.nan, math.inf, -math.inf])
+            values.view(-1)[random.randrange(values.numel())] = random.choice(
+                [math.nan, math.inf, -math.inf]
+            )
     return values
 
 
@@ -160,7 +166,9 @@ def laid_out(random: Random, v: Tensor) -> Tensor:
     return v
 
 
-def tensor(random: Random, shape: Sequence[int], like: Tensor | None = None, dtypes: Any = dtype) -> Tensor:
+def tensor(
+    random: Random, shape: Sequence[int], like: Tensor | None = None, dtypes: Any = dtype
+) -> Tensor:
     values = cast(numbers(random, shape, like), dtypes(random))
     if random.random() < 0.08:
         values = spoil(random, values)
@@ -172,14 +180,18 @@ def tensor(random: Random, shape: Sequence[int], like: Tensor | None = None, dty
 def pair(random: Random, shape: Sequence[int]) -> tuple[Any, Any]:
     """Return x and y; now and then of different shapes, or no tensors at all."""
     x = tensor(random, shape)
-    y = tensor(random, shape, None if x.is_meta or x.is_sparse or x.numel() == 0 else x.detach().cpu())
+    y = tensor(
+        random, shape, None if x.is_meta or x.is_sparse or x.numel() == 0 else x.detach().cpu()
+    )
     if x.requires_grad or y.requires_grad:
         # Torch itself keeps inference tensors out of graphs.
         x, y = (v.clone() if v.is_inference() else v for v in (x, y))
     if random.random() < 0.03:
         y = tensor(random, random.choice([tuple(shape)[:-1], (*shape, 1), (1, *shape), (3,)]))
     if random.random() < 0.02:
-        return random.choice([(x.tolist() if not x.is_meta and not x.is_sparse else 3, y), (x, None), (1.0, y)])
+        return random.choice(
+            [(x.tolist() if not x.is_meta and not x.is_sparse else 3, y), (x, None), (1.0, y)]
+        )
     return x, y
 
 
@@ -188,11 +200,22 @@ def arguments(random: Random, options: dict[str, Sequence[Any]]) -> dict[str, An
     chosen = {}
     for name, choices in options.items():
         if random.random() < 0.4:
-            chosen[name] = random.choice(choices) if random.random() < 0.97 else random.choice(NONSENSE)
+            chosen[name] = (
+                random.choice(choices) if random.random() < 0.97 else random.choice(NONSENSE)
+            )
     return chosen
 
 
-RANGES = (None, None, (-1, 1), (0.0, 255.0), ((-3, 3), (-10, 60)), (-1e308, 1e308), (0, 1e-320), (1e6, 1e6 + 1))
+RANGES = (
+    None,
+    None,
+    (-1, 1),
+    (0.0, 255.0),
+    ((-3, 3), (-10, 60)),
+    (-1e308, 1e308),
+    (0, 1e-320),
+    (1e6, 1e6 + 1),
+)
 NORMALIZATIONS = ("none", "arithmetic", "geometric", "min", "max", "joint", "studholme")
 UNITS = ("nats", "bits")
 BANDWIDTHS = ("silverman", "scott", 0.3, (0.25, 0.4), 1e-300, 1e300, [1, 2])

@@ -28,7 +28,11 @@ def _case(cls: type[torch.nn.Module], options: dict[str, Any]) -> Callable[[Rand
         kwargs = inputs.arguments(random, options)
         seed = random.getrandbits(32)
         return Call(
-            f"{cls.__name__}, called with seed {seed},", cls, (), kwargs, lambda _, loss: _use(loss, Random(seed))
+            f"{cls.__name__}, called with seed {seed},",
+            cls,
+            (),
+            kwargs,
+            lambda _, loss: _use(loss, Random(seed)),
         )
 
     return case
@@ -39,7 +43,9 @@ def _floats(random: Random) -> torch.dtype:
 
 
 def _use(loss: Any, random: Random) -> None:
-    shape = random.choice([(2, 1, 5), (1, 2, 3, 4), (3, 1, 1), (2, 3), (40,), (1, 1, 150), (0, 1, 4), (), (2, 2, 0)])
+    shape = random.choice(
+        [(2, 1, 5), (1, 2, 3, 4), (3, 1, 1), (2, 3), (40,), (1, 1, 150), (0, 1, 4), (), (2, 2, 0)]
+    )
     x = inputs.tensor(random, shape, dtypes=_floats)
     like = None if x.is_meta or x.layout != torch.strided else x.detach().cpu()
     y = inputs.tensor(random, shape, like, dtypes=_floats)
@@ -54,7 +60,10 @@ def _use(loss: Any, random: Random) -> None:
     value = attempt(loss, x, y, weights)
     if isinstance(value, Exception) or value.is_meta:
         return
-    require(value.dtype == torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32), "a dtype")
+    require(
+        value.dtype == torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32),
+        "a dtype",
+    )
     require(not value.isinf().any(), f"an infinite loss: {value.tolist()}")
     leaves = [v for v in (x, y) if v.requires_grad]
     if not (_sound(x) and _sound(y) and _positive(weights)):

@@ -1,4 +1,6 @@
-"""Random lives of metrics: built, fed with good and bad batches, copied, saved, merged and computed."""
+"""Random lives of metrics: built, fed with good and bad batches, copied, saved, merged and
+computed.
+"""
 
 import copy
 import io
@@ -24,8 +26,16 @@ COMMON: dict[str, Any] = {
     "compute_on_cpu": (False, True),
     "sync_on_compute": (True, False),
 }
-TABLE: dict[str, Any] = {"normalization": inputs.NORMALIZATIONS, "resolution": (2, 5, 64, 64, 2**30)}
-BINNED = COMMON | TABLE | functions.TABLE | {"num_bins": inputs.BINS, "bias_correction": functions.CORRECTIONS}
+TABLE: dict[str, Any] = {
+    "normalization": inputs.NORMALIZATIONS,
+    "resolution": (2, 5, 64, 64, 2**30),
+}
+BINNED = (
+    COMMON
+    | TABLE
+    | functions.TABLE
+    | {"num_bins": inputs.BINS, "bias_correction": functions.CORRECTIONS}
+)
 KDE = COMMON | TABLE | functions.KDE
 KNN = COMMON | {
     "n_neighbors": (1, 2, 3, 3, 10),
@@ -53,7 +63,11 @@ def _case(cls: type[MutualInformationMetric], options: dict[str, Any]) -> Callab
         kwargs = {k: 64 for k in ("resolution", "grid_size") if k in options} | kwargs
         seed = random.getrandbits(32)
         return Call(
-            f"{cls.__name__}, fed with seed {seed},", cls, (), kwargs, lambda _, metric: _live(metric, Random(seed))
+            f"{cls.__name__}, fed with seed {seed},",
+            cls,
+            (),
+            kwargs,
+            lambda _, metric: _live(metric, Random(seed)),
         )
 
     return case
@@ -77,12 +91,18 @@ def _batch_shape(metric: MutualInformationMetric, random: Random) -> tuple[int, 
     return inputs.shape(random)
 
 
-def _batch(metric: MutualInformationMetric, random: Random, shape: tuple[int, ...]) -> tuple[Any, Any]:
+def _batch(
+    metric: MutualInformationMetric, random: Random, shape: tuple[int, ...]
+) -> tuple[Any, Any]:
     if isinstance(metric, KNNMutualInformation):
         if (metric.x_dim, metric.y_dim) != (1, 1):
-            return tuple(inputs.tensor(random, (*shape, dim)) for dim in (metric.x_dim, metric.y_dim))
+            return tuple(
+                inputs.tensor(random, (*shape, dim)) for dim in (metric.x_dim, metric.y_dim)
+            )
         if metric.discrete_y and random.random() < 0.8:
-            return inputs.tensor(random, shape), inputs.cast(inputs.numbers(random, shape), torch.int32)
+            return inputs.tensor(random, shape), inputs.cast(
+                inputs.numbers(random, shape), torch.int32
+            )
     return inputs.pair(random, shape)
 
 
@@ -143,12 +163,16 @@ def _shape(metric: MutualInformationMetric) -> tuple[int, ...]:
 
 
 def _check(life: Life) -> None:
-    """Check the final value: finite where there are samples, and that of the function where that is promised."""
+    """Check the final value: finite where there are samples, and that of the function where that is
+    promised.
+    """
     metric = life.metric
     value = attempt(metric.compute)
     require(not isinstance(value, Exception), f"compute raised {value!r}")
     used = metric.counters[SEEN] - metric.counters[IGNORED]
-    few = used <= (min(metric.n_neighbors, 2**62) if isinstance(metric, KNNMutualInformation) else 0)
+    few = used <= (
+        min(metric.n_neighbors, 2**62) if isinstance(metric, KNNMutualInformation) else 0
+    )
     # No class of two members: nothing can be said.
     few = few | bool(getattr(metric, "discrete_y", False))
     require_number(value, _shape(metric), few.view(_shape(metric)))
@@ -160,16 +184,25 @@ def _check(life: Life) -> None:
 
 def _check_table(metric: Any, used: Tensor, value: Tensor) -> None:
     counts, joint = attempt(metric.counts), attempt(metric.joint)
-    require(not isinstance(counts, Exception) and not isinstance(joint, Exception), "a table was refused")
-    require_close(counts.sum((-2, -1)).double(), used.view(_shape(metric)).double(), 1e-12, "samples got lost")
+    require(
+        not isinstance(counts, Exception) and not isinstance(joint, Exception),
+        "a table was refused",
+    )
+    require_close(
+        counts.sum((-2, -1)).double(), used.view(_shape(metric)).double(), 1e-12, "samples got lost"
+    )
     if bool((used > 0).all()):
-        require_close(joint.sum((-2, -1)), torch.ones(_shape(metric)), 1e-9, "a joint that does not sum to 1")
+        require_close(
+            joint.sum((-2, -1)), torch.ones(_shape(metric)), 1e-9, "a joint that does not sum to 1"
+        )
         if isinstance(metric, BinnedMutualInformation) and metric.bias_correction == "none":
             functions.require_information(value, joint, metric.normalization, metric.unit)
     for output in range(metric.num_outputs):
         for edges, size in zip(metric.edges(output), joint.shape[-2:], strict=True):
             require(len(edges) <= size + 1, "more edges than bins have")
-            require(not bool((edges.diff() < 0).any()), f"edges that are not in order: {edges.tolist()}")
+            require(
+                not bool((edges.diff() < 0).any()), f"edges that are not in order: {edges.tolist()}"
+            )
 
 
 def _compare(life: Life, value: Tensor) -> None:
@@ -188,11 +221,20 @@ def _compare(life: Life, value: Tensor) -> None:
         expected = attempt(knn_mutual_information, x, y, **options)
         if isinstance(expected, Exception):
             # Of some leading index no class has two members.
-            require(metric.discrete_y and value.isnan().any(), f"the metric took what the function refuses: {expected}")
+            require(
+                metric.discrete_y and value.isnan().any(),
+                f"the metric took what the function refuses: {expected}",
+            )
             return
-        require(same(value, expected.view(_shape(metric))), f"{value.tolist()} against {expected.tolist()}")
+        require(
+            same(value, expected.view(_shape(metric))),
+            f"{value.tolist()} against {expected.tolist()}",
+        )
     if isinstance(metric, BinnedMutualInformation) and metric.value_range is not None:
-        x, y = (torch.cat(v, 1) for v in zip(*(_rows(metric, *batch) for batch in life.taken), strict=True))
+        x, y = (
+            torch.cat(v, 1)
+            for v in zip(*(_rows(metric, *batch) for batch in life.taken), strict=True)
+        )
         names = ("num_bins", "value_range", "kernel", "normalization", "bias_correction", "unit")
         options = {name: getattr(metric, name) for name in names}
         expected = attempt(binned_mutual_information, x, y, **options).view(_shape(metric))
@@ -215,5 +257,9 @@ def _vectors(metric: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-CLASSES = ((BinnedMutualInformation, BINNED), (KDEMutualInformation, KDE), (KNNMutualInformation, KNN))
+CLASSES = (
+    (BinnedMutualInformation, BINNED),
+    (KDEMutualInformation, KDE),
+    (KNNMutualInformation, KNN),
+)
 KINDS = {cls.__name__: _case(cls, options) for cls, options in CLASSES}

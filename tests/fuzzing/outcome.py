@@ -39,23 +39,31 @@ class Call:
     check: Callable[["Call", Any], None] = lambda call, result: None
 
     def run(self) -> str:
-        """Make the call and check what comes of it; return ``"value"`` or the type of a documented error."""
+        """Make the call and check what comes of it; return ``"value"`` or the type of a documented
+        error.
+        """
         copies = [v.detach().clone() if isinstance(v, Tensor) else v for v in self.args]
         found = attempt(self.function, *self.args, **self.kwargs)
         for v, copy in zip(self.args, copies, strict=True):
-            require(not isinstance(v, Tensor) or same(v.detach(), copy), "an argument was written to")
+            require(
+                not isinstance(v, Tensor) or same(v.detach(), copy), "an argument was written to"
+            )
         if isinstance(found, Exception):
             return type(found).__name__
         self.check(self, found)
         return "value"
 
     def __str__(self) -> str:
-        arguments = [describe(v) for v in self.args] + [f"{k}={describe(v)}" for k, v in self.kwargs.items()]
+        arguments = [describe(v) for v in self.args] + [
+            f"{k}={describe(v)}" for k, v in self.kwargs.items()
+        ]
         return f"{self.name}({', '.join(arguments)})"
 
 
 def attempt(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Return the result, or the error if it is a documented one and says something of its own; break otherwise."""
+    """Return the result, or the error if it is a documented one and says something of its own;
+    break otherwise.
+    """
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -63,7 +71,9 @@ def attempt(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         except DOCUMENTED as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             line = linecache.getline(frame.filename, frame.lineno or 0)
-            own = frame.filename.startswith((PACKAGE, UPSTREAM)) and line.strip().startswith("raise")
+            own = frame.filename.startswith((PACKAGE, UPSTREAM)) and line.strip().startswith(
+                "raise"
+            )
             require(own, f"an error that is not the package's own: {error!r}")
             require(len(str(error)) > 30, f"an error that says too little: {error!r}")
             result = error
@@ -74,8 +84,12 @@ def attempt(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 
 def require_gradient(gradient: Tensor, leaf: Tensor) -> None:
-    """Check a gradient's shape and dtype, and that it is finite; in half precision it may overflow."""
-    require(gradient.shape == leaf.shape and gradient.dtype == leaf.dtype, "a gradient of another kind")
+    """Check a gradient's shape and dtype, and that it is finite; in half precision it may
+    overflow.
+    """
+    require(
+        gradient.shape == leaf.shape and gradient.dtype == leaf.dtype, "a gradient of another kind"
+    )
     bad = gradient.isnan() if gradient.dtype == torch.float16 else ~gradient.isfinite()
     require(not bad.any(), f"a gradient that is not finite: {gradient.tolist()}")
 
@@ -97,7 +111,9 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 
 def require_close(a: Tensor, b: Tensor, tolerance: float, what: str) -> None:
-    close = torch.allclose(a.double().cpu(), b.double().cpu(), rtol=tolerance, atol=tolerance, equal_nan=True)
+    close = torch.allclose(
+        a.double().cpu(), b.double().cpu(), rtol=tolerance, atol=tolerance, equal_nan=True
+    )
     require(close, f"{what}: {a.tolist()} against {b.tolist()}")
 
 
@@ -105,7 +121,10 @@ def require_number(value: Any, shape: Any, may_be_nan: Any = False) -> None:
     """Check shape and dtype of a value, and that it is finite but for documented NaN."""
     require(isinstance(value, Tensor), f"no tensor: {value!r}")
     require(value.dtype == torch.float64, f"a value in {value.dtype}")
-    require(tuple(value.shape) == tuple(shape), f"a value of shape {tuple(value.shape)} instead of {tuple(shape)}")
+    require(
+        tuple(value.shape) == tuple(shape),
+        f"a value of shape {tuple(value.shape)} instead of {tuple(shape)}",
+    )
     require(not value.isinf().any(), f"an infinite value: {value.tolist()}")
     nan = torch.as_tensor(may_be_nan, device=value.device).expand_as(value)
     require(not (value.isnan() & ~nan).any(), f"an undocumented NaN: {value.tolist()}")
@@ -114,7 +133,9 @@ def require_number(value: Any, shape: Any, may_be_nan: Any = False) -> None:
 def require_joint(joint: Tensor, shape: Any) -> None:
     require_number(joint, shape)
     require((joint >= 0).all(), f"a negative probability: {joint.min()}")
-    require_close(joint.sum((-2, -1)), torch.ones(joint.shape[:-2]), 1e-9, "a joint that does not sum to 1")
+    require_close(
+        joint.sum((-2, -1)), torch.ones(joint.shape[:-2]), 1e-9, "a joint that does not sum to 1"
+    )
 
 
 def describe(v: Any) -> str:

@@ -3,4 +3,6 @@
 import pytest
 
 # LightningCLI calls what jsonargparse has renamed.
-lightning_cli = pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
+lightning_cli = pytest.mark.filterwarnings(
+    "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"
+)

@@ -18,7 +18,12 @@ LIGHTNING_WARNINGS = (
     "ignore:.*does not have many workers which may be a bottleneck",
 )
 # For tests, where neither logs nor files are wanted.
-QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+QUIET = {
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "enable_checkpointing": False,
+}
 
 
 def estimators() -> dict[str, Metric]:
@@ -50,8 +55,8 @@ def offline(seen: Pairs, prefix: str) -> dict[str, Tensor]:
 class Regression(pl.LightningModule):
     """Predicts y from x, logs the metrics of both in every stage, and keeps what they were given.
 
-    ``seen`` and ``logged`` have an entry for each pass over data: ``val 0``, ``train 0``, ``val 1``, ... Of the sanity
-    check, ``sanity``, nothing is logged.
+    ``seen`` and ``logged`` have an entry for each pass over data: ``val 0``, ``train 0``, ``val
+    1``, ... Of the sanity check, ``sanity``, nothing is logged.
     """
 
     def __init__(self) -> None:
@@ -97,10 +102,14 @@ class Regression(pl.LightningModule):
 
     def _keep(self, stage: str, metrics: MetricCollection) -> None:
         values = self.trainer.callback_metrics
-        self.logged[self._pass(stage)] = {k: v.clone() for k, v in values.items() if k.startswith(stage)}
+        self.logged[self._pass(stage)] = {
+            k: v.clone() for k, v in values.items() if k.startswith(stage)
+        }
         for key, metric in metrics.items(keep_base=True):
             for name, state in metric.metric_state.items():
-                dtypes = {tensor.dtype for tensor in (state if isinstance(state, list) else [state])}
+                dtypes = {
+                    tensor.dtype for tensor in (state if isinstance(state, list) else [state])
+                }
                 self.dtypes[f"{key}.{name}"] |= dtypes
 
     def _pass(self, stage: str) -> str:

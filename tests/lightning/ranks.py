@@ -1,4 +1,5 @@
-"""What Lightning logs on one process or several: ``python -m tests.lightning.ranks FOLDER PROCESSES``.
+"""What Lightning logs on one process or several: ``python -m tests.lightning.ranks FOLDER
+PROCESSES``.
 
 Run with several, Lightning starts the others with the same command line.
 """
@@ -56,11 +57,15 @@ class Data(pl.LightningDataModule):
 
     def _loader(self, sampler: type[DistributedSampler], *tensors: Tensor) -> DataLoader:
         dataset = TensorDataset(*tensors)
-        return DataLoader(dataset, 4, sampler=sampler(dataset, self.trainer.world_size, self.trainer.global_rank))
+        return DataLoader(
+            dataset, 4, sampler=sampler(dataset, self.trainer.world_size, self.trainer.global_rank)
+        )
 
 
 class Scaling(pl.LightningModule):
-    """Multiplies each pixel by a trained number: what it makes of an image does not depend on the batch around it."""
+    """Multiplies each pixel by a trained number: what it makes of an image does not depend on the
+    batch around it.
+    """
 
     def __init__(self, learning_rate: float) -> None:
         super().__init__()
@@ -82,11 +87,14 @@ class Scaling(pl.LightningModule):
         self.val_metrics.update(self.factor * x, y)
 
     def on_validation_epoch_end(self) -> None:
-        # Not in `validation_step`: a rank without a batch never gets there, and the others would wait for it.
+        # Not in `validation_step`: a rank without a batch never gets there, and the others would
+        # wait for it.
         self.log_dict(self.val_metrics)
 
     def on_train_epoch_end(self) -> None:
-        self.logged.append({key: value.clone() for key, value in self.trainer.callback_metrics.items()})
+        self.logged.append(
+            {key: value.clone() for key, value in self.trainer.callback_metrics.items()}
+        )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), self.learning_rate)
@@ -96,8 +104,17 @@ def run(folder: Path, processes: int) -> dict[str, list[Values]]:
     """Return what is logged in each epoch, by name of the run."""
 
     def trainer(**options: Any) -> pl.Trainer:
-        strategy = DDPStrategy(process_group_backend="gloo", timeout=timedelta(seconds=60)) if processes > 1 else "auto"
-        where = {"accelerator": "cpu", "devices": processes, "strategy": strategy, "use_distributed_sampler": False}
+        strategy = (
+            DDPStrategy(process_group_backend="gloo", timeout=timedelta(seconds=60))
+            if processes > 1
+            else "auto"
+        )
+        where = {
+            "accelerator": "cpu",
+            "devices": processes,
+            "strategy": strategy,
+            "use_distributed_sampler": False,
+        }
         return pl.Trainer(default_root_dir=folder, **(QUIET | where | options))
 
     results = {
@@ -105,7 +122,8 @@ def run(folder: Path, processes: int) -> dict[str, list[Values]]:
         "one image": trainer().validate(Scaling(0.0), DataLoader(Stream(), 4), verbose=False),
     }
 
-    # The second epoch is not due to be drawn, but the fit stops after it, because it is no better than the first.
+    # The second epoch is not due to be drawn, but the fit stops after it, because it is no better
+    # than the first.
     frozen = Scaling(0.0)
     stop = EarlyStopping("val/known", patience=1, mode="max")
     figures = JointDistributionLogger("val_metrics.found", every_n_epochs=10)

@@ -1,4 +1,6 @@
-"""A fit that is killed: ``python -m tests.lightning.resumable FOLDER STEP`` dies of SIGKILL after a training step."""
+"""A fit that is killed: ``python -m tests.lightning.resumable FOLDER STEP`` dies of SIGKILL after a
+training step.
+"""
 
 import os
 import signal
@@ -21,12 +23,15 @@ EPOCHS, BATCHES, EVERY = 3, 16, 5
 
 
 class ResumableLoader:
-    """Batches in an order of each epoch's own, and the position in it, which Lightning saves in its checkpoints."""
+    """Batches in an order of each epoch's own, and the position in it, which Lightning saves in its
+    checkpoints.
+    """
 
     def __init__(self) -> None:
         self.dataset = samples(1000, 0)
         self.position = 0
-        # Lightning tells a loader's sampler the epoch; the position it gives back only within an epoch.
+        # Lightning tells a loader's sampler the epoch; the position it gives back only within an
+        # epoch.
         self.sampler = self
         self.epoch = 0
 
@@ -50,10 +55,11 @@ class ResumableLoader:
 
 
 class Training(pl.LightningModule):
-    """Logs metrics of the training steps, one by one and as a collection, and saves their states in checkpoints.
+    """Logs metrics of the training steps, one by one and as a collection, and saves their states in
+    checkpoints.
 
-    ``logged`` has the values of each epoch, ``seen`` what they are of; of an epoch that was interrupted only what was
-    logged and seen since.
+    ``logged`` has the values of each epoch, ``seen`` what they are of; of an epoch that was
+    interrupted only what was logged and seen since.
     """
 
     def __init__(self, *, reset: bool = True, **known: Any) -> None:
@@ -93,7 +99,9 @@ class Training(pl.LightningModule):
         self.log_dict(self.validation, on_step=False, on_epoch=True)
 
     def on_train_epoch_end(self) -> None:
-        self.logged[self.current_epoch] = {k: v.clone() for k, v in self.trainer.callback_metrics.items()}
+        self.logged[self.current_epoch] = {
+            k: v.clone() for k, v in self.trainer.callback_metrics.items()
+        }
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         # Momentum is a state that has to be saved as well.
@@ -111,7 +119,13 @@ class Kill(pl.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def fit(module: Training, folder: Path, ckpt_path: Path | None = None, *callbacks: pl.Callback, **when: Any) -> None:
+def fit(
+    module: Training,
+    folder: Path,
+    ckpt_path: Path | None = None,
+    *callbacks: pl.Callback,
+    **when: Any,
+) -> None:
     """Train for all epochs, with a checkpoint every 5 steps unless said otherwise."""
     pl.seed_everything(0)
     for layer in module.net.modules():

@@ -36,7 +36,9 @@ def drawn(monkeypatch):
 
 
 def fit(folder, *callbacks, every_n_epochs=3, module=None, **options):
-    """Fit with 10 batches an epoch, and return the module, the callback and the names of its figures."""
+    """Fit with 10 batches an epoch, and return the module, the callback and the names of its
+    figures.
+    """
     pl.seed_everything(0)
     module = Regression() if module is None else module
     figures = JointDistributionLogger("val_metrics.found", every_n_epochs=every_n_epochs)
@@ -57,7 +59,12 @@ def fit(folder, *callbacks, every_n_epochs=3, module=None, **options):
         ({"max_steps": 20}, ["epoch_000", "epoch_001"]),
         # Validations after epochs 1, 3, 5, 7 and 9: none that is a multiple of 4.
         (
-            {"max_epochs": 10, "check_val_every_n_epoch": 2, "every_n_epochs": 4, "limit_train_batches": 2},
+            {
+                "max_epochs": 10,
+                "check_val_every_n_epoch": 2,
+                "every_n_epochs": 4,
+                "limit_train_batches": 2,
+            },
             ["epoch_001", "epoch_005", "epoch_009"],
         ),
         ({"max_epochs": 6, "check_val_every_n_epoch": 2}, ["epoch_001", "epoch_005"]),
@@ -109,7 +116,10 @@ def test_drawing_changes_no_value(tmp_path):
     module, _, _ = fit(tmp_path, max_epochs=3)
     for epoch in range(3):
         expected = offline(module.seen[f"val {epoch}"], "val/")
-        assert all(torch.equal(module.logged[f"val {epoch}"][name], value) for name, value in expected.items())
+        assert all(
+            torch.equal(module.logged[f"val {epoch}"][name], value)
+            for name, value in expected.items()
+        )
 
 
 def test_an_interrupted_fit_leaves_nothing_to_the_next(tmp_path):
@@ -122,7 +132,9 @@ def test_an_interrupted_fit_leaves_nothing_to_the_next(tmp_path):
     loaders = DataLoader(samples(640, 0), 64), DataLoader(samples(640, 1), 64)
     options = QUIET | {"accelerator": "cpu", "default_root_dir": tmp_path}
     with pytest.raises(ArithmeticError, match="stop here"):
-        pl.Trainer(max_epochs=5, callbacks=[figures, Interrupt()], **options).fit(Regression(), *loaders)
+        pl.Trainer(max_epochs=5, callbacks=[figures, Interrupt()], **options).fit(
+            Regression(), *loaders
+        )
     trainer = pl.Trainer(max_epochs=1, callbacks=[figures], **options, limit_val_batches=0)
     trainer.fit(Regression(), *loaders)
     assert [path.stem for path in tmp_path.rglob("*.png")] == ["epoch_000"]

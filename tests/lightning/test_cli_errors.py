@@ -1,4 +1,6 @@
-"""A setting that is refused is one line; an error in somebody's own code is raised as it was, with file and line."""
+"""A setting that is refused is one line; an error in somebody's own code is raised as it was, with
+file and line.
+"""
 
 import errno
 import traceback
@@ -25,7 +27,12 @@ pytestmark = [pytest.mark.slow, lightning_cli]
 
 HERE = "tests.lightning.test_cli_errors"
 DIGITS = ["--data", "mi_metrics.examples.DigitsDataModule"]
-REFUSED = ["fit", "--config", "validation_metric", "--model.init_args.metrics.mi.init_args.num_bins=0"]
+REFUSED = [
+    "fit",
+    "--config",
+    "validation_metric",
+    "--model.init_args.metrics.mi.init_args.num_bins=0",
+]
 
 
 def fail(how: str) -> None:
@@ -91,14 +98,20 @@ def raised(error, args):
     with pytest.raises(error) as caught:
         cli.main(args)
     assert type(caught.value) is error
-    lines = [frame.line for frame in traceback.extract_tb(caught.value.__traceback__) if frame.filename == __file__]
+    lines = [
+        frame.line
+        for frame in traceback.extract_tb(caught.value.__traceback__)
+        if frame.filename == __file__
+    ]
     return "".join(traceback.format_exception(caught.value)), lines[-1]
 
 
 @pytest.mark.parametrize("how", ERRORS)
 def test_an_error_in_a_module_is_raised_as_it_was(how, capsys):
     error, line = ERRORS[how]
-    text, last = raised(error, ["fit", f"--model={HERE}.Module", f"--model.init_args.how={how}", *DIGITS])
+    text, last = raised(
+        error, ["fit", f"--model={HERE}.Module", f"--model.init_args.how={how}", *DIGITS]
+    )
     assert last == line
     # Not within what jsonargparse says of the types that the value could have had.
     assert "Union" not in text
@@ -110,14 +123,21 @@ def test_an_error_in_data_or_in_an_argument_too(how):
     error, line = ERRORS[how]
     data = [f"--data={HERE}.Data", f"--data.init_args.how={how}"]
     # One of three types that the argument could have had.
-    inner = [f"--model.init_args.inner={HERE}.Inner", f"--model.init_args.inner.init_args.how={how}", *DIGITS]
+    inner = [
+        f"--model.init_args.inner={HERE}.Inner",
+        f"--model.init_args.inner.init_args.how={how}",
+        *DIGITS,
+    ]
     for options in (data, inner):
         assert raised(error, ["fit", f"--model={HERE}.Module", *options])[1] == line
 
 
 def test_a_module_that_can_t_be_imported_names_its_line(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(tmp_path)
-    for name, code in (("mi_test_name", "\nabsent\n"), ("mi_test_import", "\nimport no_such_module\n")):
+    for name, code in (
+        ("mi_test_name", "\nabsent\n"),
+        ("mi_test_import", "\nimport no_such_module\n"),
+    ):
         path = tmp_path / f"{name}.py"
         path.write_text(code)
         with pytest.raises((NameError, ModuleNotFoundError)) as caught:
@@ -129,7 +149,10 @@ def test_a_module_that_can_t_be_imported_names_its_line(tmp_path, monkeypatch, c
 
 @pytest.mark.parametrize(
     ("model", "reason"),
-    [("no_such_module.Module", "No module named 'no_such_module'"), (f"{HERE}.Absent", "no attribute 'Absent'")],
+    [
+        ("no_such_module.Module", "No module named 'no_such_module'"),
+        (f"{HERE}.Absent", "no attribute 'Absent'"),
+    ],
 )
 def test_a_name_that_is_not_there_is_one_line(model, reason, capsys):
     with pytest.raises(SystemExit, match="2"):
@@ -142,7 +165,9 @@ def test_a_name_that_is_not_there_is_one_line(model, reason, capsys):
 
 def test_a_module_may_refuse_a_setting_as_lightning_does(capsys):
     with pytest.raises(SystemExit, match="2"):
-        cli.main(["fit", f"--model={HERE}.Module", "--model.init_args.how=misconfiguration", *DIGITS])
+        cli.main(
+            ["fit", f"--model={HERE}.Module", "--model.init_args.how=misconfiguration", *DIGITS]
+        )
     assert "`how` has to be something else" in capsys.readouterr().err
 
 
@@ -159,13 +184,18 @@ def test_debugging_that_is_switched_off_is_off(value, monkeypatch, capsys):
         cli.main(REFUSED)
     message = capsys.readouterr().err
     assert message.count("\n") == 1
-    assert "Expected `num_bins` to be at least 1, but got 0. (JSONARGPARSE_DEBUG=true shows where)" in message
+    assert (
+        "Expected `num_bins` to be at least 1, but got 0. (JSONARGPARSE_DEBUG=true shows where)"
+        in message
+    )
 
 
 @pytest.mark.parametrize("value", ["true", "True"])
 def test_debugging_raises_what_is_refused(value, monkeypatch):
     monkeypatch.setenv("JSONARGPARSE_DEBUG", value)
-    with pytest.raises(Exception, match="Expected `num_bins` to be at least 1, but got 0") as caught:
+    with pytest.raises(
+        Exception, match="Expected `num_bins` to be at least 1, but got 0"
+    ) as caught:
         cli.main(REFUSED)
     assert "check_integer" in "".join(traceback.format_exception(caught.value))
 
@@ -194,5 +224,9 @@ def test_checkpoints_elsewhere_are_not_looked_for_here(checkpoint, accepted, mon
     monkeypatch.setattr(MutualInformationCLI, "instantiate_classes", reached)
     with pytest.raises(Reached if accepted else SystemExit):
         run(["test", "--config", "validation_metric", "--ckpt_path", checkpoint])
-    message = "" if accepted else f"Expected --ckpt_path to be a checkpoint, but there is no {checkpoint}."
+    message = (
+        ""
+        if accepted
+        else f"Expected --ckpt_path to be a checkpoint, but there is no {checkpoint}."
+    )
     assert message in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""Lightning logs what the metric computes from all samples at once, in every precision and way of training."""
+"""Lightning logs what the metric computes from all samples at once, in every precision and way of
+training.
+"""
 
 import os
 import shutil
@@ -14,7 +16,14 @@ from torch.utils.data import DataLoader
 
 from mi_metrics import KDEMutualInformationLoss, MutualInformationLoss, MutualInformationPenalty
 from tests.contract.cases import ignore_cautions
-from tests.lightning.modules import LIGHTNING_WARNINGS, QUIET, Regression, estimators, offline, samples
+from tests.lightning.modules import (
+    LIGHTNING_WARNINGS,
+    QUIET,
+    Regression,
+    estimators,
+    offline,
+    samples,
+)
 
 pytestmark = pytest.mark.filterwarnings(*LIGHTNING_WARNINGS)
 
@@ -61,14 +70,16 @@ def test_fit_validate_and_test(accelerator):
     module = Regression()
     run(module, accelerator)
     assert_logged_is_offline(module)
-    assert {sum(len(x) for x, _ in seen) for name, seen in module.seen.items() if name != "sanity"} == {1000}
+    assert {
+        sum(len(x) for x, _ in seen) for name, seen in module.seen.items() if name != "sanity"
+    } == {1000}
     # What `validate` computes is what the last epoch of `fit` did, and training has moved it.
     assert module.logged["val 2"] == module.logged["val 1"] != module.logged["val 0"]
 
 
 def test_no_pass_holds_the_samples_of_another(accelerator):
-    # The other way round: were the sanity check's samples, or those of the epoch before, still in the state, the values
-    # that were logged would be others.
+    # The other way round: were the sanity check's samples, or those of the epoch before, still in
+    # the state, the values that were logged would be others.
     module = Regression()
     run(module, accelerator)
     assert sum(len(x) for x, _ in module.seen["sanity"]) == 128
@@ -95,11 +106,14 @@ def test_every_precision(precision, accelerator):
         for key, metric in estimators().items()
         for name, default in metric._defaults.items()
     }
-    assert {v.dtype for values in module.logged.values() for v in values.values()} == {torch.float64}
+    assert {v.dtype for values in module.logged.values() for v in values.values()} == {
+        torch.float64
+    }
 
 
 def test_deterministic_algorithms(accelerator, monkeypatch):
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # Lightning sets it too, and leaves it set
+    # Lightning sets it too, and leaves it set.
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     logged = []
     try:
         for _ in range(2):
@@ -121,8 +135,12 @@ def test_gradient_accumulation(accelerator):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch.compile needs a C++ compiler")
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method. is deprecated:DeprecationWarning")  # torch's own
+@pytest.mark.skipif(
+    shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch.compile needs a C++ compiler"
+)
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.jit.script_method. is deprecated:DeprecationWarning"
+)  # torch's own
 def test_a_compiled_network(accelerator):
     module = Regression()
     module.net.compile(dynamic=False)
@@ -150,16 +168,23 @@ class Training(pl.LightningModule):
         return torch.optim.Adam(self.parameters(), 0.1)
 
 
-@pytest.mark.parametrize("loss", [MutualInformationLoss, KDEMutualInformationLoss, MutualInformationPenalty])
+@pytest.mark.parametrize(
+    "loss", [MutualInformationLoss, KDEMutualInformationLoss, MutualInformationPenalty]
+)
 def test_losses_train_in_every_precision(loss, precision, accelerator):
     bins = {} if loss is KDEMutualInformationLoss else {"num_bins": 8}
     module = Training(loss(**bins, pool="batch"))
-    # y is the sum of the features: the first map has as much of it as there is, .8 nats, the second nothing.
+    # y is the sum of the features: the first map has as much of it as there is, .8 nats, the second
+    # nothing.
     start = [[1.0, 1.0, 1.0, 1.0]] if loss is MutualInformationPenalty else [[1.0, -1.0, 1.0, -1.0]]
     module.net.weight.data.copy_(torch.tensor(start))
-    trainer = pl.Trainer(max_epochs=5, accelerator=accelerator, devices=1, precision=precision, **QUIET)
+    trainer = pl.Trainer(
+        max_epochs=5, accelerator=accelerator, devices=1, precision=precision, **QUIET
+    )
     trainer.fit(module, DataLoader(samples(1024, 0), 128))
-    assert {value.dtype for value in module.losses} == {torch.float64 if precision == "64-true" else torch.float32}
+    assert {value.dtype for value in module.losses} == {
+        torch.float64 if precision == "64-true" else torch.float32
+    }
     values = torch.stack(module.losses).double()
     assert values.isfinite().all()
     assert module.net.weight.isfinite().all()

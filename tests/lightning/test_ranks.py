@@ -1,4 +1,6 @@
-"""Lightning on two processes logs the values of one, draws the samples of both, and goes on from a checkpoint."""
+"""Lightning on two processes logs the values of one, draws the samples of both, and goes on from a
+checkpoint.
+"""
 
 import sys
 from pathlib import Path
@@ -20,15 +22,25 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The folders of a run on one process and of one on two, and what each of their ranks has logged."""
+    """The folders of a run on one process and of one on two, and what each of their ranks has
+    logged.
+    """
     folders, logged = {}, {}
     for processes in (1, 2):
         folders[processes] = tmp_path_factory.mktemp(f"on_{processes}")
-        command = [sys.executable, "-m", "tests.lightning.ranks", str(folders[processes]), str(processes)]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.lightning.ranks",
+            str(folders[processes]),
+            str(processes),
+        ]
         # A rank that waits for another in vain fails here.
         result = run(command, ROOT)
         assert result.returncode == 0, result.stderr
-        logged[processes] = [torch.load(folders[processes] / f"{rank}.pt") for rank in range(processes)]
+        logged[processes] = [
+            torch.load(folders[processes] / f"{rank}.pt") for rank in range(processes)
+        ]
     return folders, logged
 
 
@@ -54,7 +66,9 @@ def test_two_processes_log_what_one_does(one, of_two):
     assert set(one["all"][0]) == {"val/known", "val/found", "val/kde", "val/knn", "val/bounded"}
     assert of_two["all"] == one["all"]
     # Also in training, and in the validations of a fit.
-    assert set(one["frozen"][1]) == set(one["all"][0]) | {"train" + name[3:] for name in one["all"][0]}
+    assert set(one["frozen"][1]) == set(one["all"][0]) | {
+        "train" + name[3:] for name in one["all"][0]
+    }
     assert of_two["frozen"] == one["frozen"]
 
 

@@ -58,7 +58,9 @@ def test_a_killed_fit_goes_on_where_its_checkpoint_was_saved(step, whole, tmp_pa
     killed = processes.run(command, ROOT)
     assert killed.returncode == -9, killed.stderr
     saved = step // EVERY * EVERY
-    assert {path.name for path in tmp_path.iterdir()} == {f"step={s}.ckpt" for s in range(EVERY, step, EVERY)}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"step={s}.ckpt" for s in range(EVERY, step, EVERY)
+    }
     path = tmp_path / f"step={saved}.ckpt"
     # Tensors in dicts and lists, and no code.
     states = torch.load(path, weights_only=True)["state_dict"]
@@ -98,8 +100,9 @@ def test_a_fit_goes_on_after_an_epoch(when, whole, tmp_path):
     assert {epoch for epoch in module.logged if module.seen[epoch]} == {1, 2}
     for epoch in (1, 2):
         assert_same(module.logged[epoch], whole[0].logged[epoch])
-    # Lightning saves before it resets, so that the checkpoint has the samples of the epoch that is over. This is what
-    # the reset at the first batch is for; Lightning does not call `on_train_epoch_start` in all three cases.
+    # Lightning saves before it resets, so that the checkpoint has the samples of the epoch that is
+    # over. This is what the reset at the first batch is for; Lightning does not call
+    # `on_train_epoch_start` in all three cases.
     fit(polluted, tmp_path, path, **when)
     assert all(polluted.logged[1][name] != whole[0].logged[1][name] for name in NAMES)
     assert_same(polluted.logged[2], whole[0].logged[2])
@@ -107,7 +110,10 @@ def test_a_fit_goes_on_after_an_epoch(when, whole, tmp_path):
 
 def test_a_checkpoint_of_another_configuration_is_refused_with_both_named(whole, tmp_path):
     module = Training(num_bins=(4, 6), value_range=((-1.0, 1.0), (-8.0, 9.0)))
-    message = r"(?s)While loading single\.known\.: it belongs to a metric with .*y_hi=8.*but this metric has .*y_hi=9"
+    message = (
+        r"(?s)While loading single\.known\.: it belongs to a metric with .*y_hi=8.*"
+        r"but this metric has .*y_hi=9"
+    )
     with pytest.raises(RuntimeError, match=message):
         fit(module, tmp_path, whole[1] / f"step={EVERY}.ckpt")
     assert module.logged == {}

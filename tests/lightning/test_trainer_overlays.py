@@ -1,4 +1,6 @@
-"""The trainer overlays, each run where its hardware is, and what the command line says where something is missing."""
+"""The trainer overlays, each run where its hardware is, and what the command line says where
+something is missing.
+"""
 
 import re
 import sys
@@ -91,7 +93,12 @@ def test_every_overlay_is_described_here():
 def test_the_cpu_overlay_undoes_another_one(parsed):
     cluster = ["--config", "trainer/ddp_gpu", "--trainer.num_nodes=4"]
     trainer = parsed([*FIT, *cluster, "--config", "trainer/cpu"]).trainer
-    assert (trainer.accelerator, trainer.devices, trainer.num_nodes, trainer.strategy) == ("cpu", 1, 1, "auto")
+    assert (trainer.accelerator, trainer.devices, trainer.num_nodes, trainer.strategy) == (
+        "cpu",
+        1,
+        1,
+        "auto",
+    )
 
 
 def test_the_cpu_overlay_runs(tmp_path, monkeypatch, capsys):
@@ -110,7 +117,10 @@ def test_a_gpu_overlay_runs_or_ends_in_one_line(overlay, tmp_path):
     result = processes.run([*command, *options], tmp_path)
     if torch.cuda.is_available():
         assert result.returncode == 0, result.stderr
-        assert "best checkpoint: runs/validation_metric/version_0/checkpoints/best.ckpt" in result.stdout
+        assert (
+            "best checkpoint: runs/validation_metric/version_0/checkpoints/best.ckpt"
+            in result.stdout
+        )
     else:
         assert result.returncode == 2
         # Above it, PyTorch may say of which driver it found none.
@@ -125,7 +135,9 @@ class TestRefusals:
     @pytest.mark.parametrize("command", ["fit", "validate", "test"])
     def test_a_checkpoint_that_is_not_there(self, command, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)
-        message = refusal([command, "--config", "validation_metric", "--ckpt_path", "runs/none.ckpt"], capsys)
+        message = refusal(
+            [command, "--config", "validation_metric", "--ckpt_path", "runs/none.ckpt"], capsys
+        )
         assert "Expected --ckpt_path to be a checkpoint, but there is no runs/none.ckpt." in message
         assert list(tmp_path.iterdir()) == []
 
@@ -139,7 +151,10 @@ class TestRefusals:
             ("--model.init_args.code_dim=-1", r"negative dimension.*JSONARGPARSE_DEBUG=true"),
             ("--model.init_args.no_such_argument=1", "'no_such_argument' is not accepted"),
             ("--model.init_args.metrics.mi.init_args.unit=nat", r"'nats', 'bits'.*nat$"),
-            ("--model.init_args.metrics.mi.init_args.num_bins=-1", "Expected `num_bins` to be at least 1, but got -1"),
+            (
+                "--model.init_args.metrics.mi.init_args.num_bins=-1",
+                "Expected `num_bins` to be at least 1, but got -1",
+            ),
         ],
     )
     def test_a_bad_value(self, option, reason, tmp_path, monkeypatch, capsys):
@@ -172,7 +187,12 @@ class TestRefusals:
             - Expected a <class 'NoneType'>
           Given value type: <class 'Namespace'>
           Given value: Namespace(class_path='Model', init_args=Namespace(a=1))"""
-        expected = """Parser key "model": Problem with given class_path 'Model': Expected a <class 'int'>"""
+        expected = (
+            "Parser key \"model\": Problem with given class_path 'Model': Expected a <class 'int'>"
+        )
         assert condense(message) == expected
         assert condense("Expected `a`; but got -1.") == "Expected `a`; but got -1."
-        assert condense("Expected a <class 'int'>\nGiven value: x") == "Expected a <class 'int'>; Given value: x"
+        assert (
+            condense("Expected a <class 'int'>\nGiven value: x")
+            == "Expected a <class 'int'>; Given value: x"
+        )

@@ -1,4 +1,6 @@
-"""The main job on real data: mutual information logged in validation, from the command line to the figures."""
+"""The main job on real data: mutual information logged in validation, from the command line to the
+figures.
+"""
 
 import contextlib
 import csv
@@ -21,8 +23,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from mi_metrics import BinnedMutualInformation
+from mi_metrics.examples import (
+    DigitsAutoencoder,
+    DigitsDataModule,
+    EpochTable,
+    JointDistributionLogger,
+)
 from mi_metrics.functional import binned_mutual_information
-from mi_metrics.examples import DigitsAutoencoder, DigitsDataModule, EpochTable, JointDistributionLogger
 from mi_metrics.lightning.cli import configs_folder
 from mi_metrics.lightning.cli import main as run
 from tests import processes
@@ -33,19 +40,30 @@ pytestmark = [pytest.mark.slow, lightning_cli]
 EPOCHS = 3
 
 one_folder = pytest.mark.skipif(
-    version("lightning").startswith("2.4."), reason="Lightning 2.4 gives every logger a folder of its own"
+    version("lightning").startswith("2.4."),
+    reason="Lightning 2.4 gives every logger a folder of its own",
 )
 
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory):
-    """A short fit with the bundled configuration: the command line's objects, its folder and what it printed."""
+    """A short fit with the bundled configuration: the command line's objects, its folder and what
+    it printed.
+    """
     folder = tmp_path_factory.mktemp("fit")
     text = io.StringIO()
-    with contextlib.chdir(folder), contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(text),
+        contextlib.redirect_stderr(text),
+    ):
         cli = run(["fit", "--config", "validation_metric", f"--trainer.max_epochs={EPOCHS}"])
     return SimpleNamespace(
-        cli=cli, model=cli.model, folder=folder, run=folder / cli.trainer.log_dir, printed=text.getvalue()
+        cli=cli,
+        model=cli.model,
+        folder=folder,
+        run=folder / cli.trainer.log_dir,
+        printed=text.getvalue(),
     )
 
 
@@ -58,7 +76,9 @@ def logged(fitted):
 
 @pytest.fixture(scope="module")
 def pairs(fitted):
-    """Original and reconstructed pixels of all validation scans, in one batch, after the last epoch."""
+    """Original and reconstructed pixels of all validation scans, in one batch, after the last
+    epoch.
+    """
     x = torch.cat([images for images, _ in fitted.cli.datamodule.val_dataloader()]).double()
     with torch.inference_mode():
         return x, fitted.model.cpu()(x)
@@ -73,11 +93,15 @@ def test_the_logged_value_is_that_of_all_samples_at_once(logged, pairs):
 
 def test_the_logged_value_is_the_functional_one_within_the_grid_s_bound(logged, pairs):
     x, y = (v.flatten() for v in pairs)
-    assert logged[-1]["val/mi"] == pytest.approx(binned_mutual_information(x, y, 17).item(), abs=1e-2)
+    assert logged[-1]["val/mi"] == pytest.approx(
+        binned_mutual_information(x, y, 17).item(), abs=1e-2
+    )
 
 
 def test_the_logged_loss_is_that_of_all_samples_at_once(logged, pairs):
-    assert logged[-1]["val/loss"] == pytest.approx(torch.nn.functional.mse_loss(*pairs).item(), rel=1e-6)
+    assert logged[-1]["val/loss"] == pytest.approx(
+        torch.nn.functional.mse_loss(*pairs).item(), rel=1e-6
+    )
 
 
 def test_every_epoch_is_logged_and_the_value_rises(logged):
@@ -98,7 +122,9 @@ def test_the_best_checkpoint_is_that_of_the_largest_value(fitted, logged):
 
 def test_the_checkpoint_can_be_loaded_in_python(fitted, pairs):
     # With the weights as they are: no restriction lifted.
-    model = DigitsAutoencoder.load_from_checkpoint(fitted.run / "checkpoints" / "best.ckpt", weights_only=True)
+    model = DigitsAutoencoder.load_from_checkpoint(
+        fitted.run / "checkpoints" / "best.ckpt", weights_only=True
+    )
     with torch.inference_mode():
         torch.testing.assert_close(model(pairs[0].float()), pairs[1].float(), rtol=1e-4, atol=1e-5)
 
@@ -107,7 +133,9 @@ def test_the_checkpoint_can_be_loaded_in_python(fitted, pairs):
 def test_all_files_of_a_run_are_in_one_folder(fitted):
     assert fitted.run == fitted.folder / "runs" / "validation_metric" / "version_0"
     assert [path.name for path in fitted.run.parent.iterdir()] == ["version_0"]
-    assert {"metrics.csv", "config.yaml", "checkpoints", "figures"} < {path.name for path in fitted.run.iterdir()}
+    assert {"metrics.csv", "config.yaml", "checkpoints", "figures"} < {
+        path.name for path in fitted.run.iterdir()
+    }
     assert [path.name for path in fitted.folder.iterdir()] == ["runs"]
 
 
@@ -130,7 +158,11 @@ def test_tensorboard_has_the_values_and_the_figure(fitted, logged):
 def test_the_table_names_values_and_files_relative_to_here(fitted, logged):
     lines = fitted.printed.splitlines()
     table = lines[
-        next(i for i, l in enumerate(lines) if l.split() == ["epoch", "val/mi", "val/nmi", "val/code_mi", "val/loss"]) :
+        next(
+            i
+            for i, l in enumerate(lines)
+            if l.split() == ["epoch", "val/mi", "val/nmi", "val/code_mi", "val/loss"]
+        ) :
     ]
     assert table[1].split()[:3] == ["first", "0", f"{logged[0]['val/mi']:.4f}"]
     assert table[2].split()[:3] == ["best", "2", f"{logged[2]['val/mi']:.4f}"]
@@ -175,15 +207,33 @@ def test_the_configuration_has_the_module_s_own_defaults(fitted):
     assert fitted.model.hparams.hidden_dim == default.hparams.hidden_dim
     for name, metric in default.val_metrics.items():
         configured = dict(fitted.model.val_metrics.items())[name]
-        assert (configured.num_bins, configured.normalization) == (metric.num_bins, metric.normalization)
+        assert (configured.num_bins, configured.normalization) == (
+            metric.num_bins,
+            metric.normalization,
+        )
         assert torch.equal(configured.header.cpu(), metric.header)
 
 
 def test_metrics_can_be_swapped_from_the_command_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    metrics = "{entropy: {class_path: mi_metrics.BinnedMutualInformation, init_args: {num_bins: 5, unit: bits}}}"
-    quiet = ["--trainer.callbacks=null", "--trainer.logger=false", "--trainer.enable_progress_bar=false"]
-    cli = run(["validate", "--config", "validation_metric", f"--model.init_args.metrics={metrics}", *quiet])
+    metrics = (
+        "{entropy: {class_path: mi_metrics.BinnedMutualInformation, init_args: {num_bins: 5, unit: "
+        "bits}}}"
+    )
+    quiet = [
+        "--trainer.callbacks=null",
+        "--trainer.logger=false",
+        "--trainer.enable_progress_bar=false",
+    ]
+    cli = run(
+        [
+            "validate",
+            "--config",
+            "validation_metric",
+            f"--model.init_args.metrics={metrics}",
+            *quiet,
+        ]
+    )
     assert set(cli.trainer.callback_metrics) == {"val/entropy", "val/code_mi", "val/loss"}
     assert "val/entropy" in capsys.readouterr().out
 
@@ -204,7 +254,8 @@ def test_the_demo_finds_two_processes_equal_to_one(tmp_path):
     # The figure shows the samples of both processes.
     folder = tmp_path / "runs" / "validation_metric" / "version_0"
     single, double = (
-        (folder / f"test_on_{n}" / "figures" / "test_metrics.mi" / "test.png").read_bytes() for n in (1, 2)
+        (folder / f"test_on_{n}" / "figures" / "test_metrics.mi" / "test.png").read_bytes()
+        for n in (1, 2)
     )
     assert single == double
 
@@ -215,13 +266,16 @@ def test_fitting_on_two_processes_prints_no_warning(tmp_path):
     command = ["fit", "--config", "validation_metric", "--config", "trainer/ddp_cpu", *options]
     result = processes.run([sys.executable, "-m", "mi_metrics.cli", *command], tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "best checkpoint: runs/validation_metric/version_0/checkpoints/best.ckpt" in result.stdout
+    assert (
+        "best checkpoint: runs/validation_metric/version_0/checkpoints/best.ckpt" in result.stdout
+    )
     assert "site-packages" not in result.stderr, result.stderr
 
 
 def test_every_bundled_configuration_is_run_here():
-    # `fitted` runs the first, the demo the first two, tests/examples/test_fairness.py the third, and test_trainer_overlays.py the
-    # overlays, as far as there is a GPU; whoever adds one adds the test.
+    # `fitted` runs the first, the demo the first two, tests/examples/test_fairness.py the third,
+    # and test_trainer_overlays.py the overlays, as far as there is a GPU; whoever adds one adds the
+    # test.
     folder = configs_folder()
     names = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")}
     jobs = {"validation_metric", "registration", "fair_representation"}
@@ -233,7 +287,10 @@ class TestJointDistributionLogger:
 
     def test_a_name_that_is_no_metric_is_refused_with_those_that_are(self):
         logger = JointDistributionLogger("val_mi")
-        with pytest.raises(ValueError, match=r"got 'val_mi'. It has: val_metrics.mi, val_metrics.nmi, test_metrics.mi"):
+        with pytest.raises(
+            ValueError,
+            match=r"got 'val_mi'. It has: val_metrics.mi, val_metrics.nmi, test_metrics.mi",
+        ):
             logger.setup(None, DigitsAutoencoder(), "fit")
 
     def test_a_metric_without_a_joint_is_refused(self):
@@ -264,7 +321,9 @@ class TestEpochTable:
         )
 
     def test_a_column_that_is_not_logged_is_refused_with_those_that_are(self):
-        with pytest.raises(ValueError, match=r"nothing is logged as val/mi\. Logged by now: loss\."):
+        with pytest.raises(
+            ValueError, match=r"nothing is logged as val/mi\. Logged by now: loss\."
+        ):
             EpochTable(["val/mi", "loss"]).on_validation_end(self.trainer(loss=1.0), None)
 
     def test_without_checkpoints_there_is_no_best_epoch(self):

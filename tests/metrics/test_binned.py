@@ -1,4 +1,6 @@
-"""What is particular to the binned metric; what every metric promises is tested in tests/contract."""
+"""What is particular to the binned metric; what every metric promises is tested in
+tests/contract.
+"""
 
 import math
 import warnings
@@ -42,7 +44,7 @@ def functional_value(x, y, **options):
     return binned_mutual_information(x, y, bias_correction="miller_madow", **options).item()
 
 
-# -- known range ------------------------------------------------------------------------------------------------------
+# -- known range -----------------------------------------------------------------------------------
 
 
 def test_known_range_counts_what_lies_outside_and_warns_above_one_percent(device):
@@ -51,9 +53,13 @@ def test_known_range_counts_what_lies_outside_and_warns_above_one_percent(device
     metric.update(x, x)
     metric.update(torch.tensor([2.0] * 10, device=device), torch.tensor([0.5] * 10, device=device))
     metric.compute()  # 10 of 1010: silent, and warnings are errors
-    metric.update(torch.tensor([0.5, 0.5], device=device), torch.tensor([-1.0, -2.0], device=device))
+    metric.update(
+        torch.tensor([0.5, 0.5], device=device), torch.tensor([-1.0, -2.0], device=device)
+    )
     assert metric.counters[2].item() == 12
-    with pytest.warns(UserWarning, match="1.19 % of the samples .* outside `value_range`") as caught:
+    with pytest.warns(
+        UserWarning, match="1.19 % of the samples .* outside `value_range`"
+    ) as caught:
         metric.compute()
     assert caught[0].filename == __file__
     metric.update(x, x)
@@ -61,8 +67,12 @@ def test_known_range_counts_what_lies_outside_and_warns_above_one_percent(device
 
 
 def test_nan_is_not_outside():
-    metric = BinnedMutualInformation(4, value_range=(0, 1), nan_strategy="ignore", bias_correction="miller_madow")
-    metric.update(torch.tensor([0.1, torch.nan, 0.9, 5.0]), torch.tensor([0.1, 0.1, torch.inf, 0.5]))
+    metric = BinnedMutualInformation(
+        4, value_range=(0, 1), nan_strategy="ignore", bias_correction="miller_madow"
+    )
+    metric.update(
+        torch.tensor([0.1, torch.nan, 0.9, 5.0]), torch.tensor([0.1, 0.1, torch.inf, 0.5])
+    )
     assert metric.counters[:3, 0].tolist() == [4, 2, 1]
     assert metric.counts().sum() == 2
 
@@ -86,25 +96,31 @@ def test_edges_of_a_known_range():
     assert y_edges.tolist() == [-1, 1, 3]
 
 
-# -- unknown range: exact where values repeat -------------------------------------------------------------------------
+# -- unknown range: exact where values repeat ------------------------------------------------------
 
 
 @settings(max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), min_size=1, max_size=80),
     st.sampled_from(VIEWS[:5]),
-    st.sampled_from([(torch.float32, 0.1), (torch.float64, 0.3), (torch.float64, 1e-300), (torch.float32, 1e30)]),
+    st.sampled_from(
+        [(torch.float32, 0.1), (torch.float64, 0.3), (torch.float64, 1e-300), (torch.float32, 1e30)]
+    ),
     st.integers(0, 79),
 )
 def test_few_distinct_values_give_the_functional_value_to_the_bit(device, pairs, view, kind, cut):
     dtype, scale = kind
     x, y = (torch.tensor(pairs, dtype=dtype, device=device) * scale).T
     view = {"num_bins": (6, 4)} | view
-    metric = BinnedMutualInformation(resolution=256, bias_correction="miller_madow", **view).to(device)
+    metric = BinnedMutualInformation(resolution=256, bias_correction="miller_madow", **view).to(
+        device
+    )
     for batch in ((x[:cut], y[:cut]), (x[cut:], y[cut:])):
         if batch[0].numel():
             metric.update(*batch)
-    assert metric.compute().equal(binned_mutual_information(x, y, bias_correction="miller_madow", **view))
+    assert metric.compute().equal(
+        binned_mutual_information(x, y, bias_correction="miller_madow", **view)
+    )
     assert metric.joint().equal(binned_joint(x, y, **view))
 
 
@@ -114,14 +130,16 @@ def test_eight_bit_images_are_lossless_with_soft_kernels_too(device):
     y = (x // 2 + torch.randint(0, 100, x.shape, generator=generator)).to(torch.uint8)
     x, y = x.to(device), y.to(device)
     for kernel in ("linear", "cubic"):
-        metric = BinnedMutualInformation(32, kernel=kernel, bias_correction="miller_madow").to(device)
+        metric = BinnedMutualInformation(32, kernel=kernel, bias_correction="miller_madow").to(
+            device
+        )
         for a, b in zip(x, y, strict=True):
             metric.update(a, b)
         expected = functional_value(x.flatten(), y.flatten(), kernel=kernel)
         assert metric.compute().item() == pytest.approx(expected, abs=1e-12)
 
 
-# -- unknown range: the bound elsewhere -------------------------------------------------------------------------------
+# -- unknown range: the bound elsewhere ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -142,7 +160,9 @@ def test_eight_bit_images_are_lossless_with_soft_kernels_too(device):
 def test_gaussian_samples_stay_within_the_documented_bound(device, view, r, n, bound):
     for seed in range(3):
         x, y = gaussian(n, r, seed, device=device)
-        assert metric_value(x, y, **view) == pytest.approx(functional_value(x, y, **view), abs=bound)
+        assert metric_value(x, y, **view) == pytest.approx(
+            functional_value(x, y, **view), abs=bound
+        )
 
 
 @pytest.mark.parametrize("n", [5_000, 100_000])
@@ -151,14 +171,16 @@ def test_gaussian_samples_stay_within_the_documented_bound(device, view, r, n, b
     [({"clip_quantile": 0.01}, 0.006), ({"binning": "quantile"}, 0.006)],
 )
 def test_far_outliers_do_not_move_the_value(device, n, options, bound):
-    # A fill value of 1e20 in 0.1 % of the samples: the grid keeps its resolution, and the bins stay where the data are.
+    # A fill value of 1e20 in 0.1 % of the samples: the grid keeps its resolution, and the bins stay
+    # where the data are.
     x, y = gaussian(n, device=device)
     spoiled_x, spoiled_y = x.clone(), y.clone()
     spoiled_x[::1000] = 1e20
     spoiled_y[1::1000] = -1e20
     clean = metric_value(x, y, **options)
     assert metric_value(spoiled_x, spoiled_y, **options) == pytest.approx(clean, abs=bound)
-    # Without clipping the range is the outliers' and everything else is one bin: what the options are for.
+    # Without clipping the range is the outliers' and everything else is one bin: what the options
+    # are for.
     assert metric_value(spoiled_x, spoiled_y) < 0.05
 
 
@@ -188,7 +210,10 @@ def test_a_grid_coarser_than_the_bins_warns_with_the_remedies(options):
     x, y = (cauchy(v) for v in gaussian(100_000))
     metric = BinnedMutualInformation(64, **options)
     metric.update(x, y)
-    with pytest.warns(UserWarning, match="grid of 256 cells .* coarser .*`resolution`, use fewer bins, or transform"):
+    with pytest.warns(
+        UserWarning,
+        match="grid of 256 cells .* coarser .*`resolution`, use fewer bins, or transform",
+    ):
         metric.compute()
 
 
@@ -203,7 +228,7 @@ def test_a_finer_grid_is_closer():
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
 
 
-# -- unknown range: what it reads from the table ----------------------------------------------------------------------
+# -- unknown range: what it reads from the table ---------------------------------------------------
 
 
 def test_automatic_bins_are_decided_in_compute_from_all_samples():
@@ -223,7 +248,9 @@ def test_automatic_bins_stay_within_the_resolution():
     assert metric.joint().shape == (16, 16)
 
 
-@pytest.mark.parametrize("options", [{}, {"binning": "quantile"}, {"clip_quantile": 0.05}, {"margin": 0.1}])
+@pytest.mark.parametrize(
+    "options", [{}, {"binning": "quantile"}, {"clip_quantile": 0.05}, {"margin": 0.1}]
+)
 def test_counts_are_those_between_the_edges(device, options):
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 60, (2000,), generator=generator).double()
@@ -245,10 +272,16 @@ def test_counts_are_those_between_the_edges(device, options):
 
 def test_outputs_are_evaluated_side_by_side(device):
     x, y = gaussian(3000, device=device)
-    batch_x = torch.stack([x, 1e6 * x.round(decimals=1), torch.ones_like(x)], 1).view(100, 30, 3).movedim(2, 1)
+    batch_x = (
+        torch.stack([x, 1e6 * x.round(decimals=1), torch.ones_like(x)], 1)
+        .view(100, 30, 3)
+        .movedim(2, 1)
+    )
     batch_y = torch.stack([y, -y.round(decimals=1), y], 1).view(100, 30, 3).movedim(2, 1)
     for options in ({}, {"num_bins": "auto"}, {"binning": "quantile"}):
-        together = BinnedMutualInformation(num_outputs=3, bias_correction="grassberger", **options).to(device)
+        together = BinnedMutualInformation(
+            num_outputs=3, bias_correction="grassberger", **options
+        ).to(device)
         together.update(batch_x, batch_y)
         values = together.compute()
         assert values.shape == (3,)
@@ -262,15 +295,20 @@ def test_outputs_are_evaluated_side_by_side(device):
 
 
 def test_an_output_does_not_feel_what_lies_beside_it(device):
-    # Grey levels in float32 are lossless and evaluated in float32, also next to a continuous output.
+    # Grey levels in float32 are lossless and evaluated in float32, also next to a continuous
+    # output.
     generator = torch.Generator().manual_seed(0)
     x = torch.randint(0, 200, (500,), generator=generator).float() / 199
     y = (x * 50 + torch.randint(0, 9, (500,), generator=generator)).round() / 7
     x, y, z = (v.to(device) for v in (x, y, torch.randn(500, generator=generator)))
     for bins in (19, 57):
-        metric = BinnedMutualInformation(bins, num_outputs=2, bias_correction="grassberger").to(device)
+        metric = BinnedMutualInformation(bins, num_outputs=2, bias_correction="grassberger").to(
+            device
+        )
         metric.update(torch.stack([x, z], 1), torch.stack([y, z], 1))
-        assert metric.compute()[0].equal(binned_mutual_information(x, y, bins, bias_correction="grassberger"))
+        assert metric.compute()[0].equal(
+            binned_mutual_information(x, y, bins, bias_correction="grassberger")
+        )
 
 
 def test_undersampling_warns_once_per_metric():
@@ -289,7 +327,9 @@ def test_the_value_a_lightning_user_averages_over_batches_is_far_off():
     metric = BinnedMutualInformation(16, value_range=(0, 1))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        averaged = torch.stack([metric(a, b) for a, b in zip(x.split(32), y.split(32), strict=True)]).mean()
+        averaged = torch.stack(
+            [metric(a, b) for a, b in zip(x.split(32), y.split(32), strict=True)]
+        ).mean()
     assert averaged > 1.5
     assert metric.compute() < 0.05
 
@@ -298,7 +338,11 @@ def test_the_value_a_lightning_user_averages_over_batches_is_far_off():
     ("options", "error", "message"),
     [
         ({"resolution": 1}, ValueError, "`resolution` to be at least 2, but got 1"),
-        ({"resolution": 31}, ValueError, "`resolution` to be at least the number of bins 32, but got 31"),
+        (
+            {"resolution": 31},
+            ValueError,
+            "`resolution` to be at least the number of bins 32, but got 31",
+        ),
         ({"resolution": 2.0}, TypeError, "`resolution` to be an int"),
         ({"num_bins": (300, 2)}, ValueError, "at least the number of bins 300"),
         ({"num_outputs": 0}, ValueError, "`num_outputs` to be at least 1"),
@@ -318,11 +362,14 @@ def test_device_without_float64_is_refused_with_the_remedy():
     def no_float64(tensor):
         if tensor.dtype == torch.float64:
             raise TypeError(
-                "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."
+                "Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support "
+                "float64."
             )
         return tensor
 
     BinnedMutualInformation(8, value_range=(0, 1))._apply(no_float64)
     metric = BinnedMutualInformation(8, value_range=(0, 1), kernel="cubic")
-    with pytest.raises(TypeError, match=r'does not have .*Use kernel="hard".* or keep the metric on the CPU'):
+    with pytest.raises(
+        TypeError, match=r'does not have .*Use kernel="hard".* or keep the metric on the CPU'
+    ):
         metric._apply(no_float64)

@@ -1,4 +1,6 @@
-"""What is particular to the kernel density metric; what every metric promises is tested in tests/contract."""
+"""What is particular to the kernel density metric; what every metric promises is tested in
+tests/contract.
+"""
 
 import math
 import warnings
@@ -26,13 +28,17 @@ def metric_of(x, y, **options):
 @pytest.mark.parametrize("value_range", [None, (-5.0, 5.0)])
 @pytest.mark.parametrize("bandwidth", ["silverman", "scott", 0.3, (0.25, 0.4)])
 @pytest.mark.parametrize(("r", "bound"), [(0.0, 1e-3), (0.6, 1e-3), (0.99, 6e-3)])
-def test_value_is_the_functional_one_within_the_documented_bound(device, value_range, bandwidth, r, bound):
+def test_value_is_the_functional_one_within_the_documented_bound(
+    device, value_range, bandwidth, r, bound
+):
     for seed, n in enumerate((300, 1000, 4900)):
         x, y = gaussian(n, r, seed, device)
         ours = metric_of(x, y, bandwidth=bandwidth, value_range=value_range).compute().item()
         theirs = kde_mutual_information(x, y, bandwidth=bandwidth).item()
         # The rules' kernels are wide enough for 5e-3; few samples feel their cells more.
-        at_most = 2.5 * bound if n < 1000 else 5e-3 if r > 0.9 and isinstance(bandwidth, str) else bound
+        at_most = (
+            2.5 * bound if n < 1000 else 5e-3 if r > 0.9 and isinstance(bandwidth, str) else bound
+        )
         assert ours == pytest.approx(theirs, abs=at_most), n
 
 
@@ -65,7 +71,9 @@ def test_a_far_outlier_warns_and_names_the_remedies(device):
     metric = metric_of(x, y)
     with pytest.warns(UserWarning, match="kernel is") as caught:
         metric.compute()
-    (message,) = [str(w.message) for w in caught if "wider than the bulk of the data" in str(w.message)]
+    (message,) = [
+        str(w.message) for w in caught if "wider than the bulk of the data" in str(w.message)
+    ]
     assert "BinnedMutualInformation" in message
     assert "`bandwidth`" in message
 
@@ -77,7 +85,9 @@ def test_one_state_serves_bins_and_kernels():
             "kde": KDEMutualInformation(),
             "wide": KDEMutualInformation(bandwidth=0.5, normalization="max"),
             "bins": BinnedMutualInformation(16),
-            "quantiles": BinnedMutualInformation("auto", binning="quantile", bias_correction="miller_madow"),
+            "quantiles": BinnedMutualInformation(
+                "auto", binning="quantile", bias_correction="miller_madow"
+            ),
         }
     )
     known = MetricCollection(
@@ -107,8 +117,12 @@ def test_joint_is_the_functional_one_in_data_units(device, value_range):
     assert joint.sum().item() == pytest.approx(1, abs=1e-12)
     x_edges, y_edges = metric.edges()
     # The mean of the table is the mean of the data: axes are not swapped, and in data units.
-    assert float(joint.sum(1) @ (x_edges[1:] + x_edges[:-1]) / 2) == pytest.approx(x.mean().item(), abs=0.01)
-    assert float(joint.sum(0) @ (y_edges[1:] + y_edges[:-1]) / 2) == pytest.approx(y.mean().item(), abs=0.01)
+    assert float(joint.sum(1) @ (x_edges[1:] + x_edges[:-1]) / 2) == pytest.approx(
+        x.mean().item(), abs=0.01
+    )
+    assert float(joint.sum(0) @ (y_edges[1:] + y_edges[:-1]) / 2) == pytest.approx(
+        y.mean().item(), abs=0.01
+    )
     if value_range is not None:
         expected = kde_joint(x, y, grid_size=64, value_range=value_range)
         # The metric knows samples up to a cell.
@@ -172,7 +186,10 @@ def test_bad_options_are_refused_with_a_message(options, error, message):
 
 
 def test_merging_another_configuration_is_refused_with_both_named():
-    ours, theirs = KDEMutualInformation(value_range=(0, 1)), KDEMutualInformation(value_range=(0, 2))
+    ours, theirs = (
+        KDEMutualInformation(value_range=(0, 1)),
+        KDEMutualInformation(value_range=(0, 2)),
+    )
     with pytest.raises(ValueError, match=r"(?s)x_hi=2.*x_hi=1"):
         ours.merge_state(theirs)
 
@@ -195,7 +212,8 @@ def test_with_ever_more_samples_the_kernel_stays_as_wide_as_the_cells_need(r, bo
 
 @pytest.mark.parametrize("r", [0.0, 0.6, 0.95])
 def test_a_coarse_table_is_no_more_wrong_than_its_cells(r):
-    # A million samples have kernels of half a cell of 64, and with that the value was .025 nats off.
+    # A million samples have kernels of half a cell of 64, and with that the value was .025 nats
+    # off.
     x, y = gaussian(1_000_000, r)
     fine = kde_mutual_information(x, y, grid_size=512)
     with warnings.catch_warnings():

@@ -1,4 +1,6 @@
-"""What is particular to the nearest-neighbour metric; what every metric promises is tested in tests/contract."""
+"""What is particular to the nearest-neighbour metric; what every metric promises is tested in
+tests/contract.
+"""
 
 import math
 import re
@@ -17,7 +19,9 @@ def gaussian(n, r=0.6, seed=0, dtype=torch.float64, device="cpu"):
     return x, r * x + math.sqrt(1 - r * r) * noise
 
 
-@pytest.mark.parametrize("options", [{}, {"algorithm": "ksg2"}, {"standardize": False}, {"max_samples": 2000}])
+@pytest.mark.parametrize(
+    "options", [{}, {"algorithm": "ksg2"}, {"standardize": False}, {"max_samples": 2000}]
+)
 def test_value_is_the_functional_one_to_the_bit(device, options):
     x, y = gaussian(1500, dtype=torch.float32, device=device)
     metric = KNNMutualInformation(**options).to(device)
@@ -58,7 +62,9 @@ def test_outputs_are_evaluated_side_by_side_with_their_own_missing_pairs(device,
     x, y = (v.view(100, 3, 7) for v in gaussian(2100, device=device))
     x[3, 1, 2] = torch.nan
     y[5, 2] = torch.inf
-    metric = KNNMutualInformation(num_outputs=3, nan_strategy="ignore", max_samples=max_samples).to(device)
+    metric = KNNMutualInformation(num_outputs=3, nan_strategy="ignore", max_samples=max_samples).to(
+        device
+    )
     metric.update(x[:40], y[:40])
     metric.update(x[40:], y[40:])
     for i in range(3):
@@ -79,7 +85,11 @@ def test_a_bounded_sample_estimates_the_same(device):
     ("x", "y", "options"),
     [
         (torch.randn(9000, generator=torch.Generator().manual_seed(0)), None, {}),
-        (torch.randn(9000, generator=torch.Generator().manual_seed(0)), "labels", {"discrete_y": True}),
+        (
+            torch.randn(9000, generator=torch.Generator().manual_seed(0)),
+            "labels",
+            {"discrete_y": True},
+        ),
     ],
 )
 def test_samples_that_do_not_repeat_are_representative(x, y, options):
@@ -93,10 +103,16 @@ def test_samples_that_do_not_repeat_are_representative(x, y, options):
 def test_repeated_samples_that_the_reservoir_misrepresents_warn(kind):
     generator = torch.Generator().manual_seed(0)
     y = torch.randint(0, 2, (9000,), generator=generator)
-    x = y.roll(1).double() if kind.startswith("labels") else torch.randn(9000, generator=generator).relu()
+    x = (
+        y.roll(1).double()
+        if kind.startswith("labels")
+        else torch.randn(9000, generator=generator).relu()
+    )
     metric = KNNMutualInformation(max_samples=1000, discrete_y=True)
     metric.update(x, y)
-    with pytest.warns(UserWarning, match="copies are kept or dropped together. Keep all with max_samples=None"):
+    with pytest.warns(
+        UserWarning, match="copies are kept or dropped together. Keep all with max_samples=None"
+    ):
         metric.compute()
 
 
@@ -148,7 +164,11 @@ X = torch.linspace(0, 1, 20)
         ({"n_neighbors": 0}, ValueError, "`n_neighbors` to be at least 1, but got 0"),
         ({"n_neighbors": 2.0}, TypeError, "`n_neighbors` to be an int"),
         ({"x_dim": 0}, ValueError, "`x_dim` to be at least 1"),
-        ({"algorithm": "ksg3"}, ValueError, "`algorithm` to be one of 'ksg1', 'ksg2', but got 'ksg3'"),
+        (
+            {"algorithm": "ksg3"},
+            ValueError,
+            "`algorithm` to be one of 'ksg1', 'ksg2', but got 'ksg3'",
+        ),
         ({"discrete_y": 1}, TypeError, "`discrete_y` to be True or False, but got 1"),
         ({"discrete_y": True, "y_dim": 2}, ValueError, "needs y_dim=1"),
         ({"num_outputs": 2, "x_dim": 3}, ValueError, "pairs of scalars and excludes vectors"),
@@ -164,8 +184,20 @@ def test_bad_options_are_refused_with_a_message(options, error, message):
 @pytest.mark.parametrize(
     ("options", "x", "y", "error", "message"),
     [
-        ({"discrete_y": True}, X, X, TypeError, r"class labels in `y` .* but got torch.float32.*y.long\(\)"),
-        ({"discrete_y": True}, X, X.long() + 2**60, ValueError, r"labels in `y` below 2\*\*53.*torch.unique"),
+        (
+            {"discrete_y": True},
+            X,
+            X,
+            TypeError,
+            r"class labels in `y` .* but got torch.float32.*y.long\(\)",
+        ),
+        (
+            {"discrete_y": True},
+            X,
+            X.long() + 2**60,
+            ValueError,
+            r"labels in `y` below 2\*\*53.*torch.unique",
+        ),
         ({"x_dim": 2}, X, X, ValueError, r"`x` of shape \(N, 2\) for x_dim=2, but got \(20,\)"),
         ({"x_dim": 2}, X.view(10, 2), X, ValueError, "as many samples .* 10 and 20"),
         ({"x_dim": 2}, X.view(10, 2) / 0, X[:10], ValueError, "10 of 10 samples hold NaN or inf"),
@@ -198,9 +230,18 @@ def test_far_samples_that_hide_the_rest_are_named_once():
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        (((30, 16), (30,)), "got (30, 16) and (30,). If `x` holds vectors, build the metric with x_dim=16."),
-        (((30,), (30, 4)), "got (30,) and (30, 4). If `y` holds vectors, build the metric with y_dim=4."),
-        (((30, 8), (30, 4)), "got (30, 8) and (30, 4). If `x` holds vectors, build the metric with x_dim=8."),
+        (
+            ((30, 16), (30,)),
+            "got (30, 16) and (30,). If `x` holds vectors, build the metric with x_dim=16.",
+        ),
+        (
+            ((30,), (30, 4)),
+            "got (30,) and (30, 4). If `y` holds vectors, build the metric with y_dim=4.",
+        ),
+        (
+            ((30, 8), (30, 4)),
+            "got (30, 8) and (30, 4). If `x` holds vectors, build the metric with x_dim=8.",
+        ),
     ],
 )
 def test_vectors_given_as_scalars_are_told_of_the_dimension(shapes, message):

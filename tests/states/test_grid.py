@@ -1,4 +1,6 @@
-"""The occupied-cell dyadic grid against exact arithmetic on integers, and its algebra, bit for bit."""
+"""The occupied-cell dyadic grid against exact arithmetic on integers, and its algebra, bit
+for bit.
+"""
 
 import math
 import pickle
@@ -36,7 +38,9 @@ KINDS = {
     "zero background": lambda z: torch.where(z < 0, 0.0, 1000 + z),
     "tiny negatives": lambda z: torch.where(z < 0, -1e-300, 1e30 * z),
     "outlier 1e20": lambda z: torch.where(torch.arange(z.numel()) % 17 == 3, 1e20, z),
-    "image with a fill value": lambda z: torch.where(torch.arange(z.numel()) % 17 == 3, 1e20, (20 * z).round() / 255),
+    "image with a fill value": lambda z: torch.where(
+        torch.arange(z.numel()) % 17 == 3, 1e20, (20 * z).round() / 255
+    ),
     "mostly 1e20": lambda z: torch.where(torch.arange(z.numel()) % 17 < 12, 1e20, z),
     "outlier -1e300": lambda z: torch.where(torch.arange(z.numel()) % 17 == 3, -1e300, z),
 }
@@ -53,7 +57,9 @@ def variables(draw_from: st.DrawFn, n: int) -> Tensor:
     kind = draw_from(st.sampled_from([*KINDS, "any"]))
     if kind == "any":
         numbers = st.floats(allow_nan=False, allow_infinity=False)
-        return torch.tensor(draw_from(st.lists(numbers, min_size=n, max_size=n)), dtype=torch.float64)
+        return torch.tensor(
+            draw_from(st.lists(numbers, min_size=n, max_size=n)), dtype=torch.float64
+        )
     return draw(kind, n, draw_from(st.integers(0, 2**31)))
 
 
@@ -86,7 +92,9 @@ def oracle(x: list[float], y: list[float], m: int) -> tuple[list[int], list[list
     for values in (x, y):
         numbers = [whole(v) for v in values]
         distinct = set(numbers)
-        level = next(e for e in range(-SHIFT, 1025) if len({v >> (e + SHIFT) for v in distinct}) <= m)
+        level = next(
+            e for e in range(-SHIFT, 1025) if len({v >> (e + SHIFT) for v in distinct}) <= m
+        )
         cells.append([number((v >> (level + SHIFT)) << (level + SHIFT)) for v in numbers])
         levels.append(level)
         borders.append(sorted(set(cells[-1])))
@@ -118,7 +126,9 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 @given(pairs(), RESOLUTIONS)
 @thorough
-def test_state_is_what_exact_arithmetic_gives(device: torch.device, pair: tuple[Tensor, Tensor], m: int) -> None:
+def test_state_is_what_exact_arithmetic_gives(
+    device: torch.device, pair: tuple[Tensor, Tensor], m: int
+) -> None:
     x, y = (v.to(device) for v in pair)
     state = grid.encode(x, y, m)
     assert state.shape == (1, 2 + 2 * m + m * m)
@@ -126,7 +136,9 @@ def test_state_is_what_exact_arithmetic_gives(device: torch.device, pair: tuple[
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_state_is_what_exact_arithmetic_gives_at_full_resolution(device: torch.device, kind: str) -> None:
+def test_state_is_what_exact_arithmetic_gives_at_full_resolution(
+    device: torch.device, kind: str
+) -> None:
     x, y = draw(kind, 300, 0).to(device), draw(kind, 300, 1).to(device)
     for m in (7, 256):
         assert decode(grid.encode(x[None], y[None], m)[0], m) == oracle(x.tolist(), y.tolist(), m)
@@ -238,7 +250,9 @@ def test_update_equals_merge_of_encode(device, first, second, m) -> None:
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_many_chunks_of_data_that_drift(device: torch.device, ordered: bool, rng: torch.Generator) -> None:
+def test_many_chunks_of_data_that_drift(
+    device: torch.device, ordered: bool, rng: torch.Generator
+) -> None:
     # new cells in every chunk, which push the level up on the way
     C, n = 8, 40_000
     x = torch.linspace(-3, 3, n) ** 3 * torch.arange(1, C + 1)[:, None]
@@ -278,9 +292,15 @@ def test_lookups_find_nearly_all_similar_data(kind: str) -> None:
 # Inputs
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8])
-@pytest.mark.parametrize("kind", ["gaussian", "gaussian, mean 100", "8-bit image", "labels", "outlier 1e20"])
-def test_dtype_of_the_batch_does_not_matter(device: torch.device, kind: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8]
+)
+@pytest.mark.parametrize(
+    "kind", ["gaussian", "gaussian, mean 100", "8-bit image", "labels", "outlier 1e20"]
+)
+def test_dtype_of_the_batch_does_not_matter(
+    device: torch.device, kind: str, dtype: torch.dtype
+) -> None:
     x, y = draw(kind, 500, 6), draw(kind, 500, 7)
     if not dtype.is_floating_point:
         x, y = x.clamp(0, 255), y.clamp(0, 255)
@@ -298,7 +318,9 @@ def test_dtype_of_the_batch_does_not_matter(device: torch.device, kind: str, dty
 def test_invalid_samples_are_dropped(pair, random, m) -> None:
     x, y = pair
     valid = torch.tensor([[random.random() < 0.7 for _ in range(x.shape[1])]], dtype=torch.bool)
-    junk = torch.tensor([random.choice([math.nan, math.inf, -math.inf, 3.0]) for _ in range(x.shape[1])])
+    junk = torch.tensor(
+        [random.choice([math.nan, math.inf, -math.inf, 3.0]) for _ in range(x.shape[1])]
+    )
     state = grid.encode(x, y, m)
     for bad_x, bad_y in ((torch.where(valid, x, junk), y), (x, torch.where(valid, y, junk))):
         expected = grid.encode(x[valid][None], y[valid][None], m)
@@ -316,7 +338,9 @@ def test_outputs_do_not_touch_each_other(device: torch.device, m: int) -> None:
     state = grid.update(grid.encode(x, y, m), 1.1 * x.clamp(-1e300, 1e300), y, valid)
     for c in range(len(x)):
         one = slice(c, c + 1)
-        alone = grid.update(grid.encode(x[one], y[one], m), 1.1 * x[one].clamp(-1e300, 1e300), y[one], valid[one])
+        alone = grid.update(
+            grid.encode(x[one], y[one], m), 1.1 * x[one].clamp(-1e300, 1e300), y[one], valid[one]
+        )
         assert same(state[one], alone)
 
 
@@ -351,7 +375,9 @@ def test_default_dtype_inference_mode_and_arguments_left_alone() -> None:
     assert torch.equal(y, before[1])
 
 
-@pytest.mark.parametrize(("resolution", "error"), [(1, ValueError), (0, ValueError), (2.5, TypeError)])
+@pytest.mark.parametrize(
+    ("resolution", "error"), [(1, ValueError), (0, ValueError), (2.5, TypeError)]
+)
 def test_resolution_is_refused_with_a_sentence(resolution: float, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"`resolution` to be .* but got"):
         grid.empty(1, resolution)
@@ -371,7 +397,9 @@ def test_cells_hold_their_samples(pair: tuple[Tensor, Tensor], m: int) -> None:
     seen = grid.view(grid.encode(x, y, m))
     for axis, values, dim in ((seen.x, x[0], 2), (seen.y, y[0], 1)):
         k = int(axis.size)
-        lower, centre, upper, counts = (t[0] for t in (axis.lower, axis.centre, axis.upper, axis.counts))
+        lower, centre, upper, counts = (
+            t[0] for t in (axis.lower, axis.centre, axis.upper, axis.counts)
+        )
         assert torch.equal(counts, seen.joint.sum(dim)[0])
         assert (counts[:k] > 0).all()
         assert (counts[k:] == 0).all()
@@ -413,7 +441,8 @@ def test_one_value_too_many_is_not_lossless() -> None:
 def test_an_outlier_costs_one_cell(outlier: float) -> None:
     x = draw("gaussian", 5000, 10)[None]
     plain, spoilt = (
-        grid.view(grid.encode(v, v, 256)).x for v in (x, torch.nn.functional.pad(x, (0, 1), value=outlier))
+        grid.view(grid.encode(v, v, 256)).x
+        for v in (x, torch.nn.functional.pad(x, (0, 1), value=outlier))
     )
     assert spoilt.level == plain.level
     assert spoilt.size == plain.size + 1
@@ -446,7 +475,9 @@ def test_quantiles_are_within_a_cell(kind: str) -> None:
 
 def test_quantiles_spread_a_cell_and_do_not_overflow() -> None:
     q = torch.tensor([0.0, 0.25, 0.3125, 1.0], dtype=torch.float64)
-    x = torch.tensor([[0.0, 0.25, 1.25, 3.0, 3.5], [-1.7e308] * 2 + [1.7e308] * 3], dtype=torch.float64)
+    x = torch.tensor(
+        [[0.0, 0.25, 1.25, 3.0, 3.5], [-1.7e308] * 2 + [1.7e308] * 3], dtype=torch.float64
+    )
     found = grid.quantile(grid.view(grid.encode(x, x, 2)).x, q)
     # three samples in [0, 2), two in [2, 4); the second output has points
     assert found[0].tolist() == pytest.approx([1 / 3, 1, 7 / 6, 3.5])

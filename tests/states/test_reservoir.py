@@ -80,6 +80,8 @@ def test_distinct_rows_are_kept_uniformly():
 
 @pytest.mark.parametrize("columns", [1, 2])
 def test_repeated_rows_are_found_unrepresentative(columns):
-    rows = torch.randint(0, 2, (1, 10_000, columns), generator=torch.Generator().manual_seed(0)).double()
+    rows = torch.randint(
+        0, 2, (1, 10_000, columns), generator=torch.Generator().manual_seed(0)
+    ).double()
     state = reservoir.update(reservoir.empty(1, 1_000, columns), rows)
     assert not reservoir.is_representative(state, torch.tensor([10_000])).any()

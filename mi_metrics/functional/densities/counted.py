@@ -1,8 +1,10 @@
-r"""Kernel density information of a table that was counted before its covariance was known: the state of a metric.
+r"""Kernel density information of a table that was counted before its covariance was known: the
+state of a metric.
 
-Such a table cannot be sheared. The kernel, which has the full covariance, is summed in Fourier space along y, where the
-shear is a phase: for each frequency, one product over x. Frequencies above the kernel's own need not be visited, and
-empty stretches of y longer than the kernel are cut out. See :mod:`mi_metrics.functional.kde` for the estimate itself.
+Such a table cannot be sheared. The kernel, which has the full covariance, is summed in Fourier
+space along y, where the shear is a phase: for each frequency, one product over x. Frequencies above
+the kernel's own need not be visited, and empty stretches of y longer than the kernel are cut out.
+See :mod:`mi_metrics.functional.kde` for the estimate itself.
 """
 
 import math
@@ -11,7 +13,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.tables.axis import Interval, parse_value_range
 from mi_metrics.functional.densities.gaussian import (
     CELL,
     CENTRE,
@@ -39,6 +40,7 @@ from mi_metrics.functional.densities.gaussian import (
     too_wide,
     with_float64,
 )
+from mi_metrics.functional.tables.axis import Interval, parse_value_range
 
 
 def kde_from_table(
@@ -50,19 +52,22 @@ def kde_from_table(
     value_range: Any = None,
     normalization: str = "none",
 ) -> Estimate:
-    r"""Compute :func:`kde_mutual_information` from a table of counts, without warnings: in nats, or normalised.
+    r"""Compute :func:`kde_mutual_information` from a table of counts, without warnings: in nats, or
+    normalised.
 
-    For tables that were counted before the covariance was known. The sums run between the occupied cells. Moments come
-    from the table, with Sheppard's correction; the mean log density over a cell is
-    :math:`\log f - (\delta^2 / 24) (\log f)''`, by differences; kernels are at least three quarters of a cell wide
-    on each axis, and the pair's half a cell along each principal axis (``coarse`` where one is narrower than half a
-    cell). Between 256 × 256 cells of Gaussian samples the value is within 1e-3 nats of the samples' own for
-    \|r\| ≤ .6, within 5e-3 at .99 and N = 4900, within 1e-2 at .99 and N = 1000 (the rounding to cells is noise in
-    1 - r²). A function of the counts alone: the same bits for any order in which they were added. No counts: NaN. One
+    For tables that were counted before the covariance was known. The sums run between the occupied
+    cells. Moments come from the table, with Sheppard's correction; the mean log density over a cell
+    is :math:`\log f - (\delta^2 / 24) (\log f)''`, by differences; kernels are at least three
+    quarters of a cell wide on each axis, and the pair's half a cell along each principal axis
+    (``coarse`` where one is narrower than half a cell). Between 256 × 256 cells of Gaussian samples
+    the value is within 1e-3 nats of the samples' own for \|r\| ≤ .6, within 5e-3 at .99 and N =
+    4900, within 1e-2 at .99 and N = 1000 (the rounding to cells is noise in 1 - r²). A function of
+    the counts alone: the same bits for any order in which they were added. No counts: NaN. One
     occupied row or column: 0.
 
     Args:
-        counts: Counts of any real dtype, shape ``(m_x, m_y)``; x has the rows. Empty rows and columns do not matter.
+        counts: Counts of any real dtype, shape ``(m_x, m_y)``; x has the rows. Empty rows and
+            columns do not matter.
         x: The cells of the rows: finite centres ``(m_x,)`` in ascending order, and one width ≥ 0.
         y: The cells of the columns, likewise.
         bandwidth: As in :func:`kde_mutual_information`, and so are all that follow.
@@ -95,24 +100,35 @@ def kde_from_table(
 
 
 def kde_joint_from_table(
-    counts: Tensor, x: Cells, y: Cells, bandwidth: Any = "silverman", grid_size: int = 256, value_range: Any = None
+    counts: Tensor,
+    x: Cells,
+    y: Cells,
+    bandwidth: Any = "silverman",
+    grid_size: int = 256,
+    value_range: Any = None,
 ) -> Display:
-    """Compute :func:`kde_joint` from a table of counts as :func:`kde_from_table` takes them, without warnings.
+    """Compute :func:`kde_joint` from a table of counts as :func:`kde_from_table` takes them,
+    without warnings.
 
     Returns:
-        The probabilities ``(G, G)``, the edges of the cells in the units of the data, and the outliers' flag.
+        The probabilities ``(G, G)``, the edges of the cells in the units of the data, and the
+        outliers' flag.
 
     Raises:
         ValueError: If the table is empty.
     """
     table = _counted(counts, x, y)
     if table is None:
-        raise ValueError("Expected `counts` to hold samples, but they are all 0. Call `update` first.")
+        raise ValueError(
+            "Expected `counts` to hold samples, but they are all 0. Call `update` first."
+        )
     return _display(table, _table_moments(table), bandwidth, grid_size, value_range)
 
 
 def _counted(counts: Tensor, x: Cells, y: Cells) -> CountedTable | None:
-    """Return a table of its occupied rows and columns, scaled to sane units; None if it holds no samples."""
+    """Return a table of its occupied rows and columns, scaled to sane units; None if it holds no
+    samples.
+    """
     n = with_float64(counts).double()
     keep = n.sum(1) > 0, n.sum(0) > 0
     if not bool(keep[0].any()):
@@ -132,9 +148,16 @@ def _table_moments(table: CountedTable) -> Moments:
     total = float(n.sum())
     free = max(total - 1, 1)
     dx, dy = (a.centres - float(a.n @ a.centres) / total for a in (x, y))
-    vx, vy, vxy = float(x.n @ dx.square()) / free, float(y.n @ dy.square()) / free, float(dx @ (n @ dy)) / free
-    # Sheppard's correction supposes a smooth density; of a variable in two or three cells, half is left.
-    vx, vy = (max(v - a.width**2 / 12, v / 2) if len(a.n) > 1 else 0.0 for v, a in ((vx, x), (vy, y)))
+    vx, vy, vxy = (
+        float(x.n @ dx.square()) / free,
+        float(y.n @ dy.square()) / free,
+        float(dx @ (n @ dy)) / free,
+    )
+    # Sheppard's correction supposes a smooth density; of a variable in two or three cells, half is
+    # left.
+    vx, vy = (
+        max(v - a.width**2 / 12, v / 2) if len(a.n) > 1 else 0.0 for v, a in ((vx, x), (vy, y))
+    )
     if not (vx > 0 and vy > 0):
         return Moments(total, vx, vy, 0.0, 1.0)
     r = min(max(vxy / math.sqrt(vx) / math.sqrt(vy), -1.0), 1.0)
@@ -142,7 +165,9 @@ def _table_moments(table: CountedTable) -> Moments:
 
 
 class _Smoother(NamedTuple):
-    """The pair's kernel between cells: deviation on x, slope, deviation of the residual, own determinant, floored."""
+    """The pair's kernel between cells: deviation on x, slope, deviation of the residual, own
+    determinant, floored.
+    """
 
     x: float
     slope: float
@@ -156,19 +181,25 @@ def _smoother(
 ) -> _Smoother:
     """Take the cells' variance off the pair's kernel.
 
-    At least half a cell is left along each principal axis, and ``resolved`` cells on the axes of the table.
+    At least half a cell is left along each principal axis, and ``resolved`` cells on the axes of
+    the table.
     """
     vx, coarse_x = sheppard(kernel.x, widths[0], least[0], resolved)
     vy, coarse_y = sheppard(kernel.y, widths[1], least[1], resolved)
     r = min(max(kernel.r * (kernel.x / math.sqrt(vx)) * (kernel.y / math.sqrt(vy)), -1.0), 1.0)
-    # In units of the kernel the principal axes are the diagonals, and their variances 1 + r and 1 - r.
+    # In units of the kernel the principal axes are the diagonals, and their variances 1 + r and 1 -
+    # r.
     floor = (least[0] ** 2 / vx + least[1] ** 2 / vy) / 8
     coarse = coarse_x or coarse_y or 1 - abs(r) < floor
     up, down = max(1 + r, floor), max(1 - r, floor)
     vx, vy = vx * (up + down) / 2, vy * (up + down) / 2
     r = (up - down) / (up + down)
     residual = vy * max(4 * up * down / (up + down) ** 2, SINGULAR)
-    own = vx * residual + (vx * widths[1] ** 2 + vy * widths[0] ** 2) / 12 + (widths[0] * widths[1] / 12) ** 2
+    own = (
+        vx * residual
+        + (vx * widths[1] ** 2 + vy * widths[0] ** 2) / 12
+        + (widths[0] * widths[1] / 12) ** 2
+    )
     return _Smoother(math.sqrt(vx), r * math.sqrt(vy / vx), math.sqrt(residual), own, coarse)
 
 
@@ -184,12 +215,16 @@ def _table_information(table: CountedTable, kernel: Kernel) -> tuple[float, bool
     for points, weight in CENTRE if fine else CELL:
         px, py = (torch.cat([a.centres + p * a.width for p in points]) for a in (x, y))
         line, smoother = _line(y.centres, py, base)
-        seen = _smooth(n, x.centres, px, line, smoother).view(len(points), len(x.n), len(points), len(y.n))
+        seen = _smooth(n, x.centres, px, line, smoother).view(
+            len(points), len(x.n), len(points), len(y.n)
+        )
         determinant = (smoother.x * smoother.residual) ** 2
         for i, p in enumerate(points):
             for j, q in enumerate(points):
                 dx, dy = p * x.width, q * y.width
-                distance = (dx / smoother.x) ** 2 + ((dy - smoother.slope * dx) / smoother.residual) ** 2
+                distance = (dx / smoother.x) ** 2 + (
+                    (dy - smoother.slope * dx) / smoother.residual
+                ) ** 2
                 others = seen[i, :, j][occupied] - math.exp(-distance / 2)
                 density = mean_log_density(counts, others, determinant, smoother.own, total)
                 value += weight / len(points) ** 2 * density
@@ -216,7 +251,9 @@ def display_grids(
     size: int,
     device: torch.device,
 ) -> tuple[_Grid, _Grid]:
-    """Return the cells of a display: of the given ranges, or of the data's with room for the kernels."""
+    """Return the cells of a display: of the given ranges, or of the data's with room for the
+    kernels.
+    """
     grids = []
     for axis, h in enumerate((kernel.x, kernel.y)):
         lo, hi = ends[axis]
@@ -231,36 +268,48 @@ def display_grids(
     return grids[0], grids[1]
 
 
-def _display(table: CountedTable, moments: Moments, bandwidth: Any, size: int, value_range: Any) -> Display:
+def _display(
+    table: CountedTable, moments: Moments, bandwidth: Any, size: int, value_range: Any
+) -> Display:
     kernel = kernel_of(moments, bandwidth, table.scales)
     x_ends, y_ends = (
-        (float(a.centres[0]) - a.width / 2, float(a.centres[-1]) + a.width / 2) for a in (table.x, table.y)
+        (float(a.centres[0]) - a.width / 2, float(a.centres[-1]) + a.width / 2)
+        for a in (table.x, table.y)
     )
     ranges = parse_value_range(value_range)
     grids = display_grids((x_ends, y_ends), kernel, ranges, table.scales, size, table.n.device)
     return smoothed_display(table, kernel, grids, too_wide(moments, bandwidth, table.x, table.y))
 
 
-def smoothed_display(table: CountedTable, kernel: Kernel, grids: tuple[_Grid, _Grid], outliers: bool) -> Display:
-    """Smooth a table onto a regular grid; what a kernel has outside of the grid is given back to its inside."""
+def smoothed_display(
+    table: CountedTable, kernel: Kernel, grids: tuple[_Grid, _Grid], outliers: bool
+) -> Display:
+    """Smooth a table onto a regular grid; what a kernel has outside of the grid is given back to
+    its inside.
+    """
     n, axes = table.n, (table.x, table.y)
     least = [max(a.width, g.width) for a, g in zip(axes, grids, strict=True)]
     smoother = _smoother(kernel, (table.x.width, table.y.width), (least[0], least[1]))
     x, y = (a.centres.clamp(g.centres[0], g.centres[-1]) for a, g in zip(axes, grids, strict=True))
     to_x, to_y = (g.centres for g in grids)
     (line, line_to, period), smoother = _line(y, to_y, smoother)
-    # The kernel is symmetric: what a cell's kernel has on the grid is what the grid's kernels have at the cell.
+    # The kernel is symmetric: what a cell's kernel has on the grid is what the grid's kernels have
+    # at the cell.
     mass = _smooth(n.new_ones(len(to_x), len(to_y)), to_x, x, (line_to, line, period), smoother)
-    joint = _smooth(torch.where(n > 0, n / mass, 0), x, to_x, (line, line_to, period), smoother).clamp_min(0)
+    joint = _smooth(
+        torch.where(n > 0, n / mass, 0), x, to_x, (line, line_to, period), smoother
+    ).clamp_min(0)
     edges = [g.edges / scale for g, scale in zip(grids, table.scales, strict=True)]
     return Display(joint / joint.sum(), edges[0], edges[1], outliers)
 
 
-def _line(y: Tensor, y_to: Tensor, kernel: _Smoother) -> tuple[tuple[Tensor, Tensor, float], _Smoother]:
+def _line(
+    y: Tensor, y_to: Tensor, kernel: _Smoother
+) -> tuple[tuple[Tensor, Tensor, float], _Smoother]:
     """Place two sets of positions on a circle on which no kernel reaches further than on the line.
 
-    Returns the positions, the circumference, and the kernel: one narrower than the greatest number of frequencies can
-    tell is taken at the width that it can.
+    Returns the positions, the circumference, and the kernel: one narrower than the greatest number
+    of frequencies can tell is taken at the width that it can.
     """
     reach = REACH * (abs(kernel.slope) * kernel.x + kernel.residual)
     ordered, order = torch.cat([y, y_to]).sort(stable=True)
@@ -277,11 +326,15 @@ def _line(y: Tensor, y_to: Tensor, kernel: _Smoother) -> tuple[tuple[Tensor, Ten
     return (line[: len(y)], line[len(y) :], period), kernel
 
 
-def _smooth(n: Tensor, x: Tensor, x_to: Tensor, line: tuple[Tensor, Tensor, float], kernel: _Smoother) -> Tensor:
-    r"""Sum the pair's kernels, 1 at distance 0, of counts at (x, y) over the points of a grid (x', y').
+def _smooth(
+    n: Tensor, x: Tensor, x_to: Tensor, line: tuple[Tensor, Tensor, float], kernel: _Smoother
+) -> Tensor:
+    r"""Sum the pair's kernels, 1 at distance 0, of counts at (x, y) over the points of a grid (x',
+    y').
 
     .. math::
-        \sum_{ij} n_{ij} \, K(x' - x_i) \, K_r(y' - y_j - s (x' - x_i)) = \sum_k \hat K_r(k) \, e^{i k (y' - s x')}
+        \sum_{ij} n_{ij} \, K(x' - x_i) \, K_r(y' - y_j - s (x' - x_i))
+        = \sum_k \hat K_r(k) \, e^{i k (y' - s x')}
         \sum_i K(x' - x_i) \, e^{i k s x_i} \sum_j n_{ij} \, e^{-i k y_j}
     """
     y, y_to, period = line
@@ -291,12 +344,17 @@ def _smooth(n: Tensor, x: Tensor, x_to: Tensor, line: tuple[Tensor, Tensor, floa
     number = math.ceil(REACH * period / (2 * math.pi * kernel.residual))
     total = n.new_zeros(len(x_to), len(y_to))
     for first in range(0, number + 1, FREQUENCIES):
-        m = torch.arange(first, min(first + FREQUENCIES, number + 1), dtype=n.dtype, device=n.device)
+        m = torch.arange(
+            first, min(first + FREQUENCIES, number + 1), dtype=n.dtype, device=n.device
+        )
         k = m * (2 * math.pi / period)
         weight = torch.where(m > 0, 2.0, 1.0) * torch.exp(k.square() * (-(kernel.residual**2) / 2))
         spectrum = _times(n, _phase(-y, k)) * _phase(kernel.slope * x, k)
         spectrum = _times(blur, spectrum) * (_phase(-kernel.slope * x_to, k) * weight)
-        total += torch.view_as_real(spectrum).flatten(1) @ torch.view_as_real(_phase(-y_to, k)).flatten(1).mT
+        total += (
+            torch.view_as_real(spectrum).flatten(1)
+            @ torch.view_as_real(_phase(-y_to, k)).flatten(1).mT
+        )
     return total * (kernel.residual * math.sqrt(2 * math.pi) / period)
 
 

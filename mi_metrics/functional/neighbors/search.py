@@ -1,30 +1,31 @@
 """Nearest neighbours in the max norm, exact to the last bit.
 
-The neighbour estimators of mutual information (Kraskov, Stögbauer and Grassberger 2004, Ross 2014) ask two
-questions about every sample: how far away is its k-th neighbour in the joint space, and how many samples lie
-within a given distance of it in the space of one variable? The second is that of
-:mod:`mi_metrics.functional.neighbors.within`. The distance of two samples is the largest absolute difference over all
-coordinates. Both answers have to agree about who sits exactly on the border, because the k-th neighbour itself
-always does. So there are no tolerances in these modules: every path evaluates the one predicate
-``|a - b| <= radius`` in float64, and search structures only decide which pairs need looking at. That is sound
-because a rounded subtraction is still monotone in both of its operands. Whatever the path, the answers equal
-those of comparing all pairs.
+The neighbour estimators of mutual information (Kraskov, Stögbauer and Grassberger 2004, Ross 2014)
+ask two questions about every sample: how far away is its k-th neighbour in the joint space, and how
+many samples lie within a given distance of it in the space of one variable? The second is that of
+:mod:`mi_metrics.functional.neighbors.within`. The distance of two samples is the largest absolute
+difference over all coordinates. Both answers have to agree about who sits exactly on the border,
+because the k-th neighbour itself always does. So there are no tolerances in these modules: every
+path evaluates the one predicate ``|a - b| <= radius`` in float64, and search structures only decide
+which pairs need looking at. That is sound because a rounded subtraction is still monotone in both
+of its operands. Whatever the path, the answers equal those of comparing all pairs.
 
 Which path serves which points:
 
-======  ======================================================  ===================================================
-path    used for                                                cost
-======  ======================================================  ===================================================
-line    1 coordinate                                            N (log N + k), plain torch
-tree    CPU: 2 to 24 coordinates (``scipy.spatial.cKDTree``)    N log N in few coordinates
-strips  CUDA: 2 coordinates                                     about N, plain torch
-brute   the rest, and the few points that the others leave      N² time, chunked: O(N) memory and one chunk
-======  ======================================================  ===================================================
+======  ========================================================  ================================
+path    used for                                                  cost
+======  ========================================================  ================================
+line    1 coordinate                                              N (log N + k), plain torch
+tree    CPU: 2 to 24 coordinates (SciPy's ``cKDTree``)   N log N  in few coordinates
+strips  CUDA: 2 coordinates                                       about N, plain torch
+brute   the rest, and the few points that the others leave        N² time, O(N) memory and a chunk
+======  ========================================================  ================================
 
 Where the tree ends was measured at N = 5000 to 20 000: up to 24 coordinates it wins by 1.3 to 4.
 
-Repeated samples are passed once, with ``weights`` that count them: quantised data then costs what its distinct
-values cost, and a run of a thousand equal samples cannot hide the next distinct neighbour.
+Repeated samples are passed once, with ``weights`` that count them: quantised data then costs what
+its distinct values cost, and a run of a thousand equal samples cannot hide the next distinct
+neighbour.
 """
 
 from collections.abc import Sequence
@@ -48,9 +49,10 @@ class Neighborhood(NamedTuple):
     """What the search finds around every point.
 
     Attributes:
-        radius: Distance to the k-th neighbour, the point itself not counted; 0 where at least k others coincide.
-        within: Number of samples at a distance of at most ``radius``, the point itself included.
-        reach: Per variable, the largest distance among these samples: half the sides of the smallest rectangle
+        radius: Distance to the k-th neighbour, the point itself not counted; 0 where at least k
+        others coincide. within: Number of samples at a distance of at most ``radius``, the point
+        itself included. reach: Per variable, the largest distance among these samples: half the
+        sides of the smallest rectangle
             that holds them. Empty unless it was asked for.
     """
 
@@ -75,11 +77,13 @@ def nearest(
         points: Finite float64 coordinates, ``(N, d)``.
         n_neighbors: k, smaller than the number of samples.
         weights: How many samples each point stands for, int64 ``(N,)``; one each if ``None``.
-        x_dim: Where to cut the coordinates into two variables for ``reach``; ``None`` skips ``reach``.
+        x_dim: Where to cut the coordinates into two variables for ``reach``; ``None`` skips
+            ``reach``.
         queries: Indices of the points to ask about; all if ``None``.
-        check_ties: With False, ``within`` may be given as k + 1 unseen, which a caller who counts in the marginals
-            can check for less: at least as many samples are on the border there.
-        path: ``"tree"``, ``"strips"``, ``"line"`` or ``"brute"``; by default the fastest for these points.
+        check_ties: With False, ``within`` may be given as k + 1 unseen, which a caller who counts
+            in the marginals can check for less: at least as many samples are on the border there.
+        path: ``"tree"``, ``"strips"``, ``"line"`` or ``"brute"``; by default the fastest for these
+            points.
     """
     path = path or _choose_path(points, queries)
     if path == "line":
@@ -106,15 +110,21 @@ def _choose_path(points: Tensor, queries: Tensor | None) -> str:
     return "strips" if dimensions == 2 else "brute"
 
 
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Neighbours by comparing all pairs, and what every path has in common with it
 
 
-def _brute(points: Tensor, queries: Tensor | None, k: int, weights: Tensor | None, x_dim: int | None) -> Neighborhood:
+def _brute(
+    points: Tensor, queries: Tensor | None, k: int, weights: Tensor | None, x_dim: int | None
+) -> Neighborhood:
     if queries is None:
         queries = torch.arange(len(points), device=points.device)
     padded = _pad(points, -len(points) % FOLD)
-    counts = None if weights is None else torch.nn.functional.pad(weights, (0, len(padded) - len(points)))
+    counts = (
+        None
+        if weights is None
+        else torch.nn.functional.pad(weights, (0, len(padded) - len(points)))
+    )
     candidates, size = list(padded.T[:, None]), chunk_rows(points, len(padded))
     found = _empty(queries, x_dim)
     for start in range(0, len(queries), size):
@@ -128,7 +138,8 @@ def _inspect(
 ) -> Neighborhood:
     """Find the neighbourhood of each query among its own row of candidates, itself included.
 
-    ``candidates`` holds one matrix per coordinate, ``(Q or 1, C)``: there never is a (Q, C, d) block.
+    ``candidates`` holds one matrix per coordinate, ``(Q or 1, C)``: there never is a (Q, C, d)
+    block.
     """
     gaps = gaps_to(queries, candidates, x_dim)
     distance = gaps[0] if len(gaps) == 1 else torch.maximum(gaps[0], gaps[1])
@@ -142,9 +153,10 @@ def _inspect(
 def _kth_smallest(distance: Tensor, k: int, weights: Tensor | None) -> Tensor:
     """Return per row the least distance within which k samples lie.
 
-    ``topk`` over the whole row would be three quarters of all the work. So the row is first folded into blocks:
-    the k blocks with the least minima hold k distances that no other block can undercut, and only these blocks
-    are sorted out further. With weights, fewer than k distances may do; then k are more than enough.
+    ``topk`` over the whole row would be three quarters of all the work. So the row is first folded
+    into blocks: the k blocks with the least minima hold k distances that no other block can
+    undercut, and only these blocks are sorted out further. With weights, fewer than k distances may
+    do; then k are more than enough.
     """
     rows, width = distance.shape
     weights = None if weights is None else weights.expand(rows, width)
@@ -157,10 +169,15 @@ def _kth_smallest(distance: Tensor, k: int, weights: Tensor | None) -> Tensor:
         if weights is not None:
             weights = weights.reshape(rows, FOLD, blocks).gather(2, best).flatten(1)
     if weights is None and on_cpu(distance) and distance.shape[1] <= 1024:
-        # NumPy sorts a short row in a fifth of the time that torch takes to find its least elements.
+        # NumPy sorts a short row in a fifth of the time that torch takes to find its least
+        # elements.
         return torch.from_numpy(np.sort(distance.numpy(), 1)[:, k - 1].copy())
     least, index = distance.topk(min(k, distance.shape[1]), largest=False)
-    return least[:, -1].clone() if weights is None else _kth_of_sorted(least, k, weights.gather(1, index))
+    return (
+        least[:, -1].clone()
+        if weights is None
+        else _kth_of_sorted(least, k, weights.gather(1, index))
+    )
 
 
 def _kth_of_sorted(distance: Tensor, k: int, weights: Tensor) -> Tensor:
@@ -172,8 +189,8 @@ def _kth_of_sorted(distance: Tensor, k: int, weights: Tensor) -> Tensor:
 def _replace(found: Neighborhood, index: Tensor | slice, better: Neighborhood) -> None:
     """Write what was found for some points into the result for all.
 
-    Into memory that exists: small results kept between the large blocks of each chunk would fragment the heap, and
-    comparing 20 000 points took 3 GB.
+    Into memory that exists: small results kept between the large blocks of each chunk would
+    fragment the heap, and comparing 20 000 points took 3 GB.
     """
     found.radius[index] = better.radius
     found.within[index] = better.within
@@ -182,7 +199,9 @@ def _replace(found: Neighborhood, index: Tensor | slice, better: Neighborhood) -
 
 
 def _at(found: Neighborhood, index: Tensor) -> Neighborhood:
-    return Neighborhood(found.radius[index], found.within[index], tuple(side[index] for side in found.reach))
+    return Neighborhood(
+        found.radius[index], found.within[index], tuple(side[index] for side in found.reach)
+    )
 
 
 def _empty(queries: Tensor, x_dim: int | None) -> Neighborhood:
@@ -197,7 +216,7 @@ def _pad(points: Tensor, number: int) -> Tensor:
     return torch.nn.functional.pad(points, (0, 0, 0, number), value=float("inf"))
 
 
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Neighbours from the k-d tree
 
 
@@ -205,16 +224,21 @@ def _tree_radius(points: Tensor, k: int) -> Neighborhood:
     tree = cKDTree(points.numpy(), leafsize=16)
     order = torch.from_numpy(tree.indices)
     radius = torch.empty(len(points), dtype=torch.float64)
-    radius[order] = torch.from_numpy(tree.query(_take_rows(points, order), k=[k + 1], p=np.inf)[0][:, 0])
+    radius[order] = torch.from_numpy(
+        tree.query(_take_rows(points, order), k=[k + 1], p=np.inf)[0][:, 0]
+    )
     return Neighborhood(radius, torch.full_like(order, k + 1), ())
 
 
-def _tree(points: Tensor, queries: Tensor | None, k: int, weights: Tensor | None, x_dim: int | None) -> Neighborhood:
-    """Ask for one neighbour more than needed: where it is farther than the k-th, nothing is tied with the k-th.
+def _tree(
+    points: Tensor, queries: Tensor | None, k: int, weights: Tensor | None, x_dim: int | None
+) -> Neighborhood:
+    """Ask for one neighbour more than needed: where it is farther than the k-th, nothing is tied
+    with the k-th.
 
-    Tied points ask again for more neighbours, and the few that are tied with very many compare all pairs.
-    Queries go in the order of the tree's leaves, whose neighbours share the cache: 2.7 times faster for a
-    million points in no order.
+    Tied points ask again for more neighbours, and the few that are tied with very many compare all
+    pairs. Queries go in the order of the tree's leaves, whose neighbours share the cache: 2.7 times
+    faster for a million points in no order.
     """
     tree = cKDTree(points.numpy(), leafsize=16)
     found = _empty(points, x_dim)
@@ -246,11 +270,15 @@ def _ask_tree(
     weights: Tensor | None,
     x_dim: int | None,
 ) -> tuple[Neighborhood, Tensor]:
-    """Read the neighbourhoods off the nearest ``number`` points, and say which of them are surely whole."""
+    """Read the neighbourhoods off the nearest ``number`` points, and say which of them are surely
+    whole.
+    """
     answer = tree.query(_take_rows(points, queries), k=list(range(1, number + 1)), p=np.inf)
     distance, index = torch.from_numpy(answer[0]), torch.from_numpy(answer[1])
     multiplicity = None if weights is None else weights[index]
-    radius = distance[:, k] if multiplicity is None else _kth_of_sorted(distance, k + 1, multiplicity)
+    radius = (
+        distance[:, k] if multiplicity is None else _kth_of_sorted(distance, k + 1, multiplicity)
+    )
     inside = distance <= radius[:, None]
     within = inside.sum(1) if multiplicity is None else (inside * multiplicity).sum(1)
     reach: tuple[Tensor, ...] = ()
@@ -258,7 +286,9 @@ def _ask_tree(
         candidates = [column[index] for column in points.T]
         gaps = gaps_to(points[queries], candidates, x_dim)
         reach = tuple(torch.where(inside, gap, 0.0).amax(1) for gap in gaps)
-    settled = torch.full_like(inside[:, 0], True) if number == len(points) else distance[:, -1] > radius
+    settled = (
+        torch.full_like(inside[:, 0], True) if number == len(points) else distance[:, -1] > radius
+    )
     return Neighborhood(radius, within, reach), settled
 
 
@@ -266,14 +296,18 @@ def _take_rows(points: Tensor, index: Tensor) -> np.ndarray:
     return points.numpy().take(index.numpy(), 0)
 
 
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Neighbours on a line
 
 
 def _line(points: Tensor, k: int, weights: Tensor | None, x_dim: int | None) -> Neighborhood:
-    """The k nearest of a number and itself are k + 1 consecutive sorted values: take the tightest such run."""
+    """The k nearest of a number and itself are k + 1 consecutive sorted values: take the tightest
+    such run.
+    """
     if x_dim is not None:
-        raise ValueError("A line has no rectangle: expected `x_dim` to be None for points of one coordinate.")
+        raise ValueError(
+            "A line has no rectangle: expected `x_dim` to be None for points of one coordinate."
+        )
     samples = points[:, 0] if weights is None else points[:, 0].repeat_interleave(weights)
     order = argsort(samples)
     values = _pad_line(samples[order], k)
@@ -281,7 +315,10 @@ def _line(points: Tensor, k: int, weights: Tensor | None, x_dim: int | None) -> 
     sorted_radius = torch.full((size,), float("inf"), dtype=torch.float64, device=points.device)
     here = values[k : k + size]
     for below in range(k + 1):
-        first, last = values[k - below : k - below + size], values[2 * k - below : 2 * k - below + size]
+        first, last = (
+            values[k - below : k - below + size],
+            values[2 * k - below : 2 * k - below + size],
+        )
         torch.minimum(sorted_radius, torch.maximum(here - first, last - here), out=sorted_radius)
     radius = torch.empty_like(sorted_radius)
     radius[order] = sorted_radius
@@ -295,14 +332,15 @@ def _pad_line(values: Tensor, number: int) -> Tensor:
     return torch.cat((-far, values, far))
 
 
-# --------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Neighbours from strips: a cell list that adapts to the data, in plain torch
 
 
 class _Strips(NamedTuple):
     """Points sorted by x, cut into strips of ``size`` places each, every strip sorted by y.
 
-    One more strip holds nothing but padding, infinitely far away: it stands for the strips beside the outermost.
+    One more strip holds nothing but padding, infinitely far away: it stands for the strips beside
+    the outermost.
     """
 
     x: Tensor
@@ -316,11 +354,12 @@ class _Strips(NamedTuple):
 
 
 def _strips(points: Tensor, k: int, weights: Tensor | None, x_dim: int | None) -> Neighborhood:
-    """Look at the points around a query's rank in y, in its own strip of x and the strips beside it.
+    """Look at the points around a query's rank in y, in its own strip of x and the strips beside
+    it.
 
-    The answer is certain if it is nearer than everything not looked at: the next points in y in each strip that
-    was looked at, and the next strips in x. The few per cent of uncertain queries look farther, and what is left
-    then compares all pairs.
+    The answer is certain if it is nearer than everything not looked at: the next points in y in
+    each strip that was looked at, and the next strips in x. The few per cent of uncertain queries
+    look farther, and what is left then compares all pairs.
     """
     size, window = max(int((STRIP_AREA * k * len(points)) ** 0.5), 1), WINDOW * (k + 1)
     if size < window:
@@ -357,11 +396,15 @@ def _cut(points: Tensor, weights: Tensor | None, size: int) -> tuple[_Strips, Te
     counts = None if weights is None else torch.nn.functional.pad(weights, (0, padding))[order]
     first_x, last_x = padded[by_x[::size], 0], padded[by_x[size - 1 :: size], 0]
     x, y = padded[order].unbind(1)
-    return _Strips(x.contiguous(), y.contiguous(), counts, rank[order], key[by_key], first_x, last_x, size), order
+    return _Strips(
+        x.contiguous(), y.contiguous(), counts, rank[order], key[by_key], first_x, last_x, size
+    ), order
 
 
 def _windows(strips: _Strips, queries: Tensor, reach: int, window: int) -> tuple[Tensor, Tensor]:
-    """Return where the window of each query begins in each strip, and how far away the rest is at least."""
+    """Return where the window of each query begins in each strip, and how far away the rest is at
+    least.
+    """
     x, y, size, last = strips.x[queries], strips.y[queries], strips.size, len(strips.x) - 1
     number = len(strips.first_x) - 1
     own = queries // size
@@ -375,7 +418,11 @@ def _windows(strips: _Strips, queries: Tensor, reach: int, window: int) -> tuple
         strip = own + step
         strip = torch.where((strip >= 0) & (strip < number), strip, number)
         first = strip * size
-        rank = torch.searchsorted(strips.key, strip * len(strips.x) + strips.rank[queries]) if step else queries
+        rank = (
+            torch.searchsorted(strips.key, strip * len(strips.x) + strips.rank[queries])
+            if step
+            else queries
+        )
         start = (rank - window // 2).maximum(first).minimum(first + (size - window))
         above = start + window
         gap = (y - strips.y[(start - 1).clamp_min(0)]).abs_()
@@ -386,7 +433,9 @@ def _windows(strips: _Strips, queries: Tensor, reach: int, window: int) -> tuple
     return torch.stack(starts, 1), unseen
 
 
-def _look(strips: _Strips, queries: Tensor, start: Tensor, window: int, k: int, x_dim: int | None) -> Neighborhood:
+def _look(
+    strips: _Strips, queries: Tensor, start: Tensor, window: int, k: int, x_dim: int | None
+) -> Neighborhood:
     """Read the neighbourhoods off the windows."""
     found = _empty(queries, x_dim)
     steps = torch.arange(window, device=queries.device)

@@ -1,4 +1,6 @@
-"""Elementary steps of the searches for neighbours: distances, and sorting where NumPy is the faster one."""
+"""Elementary steps of the searches for neighbours: distances, and sorting where NumPy is the faster
+one.
+"""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -7,11 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK = {"cpu": 2**17, "cuda": 2**25}  # pairs per chunk: what stays in a CPU's cache, what keeps a GPU busy
+# Pairs per chunk: what stays in a CPU's cache, what keeps a GPU busy.
+CHUNK = {
+    "cpu": 2**17,
+    "cuda": 2**25,
+}
 
 
 def gaps_to(queries: Tensor, candidates: Sequence[Tensor], x_dim: int | None) -> list[Tensor]:
-    """Return the max-norm distances to the candidates in each variable, or in all coordinates at once."""
+    """Return the max-norm distances to the candidates in each variable, or in all coordinates at
+    once.
+    """
     cuts = [0, queries.shape[1]] if x_dim is None else [0, x_dim, queries.shape[1]]
     gaps = []
     for start, stop in pairwise(cuts):
@@ -28,26 +36,35 @@ def chunk_rows(points: Tensor, width: int) -> int:
 
 
 def bisect(low: Tensor, high: Tensor, holds: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return the first index in low…high where a monotone predicate holds; it is taken to hold at ``high``."""
+    """Return the first index in low…high where a monotone predicate holds; it is taken to hold at
+    ``high``.
+    """
     for _ in range(int((high - low).max()).bit_length()):
         middle = (low + high) // 2
         true = holds(middle)
-        low, high = torch.where(true, low, torch.minimum(middle + 1, high)), torch.where(true, middle, high)
+        low, high = (
+            torch.where(true, low, torch.minimum(middle + 1, high)),
+            torch.where(true, middle, high),
+        )
     return high
 
 
 def on_cpu(tensor: Tensor) -> bool:
-    """Say whether NumPy and SciPy can read the tensor: the one place that knows, for tests of the other branch."""
+    """Say whether NumPy and SciPy can read the tensor: the one place that knows, for tests of the
+    other branch.
+    """
     return tensor.device.type == "cpu"
 
 
 def argsort(values: Tensor) -> Tensor:
+    """Return the order that sorts the values."""
     if on_cpu(values):  # NumPy sorts with vector instructions, several times faster
         return torch.from_numpy(np.argsort(values.numpy()))
     return values.argsort()
 
 
 def take(values: Tensor, index: Tensor) -> Tensor:
+    """Return the values at the places of an index."""
     if on_cpu(values):  # three times faster than indexing in torch
         return torch.from_numpy(values.numpy().take(index.numpy()))
     return values[index]

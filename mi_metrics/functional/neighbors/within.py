@@ -1,16 +1,18 @@
 """How many samples lie within a distance of each, in the max norm, exact to the last bit.
 
-The second question of the estimators that :mod:`mi_metrics.functional.neighbors.search` serves, under the same predicate.
+The second question of the estimators that :mod:`mi_metrics.functional.neighbors.search` serves,
+under the same predicate.
 
-======  ======================================================  ===================================================
-path    used for                                                cost
-======  ======================================================  ===================================================
-line    1 coordinate                                            N log N, plain torch
-tree    CPU: 2 to 4 coordinates (``scipy.spatial.cKDTree``)     N log N, and what the balls hold
-brute   the rest                                                N² time, chunked: O(N) memory and one chunk
-======  ======================================================  ===================================================
+=====  ========================================================  ================================
+path   used for                                                  cost
+=====  ========================================================  ================================
+line   1 coordinate                                              N log N, plain torch
+tree   CPU: 2 to 4 coordinates (SciPy's ``cKDTree``)    N log N  , and what the balls hold
+brute  the rest                                                  N² time, O(N) memory and a chunk
+=====  ========================================================  ================================
 
-The balls hold a good part of all samples, and from 5 coordinates on comparing all is faster (N = 5000 to 20 000).
+The balls hold a good part of all samples, and from 5 coordinates on comparing all is faster (N =
+5000 to 20 000).
 """
 
 from collections.abc import Callable
@@ -28,10 +30,11 @@ COUNT_DIMENSIONS = 4
 def range_counts(
     points: Tensor, radius: Tensor, *, weights: Tensor | None = None, path: str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return how many samples lie nearer than ``radius`` to each point, and how many at most that far.
+    """Return how many samples lie nearer than ``radius`` to each point, and how many at most that
+    far.
 
-    The point itself is included in both, whatever the radius; so a radius of 0 gives the number of samples
-    that coincide with the point, twice.
+    The point itself is included in both, whatever the radius; so a radius of 0 gives the number of
+    samples that coincide with the point, twice.
 
     Args:
         points: Finite float64 coordinates of one variable, ``(N, d)``.
@@ -49,7 +52,9 @@ def range_counts(
 
 def _count_brute(points: Tensor, radius: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     size, candidates = chunk_rows(points, len(points)), list(points.T[:, None])
-    strict, closed = (torch.empty(len(points), dtype=torch.int64, device=points.device) for _ in range(2))
+    strict, closed = (
+        torch.empty(len(points), dtype=torch.int64, device=points.device) for _ in range(2)
+    )
     for start in range(0, len(points), size):
         chunk = slice(start, start + size)
         (gap,) = gaps_to(points[chunk], candidates, None)
@@ -62,8 +67,9 @@ def _count_brute(points: Tensor, radius: Tensor, weights: Tensor | None) -> tupl
 def _count_tree(points: Tensor, radius: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """Count in balls; the strict count is that of the ball of the next smaller radius.
 
-    It differs from the closed one only where a sample is at exactly the radius, hence at exactly the radius in
-    some coordinate: which the sorted coordinates tell at a fraction of the cost of asking the tree again.
+    It differs from the closed one only where a sample is at exactly the radius, hence at exactly
+    the radius in some coordinate: which the sorted coordinates tell at a fraction of the cost of
+    asking the tree again.
     """
     samples = points if weights is None else points.repeat_interleave(weights, 0)
     tree = cKDTree(samples.numpy(), leafsize=16)
@@ -86,10 +92,12 @@ def _count_tree(points: Tensor, radius: Tensor, weights: Tensor | None) -> tuple
 
 
 def _count_line(points: Tensor, radius: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Find the first and the last of the sorted values within the radius of each, and within less than it.
+    """Find the first and the last of the sorted values within the radius of each, and within less
+    than it.
 
-    A search for ``value ± radius`` is only a guess: the rounding of the sum misplaces up to one value in a hundred,
-    because the k-th neighbour sits exactly on the border. So the predicate is asked on both sides of the border.
+    A search for ``value ± radius`` is only a guess: the rounding of the sum misplaces up to one
+    value in a hundred, because the k-th neighbour sits exactly on the border. So the predicate is
+    asked on both sides of the border.
     """
     size = len(points)
     order = argsort(points[:, 0])
@@ -115,12 +123,16 @@ def _count_line(points: Tensor, radius: Tensor, weights: Tensor | None) -> tuple
 
 
 def _guess_ends(values: Tensor, radius: Tensor) -> Tensor:
-    """Return about the first and the last index of the sorted values within the radius of each, ``(2, N)``."""
+    """Return about the first and the last index of the sorted values within the radius of each,
+    ``(2, N)``.
+    """
     low, high = values - radius, values + radius
     if not on_cpu(values):
-        return torch.stack((torch.searchsorted(values, low), torch.searchsorted(values, high, right=True) - 1))
-    # Sorting all three lists into one is three times faster than two binary searches, whose branches cannot be
-    # predicted.
+        return torch.stack(
+            (torch.searchsorted(values, low), torch.searchsorted(values, high, right=True) - 1)
+        )
+    # Sorting all three lists into one is three times faster than two binary searches, whose
+    # branches cannot be predicted.
     size = len(values)
     order = argsort(torch.cat((values, low, high)))
     rank = torch.empty_like(order)
@@ -151,20 +163,31 @@ def _settle(values: Tensor, radius: Tensor, guess: Tensor, here: Tensor, side: T
     return ends
 
 
-def _outermost(values: Tensor, radius: Tensor, index: Tensor, near: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Bisect for the outermost near value: to the left of the queries ``index < N``, to the right of ``index - N``.
+def _outermost(
+    values: Tensor, radius: Tensor, index: Tensor, near: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Bisect for the outermost near value: to the left of the queries ``index < N``, to the right
+    of ``index - N``.
 
     The query itself counts as near.
     """
     size = len(values)
     query, side = index % size, torch.where(index < size, -1, 1)
-    value, distance, most = values[query], radius[query], torch.where(index < size, query, size - 1 - query)
+    value, distance, most = (
+        values[query],
+        radius[query],
+        torch.where(index < size, query, size - 1 - query),
+    )
     steps = bisect(
-        torch.zeros_like(most), most, lambda less: near((value - values[query + side * (most - less)]).abs_(), distance)
+        torch.zeros_like(most),
+        most,
+        lambda less: near((value - values[query + side * (most - less)]).abs_(), distance),
     )
     return query + side * (most - steps)
 
 
 def _with_self(strict: Tensor, closed: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
-    """Count the point and what coincides with it also where the radius is 0, and "nearer" is empty."""
+    """Count the point and what coincides with it also where the radius is 0, and "nearer" is
+    empty.
+    """
     return torch.where(radius > 0, strict, closed), closed

@@ -1,15 +1,17 @@
 r"""Where a sample lies on an axis of bins: ranges, edges and numbers of bins.
 
-The geometry of every joint table of this package. With :math:`B` bins over :math:`[lo, hi]`, a sample lies at
+The geometry of every joint table of this package. With :math:`B` bins over :math:`[lo, hi]`, a
+sample lies at
 
 .. math::
     t = (x - lo) \, B \, / \, (hi - lo),
 
-in bin :math:`\lfloor t \rfloor`, clamped to 0 … B - 1: half-open bins, the last one closed, as NumPy has them.
+in bin :math:`\lfloor t \rfloor`, clamped to 0 … B - 1: half-open bins, the last one closed, as
+NumPy has them.
 
 References:
-    A. Hacine-Gharbi, P. Ravier, "A binning formula of bi-histogram for joint entropy estimation using mean square
-    error minimization" (2018), doi:10.1016/j.patrec.2017.11.007.
+    A. Hacine-Gharbi, P. Ravier, "A binning formula of bi-histogram for joint entropy estimation
+    using mean square error minimization" (2018), doi:10.1016/j.patrec.2017.11.007.
 """
 
 from collections.abc import Sequence
@@ -28,7 +30,8 @@ MAX_MARGIN = 1000.0
 # Above it, whole numbers are not exact in float32.
 MAX_BINS_FLOAT32 = 2**24
 
-# Samples are multiplied by it where (x - lo) * B would overflow; a power of two changes no other rounding.
+# Samples are multiplied by it where (x - lo) * B would overflow; a power of two changes no other
+# rounding.
 SCALE = 2.0**-64
 
 Interval = tuple[float, float]
@@ -37,9 +40,9 @@ Interval = tuple[float, float]
 class Axis(NamedTuple):
     """One axis of B bins for R tables at once.
 
-    Shapes: ``lo``, ``width``, ``bins`` are ``(R, 1)`` or ``(1, 1)``, in the dtype of the arithmetic; ``scale`` is a
-    power of two that samples are multiplied by first, or None; ``edges`` are the B - 1 inner edges ``(R, B - 1)`` of
-    bins of unequal width, or None.
+    Shapes: ``lo``, ``width``, ``bins`` are ``(R, 1)`` or ``(1, 1)``, in the dtype of the
+    arithmetic; ``scale`` is a power of two that samples are multiplied by first, or None; ``edges``
+    are the B - 1 inner edges ``(R, B - 1)`` of bins of unequal width, or None.
     """
 
     lo: Tensor
@@ -49,7 +52,9 @@ class Axis(NamedTuple):
     edges: Tensor | None = None
 
     def position(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        """Return :math:`t` of samples ``(R, n)``, in units of bins from the lower end, not clamped."""
+        """Return :math:`t` of samples ``(R, n)``, in units of bins from the lower end, not
+        clamped.
+        """
         x = x.to(self.lo.dtype)
         if self.scale is not None:
             x = x * self.scale
@@ -58,8 +63,8 @@ class Axis(NamedTuple):
     def cell(self, x: Tensor, most: int | None = None, out: Tensor | None = None) -> Tensor:
         """Return the bin of samples ``(R, n)`` as a whole number in the dtype of the arithmetic.
 
-        ``most`` is the table's number of bins, if the caller has it on the host: one pass less. ``out`` is memory for
-        the result.
+        ``most`` is the table's number of bins, if the caller has it on the host: one pass less.
+        ``out`` is memory for the result.
         """
         if self.edges is None:
             t = self.position(x, out)
@@ -70,7 +75,9 @@ class Axis(NamedTuple):
         return index.to(self.lo.dtype)
 
     def borders(self, count: int, low: float, high: float) -> Tensor:
-        """Return the edges ``(count + 1,)`` of the only table's bins, float64; ``low``, ``high`` end unequal bins."""
+        """Return the edges ``(count + 1,)`` of the only table's bins, float64; ``low``, ``high``
+        end unequal bins.
+        """
         if self.edges is not None:
             ends = torch.tensor([low, high], dtype=torch.float64, device=self.edges.device)
             return torch.cat([ends[:1], self.edges[0, : count - 1].double(), ends[1:]])
@@ -87,43 +94,47 @@ class Axis(NamedTuple):
 def check_binning(
     num_bins: Any, value_range: Any, binning: Any, clip_quantile: Any, margin: Any, kernel: Any
 ) -> tuple[tuple[int, int] | None, tuple[Interval, Interval] | None]:
-    """Refuse options that are wrong or exclude each other; return the bins (None: automatic) and the ranges."""
+    """Refuse options that are wrong or exclude each other; return the bins (None: automatic) and
+    the ranges.
+    """
     bins = _parse_num_bins(num_bins)
     ranges = parse_value_range(value_range)
     check_choice("binning", binning, BINNINGS)
     check_choice("kernel", kernel, KERNELS)
     if not 0 <= check_number("clip_quantile", clip_quantile) < 0.5:
         raise ValueError(
-            f"Expected `clip_quantile` in [0, 0.5), but got {clip_quantile}. It is the fraction of samples at each "
-            "end that goes to the edge bins."
+            f"Expected `clip_quantile` in [0, 0.5), but got {clip_quantile}. It is the fraction of "
+            "samples at each end that goes to the edge bins."
         )
     if not 0 <= check_number("margin", margin) <= MAX_MARGIN:
         raise ValueError(
-            f"Expected `margin` in [0, {MAX_MARGIN:g}], but got {margin}. It is a fraction of the range's width, "
-            "added at both ends."
+            f"Expected `margin` in [0, {MAX_MARGIN:g}], but got {margin}. It is a fraction of the "
+            "range's width, added at both ends."
         )
     if ranges is not None:
         for name, value, default in (("clip_quantile", clip_quantile, 0), ("margin", margin, 0)):
             if value != default:
                 raise ValueError(
-                    f"`{name}={value}` adapts the range to the data and excludes a given `value_range`. "
-                    f"Remove `{name}`, or pass value_range=None."
+                    f"`{name}={value}` adapts the range to the data and excludes a given "
+                    f"`value_range`. Remove `{name}`, or pass value_range=None."
                 )
     if binning == "quantile":
         if ranges is not None:
             raise ValueError(
-                '`binning="quantile"` takes its edges from the data and excludes a given `value_range`. '
+                '`binning="quantile"` takes its edges from the data and excludes a given '
+                "`value_range`. "
                 'Use binning="uniform", or pass value_range=None.'
             )
         if kernel != "hard":
             raise ValueError(
-                f'`binning="quantile"` has bins of unequal width and needs kernel="hard", but got {kernel!r}. '
+                f'`binning="quantile"` has bins of unequal width and needs kernel="hard", but got '
+                f"{kernel!r}. "
                 'Use binning="uniform" with soft kernels.'
             )
         if clip_quantile or margin:
             raise ValueError(
-                '`binning="quantile"` has no range to clip or widen: its edge bins hold their share of samples, '
-                "outliers included. Remove `clip_quantile` and `margin`."
+                '`binning="quantile"` has no range to clip or widen: its edge bins hold their '
+                "share of samples, outliers included. Remove `clip_quantile` and `margin`."
             )
     return bins, ranges
 
@@ -131,12 +142,15 @@ def check_binning(
 def _parse_num_bins(num_bins: Any) -> tuple[int, int] | None:
     if isinstance(num_bins, str):
         if num_bins != "auto":
-            raise ValueError(f"Expected `num_bins` to be an int, (B_x, B_y) or 'auto', but got {num_bins!r}.")
+            raise ValueError(
+                f"Expected `num_bins` to be an int, (B_x, B_y) or 'auto', but got {num_bins!r}."
+            )
         return None
     if isinstance(num_bins, Sequence):
         if len(num_bins) != 2:
             raise ValueError(
-                f"Expected `num_bins` to be an int, (B_x, B_y) or 'auto', but got {len(num_bins)} values: {num_bins}."
+                f"Expected `num_bins` to be an int, (B_x, B_y) or 'auto', but got {len(num_bins)} "
+                f"values: {num_bins}."
             )
         bins = check_integer("num_bins", num_bins[0], 1), check_integer("num_bins", num_bins[1], 1)
     else:
@@ -146,12 +160,19 @@ def _parse_num_bins(num_bins: Any) -> tuple[int, int] | None:
 
 
 def parse_value_range(value_range: Any) -> tuple[Interval, Interval] | None:
-    """Return one interval per axis from ``None``, ``(lo, hi)`` or ``((x_lo, x_hi), (y_lo, y_hi))``."""
+    """Return one interval per axis from ``None``, ``(lo, hi)`` or ``((x_lo, x_hi), (y_lo,
+    y_hi))``.
+    """
     if value_range is None:
         return None
-    if not isinstance(value_range, Sequence) or isinstance(value_range, str) or len(value_range) != 2:
+    if (
+        not isinstance(value_range, Sequence)
+        or isinstance(value_range, str)
+        or len(value_range) != 2
+    ):
         raise ValueError(
-            f"Expected `value_range` to be None, (lo, hi) or ((x_lo, x_hi), (y_lo, y_hi)), but got {value_range!r}."
+            f"Expected `value_range` to be None, (lo, hi) or ((x_lo, x_hi), (y_lo, y_hi)), but got "
+            f"{value_range!r}."
         )
     nested = [isinstance(v, Sequence) and not isinstance(v, str) for v in value_range]
     if all(nested):
@@ -163,16 +184,20 @@ def parse_value_range(value_range: Any) -> tuple[Interval, Interval] | None:
 
 def _parse_interval(name: str, interval: Sequence[Any]) -> Interval:
     if len(interval) != 2:
-        raise ValueError(f"Expected `{name}` to be a pair (lo, hi), but got {len(interval)} values: {interval!r}.")
+        raise ValueError(
+            f"Expected `{name}` to be a pair (lo, hi), but got {len(interval)} values: "
+            f"{interval!r}."
+        )
     if any(isinstance(bound, Sequence) and not isinstance(bound, str) for bound in interval):
         raise ValueError(
-            f"Expected `{name}` to be None, (lo, hi) or ((x_lo, x_hi), (y_lo, y_hi)), but got {interval!r}."
+            f"Expected `{name}` to be None, (lo, hi) or ((x_lo, x_hi), (y_lo, y_hi)), but got "
+            f"{interval!r}."
         )
     lo, hi = (check_number(name, bound) for bound in interval)
     if not lo < hi:
         raise ValueError(
-            f"Expected `{name}` with lo < hi, but got ({lo}, {hi}). Swap the bounds, or pass value_range=None to take "
-            "the data's own."
+            f"Expected `{name}` with lo < hi, but got ({lo}, {hi}). Swap the bounds, or pass "
+            "value_range=None to take the data's own."
         )
     return lo, hi
 
@@ -181,28 +206,46 @@ def fixed_axis(interval: Interval, bins: int, dtype: torch.dtype, device: torch.
     """Return the axis of a range that is known, without reading anything back from the device."""
     lo, hi = interval
     largest, scale = max(abs(lo), abs(hi)), None
-    if not (largest < _limit(dtype, bins) and hi - lo > torch.finfo(dtype).tiny and bins < MAX_BINS_FLOAT32):
+    if not (
+        largest < _limit(dtype, bins)
+        and hi - lo > torch.finfo(dtype).tiny
+        and bins < MAX_BINS_FLOAT32
+    ):
         dtype = torch.float64
         if not largest < _limit(dtype, bins):
             lo, hi, scale = lo * SCALE, hi * SCALE, _full(SCALE, dtype, device)
     # Fills, not copies from the host: those would wait for the device.
-    return Axis(_full(lo, dtype, device), _full(hi - lo, dtype, device), _full(bins, dtype, device), scale)
+    return Axis(
+        _full(lo, dtype, device), _full(hi - lo, dtype, device), _full(bins, dtype, device), scale
+    )
 
 
 def data_axis(
-    x: Tensor, bins: Tensor, weights: Tensor | None, binning: str, clip_quantile: float, margin: float
+    x: Tensor,
+    bins: Tensor,
+    weights: Tensor | None,
+    binning: str,
+    clip_quantile: float,
+    margin: float,
 ) -> Axis:
-    """Return the axis of the data's own range or quantiles; ``x`` and ``weights`` ``(R, n)``, ``bins`` ``(R, 1)``.
+    """Return the axis of the data's own range or quantiles; ``x`` and ``weights`` ``(R, n)``,
+    ``bins`` ``(R, 1)``.
 
-    Whole weights count as frequencies: two samples of weight 1 and one of weight 2 give the same axis. Others count in
-    proportion: only their ratios matter.
+    Whole weights count as frequencies: two samples of weight 1 and one of weight 2 give the same
+    axis. Others count in proportion: only their ratios matter.
     """
     x = x.detach()
     if binning == "quantile" or clip_quantile > 0:
         ordered, mass = _sorted(x, weights)
     if binning == "quantile":
         edges = _quantile_edges(ordered, mass, bins)
-        return Axis(torch.zeros_like(ordered[:, :1]), torch.ones_like(ordered[:, :1]), bins.to(x.dtype), None, edges)
+        return Axis(
+            torch.zeros_like(ordered[:, :1]),
+            torch.ones_like(ordered[:, :1]),
+            bins.to(x.dtype),
+            None,
+            edges,
+        )
     if clip_quantile > 0:
         lo, hi = (_quantile(ordered, mass, q) for q in (clip_quantile, 1 - clip_quantile))
     elif weights is None:
@@ -223,7 +266,9 @@ def interval_axis(lo: Tensor, hi: Tensor, bins: Tensor, margin: float) -> Axis:
 
 
 def scaled_axis(lo: Tensor, hi: Tensor, bins: Tensor, most: int, margin: float = 0.0) -> Axis:
-    """:func:`interval_axis` of float64 ranges and at most ``most`` bins, without reading anything from the device."""
+    """:func:`interval_axis` of float64 ranges and at most ``most`` bins, without reading anything
+    from the device.
+    """
     wide = ~(torch.maximum(lo.abs(), hi.abs()) < _limit(lo.dtype, most))
     # Of two numbers `where` would make the default dtype, and in half precision 2**-64 is 0.
     scale = torch.where(wide, lo.new_full((), SCALE), lo.new_full((), 1.0))
@@ -241,7 +286,8 @@ def _axis(lo: Tensor, hi: Tensor, bins: Tensor, margin: float, scale: Tensor | N
 
 
 def auto_num_bins(n: Tensor, correlation: Tensor, most: int = MAX_AUTO_BINS) -> Tensor:
-    """Return ``round(1.5 b)``, b Hacine-Gharbi and Ravier's number for n samples of a given correlation.
+    """Return ``round(1.5 b)``, b Hacine-Gharbi and Ravier's number for n samples of a given
+    correlation.
 
     Args:
         n: Numbers of samples, float64 of shape ``(R,)``.
@@ -254,7 +300,9 @@ def auto_num_bins(n: Tensor, correlation: Tensor, most: int = MAX_AUTO_BINS) -> 
 
 
 def correlation(x: Tensor, y: Tensor, weights: Tensor | None) -> Tensor:
-    """Return Pearson's correlation of rows ``(R, n)`` as float64 ``(R,)``; 0 where a variable is constant."""
+    """Return Pearson's correlation of rows ``(R, n)`` as float64 ``(R,)``; 0 where a variable is
+    constant.
+    """
     w = torch.ones_like(x, dtype=torch.float64) if weights is None else weights.double()
     w = w / w.sum(1, keepdim=True)
     x, y = _centred(x, w), _centred(y, w)
@@ -262,7 +310,9 @@ def correlation(x: Tensor, y: Tensor, weights: Tensor | None) -> Tensor:
 
 
 def table_correlation(x: Tensor, y: Tensor, counts: Tensor) -> Tensor:
-    """Return the correlation of values ``(C, m_x)`` and ``(C, m_y)`` that occur ``(C, m_x, m_y)`` times, ``(C,)``."""
+    """Return the correlation of values ``(C, m_x)`` and ``(C, m_y)`` that occur ``(C, m_x, m_y)``
+    times, ``(C,)``.
+    """
     p = counts.double()
     p = p / p.sum((1, 2), keepdim=True).clamp_min(1)
     px, py = p.sum(2), p.sum(1)
@@ -273,12 +323,15 @@ def table_correlation(x: Tensor, y: Tensor, counts: Tensor) -> Tensor:
 
 def _correlation(x_variance: Tensor, y_variance: Tensor, covariance: Tensor) -> Tensor:
     variance = x_variance * y_variance
-    return torch.where(variance > 0, covariance / torch.where(variance > 0, variance, 1).sqrt(), 0).clamp(-1, 1)
+    return torch.where(
+        variance > 0, covariance / torch.where(variance > 0, variance, 1).sqrt(), 0
+    ).clamp(-1, 1)
 
 
 def _centred(x: Tensor, w: Tensor) -> Tensor:
     x = x.detach().double()
-    # To a largest magnitude of 1, before and after the mean is taken: squares of 1e300 and of 1e-300 are not numbers.
+    # To a largest magnitude of 1, before and after the mean is taken: squares of 1e300 and of
+    # 1e-300 are not numbers.
     for _ in range(2):
         largest = x.abs().amax(1, keepdim=True)
         x = x / torch.where(largest > 0, largest, 1)
@@ -297,7 +350,9 @@ def _full(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def _sorted(x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Return rows in ascending order and, with weights, the mass up to and including each sample."""
+    """Return rows in ascending order and, with weights, the mass up to and including each
+    sample.
+    """
     if weights is None:
         if x.device.type == "cpu":
             # NumPy sorts with SIMD: 20 times faster than torch on the CPU.
@@ -311,7 +366,9 @@ def _sorted(x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
 
 
 def _order_statistic(ordered: Tensor, mass: Tensor | None, rank: Tensor) -> Tensor:
-    """Return the values ``(R, k)`` of ranks ``(R, k)``, counted from 0 with weights as frequencies."""
+    """Return the values ``(R, k)`` of ranks ``(R, k)``, counted from 0 with weights as
+    frequencies.
+    """
     if mass is None:
         return ordered.gather(1, rank.clamp(0, ordered.shape[1] - 1).long())
     # The last sample that has mass ends the list, whatever rounding did to the sum.
@@ -322,7 +379,9 @@ def _order_statistic(ordered: Tensor, mass: Tensor | None, rank: Tensor) -> Tens
 
 
 def _quantile(ordered: Tensor, mass: Tensor | None, q: float) -> Tensor:
-    """Return the quantile of rows, ``(R, 1)``, interpolated between order statistics as NumPy does by default."""
+    """Return the quantile of rows, ``(R, 1)``, interpolated between order statistics as NumPy does
+    by default.
+    """
     total = _total(ordered, mass)
     rank = q * (total - 1).clamp_min(0)
     below, fraction = rank.floor(), rank - rank.floor()
@@ -333,12 +392,15 @@ def _quantile(ordered: Tensor, mass: Tensor | None, q: float) -> Tensor:
 
 
 def _quantile_edges(ordered: Tensor, mass: Tensor | None, bins: Tensor) -> Tensor:
-    """Return the inner edges ``(R, B - 1)`` of bins of equal frequency: order statistics, so ties stay together.
+    """Return the inner edges ``(R, B - 1)`` of bins of equal frequency: order statistics, so ties
+    stay together.
 
     Rows with fewer bins than the widest are padded with infinite edges, which no sample reaches.
     """
     most = int(bins.max())
-    j = torch.arange(1, most, dtype=torch.float64, device=ordered.device).expand(ordered.shape[0], -1)
+    j = torch.arange(1, most, dtype=torch.float64, device=ordered.device).expand(
+        ordered.shape[0], -1
+    )
     rank = (j * _total(ordered, mass) / bins.double()).ceil()
     edges = _order_statistic(ordered, mass, rank)
     return torch.where(j < bins, edges, torch.inf).contiguous()
@@ -346,6 +408,8 @@ def _quantile_edges(ordered: Tensor, mass: Tensor | None, bins: Tensor) -> Tenso
 
 def _total(ordered: Tensor, mass: Tensor | None) -> Tensor:
     if mass is None:
-        return torch.full((ordered.shape[0], 1), ordered.shape[1], dtype=torch.float64, device=ordered.device)
+        return torch.full(
+            (ordered.shape[0], 1), ordered.shape[1], dtype=torch.float64, device=ordered.device
+        )
     total = mass[:, -1:]
     return torch.where((total - total.round()).abs() < 1e-9 * total, total.round(), total)

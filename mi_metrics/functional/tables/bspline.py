@@ -1,25 +1,28 @@
 r"""The soft joint table: B-spline kernels of compact support, with a backward of its own.
 
-A sample at :math:`u = (x - lo) B / (hi - lo) - 1/2`, in units of bins from the first bin's centre, gives the cell at
-integer a the weight :math:`\beta(u - a)`; what would fall outside 0 … B - 1 is added to the edge cell. So
+A sample at :math:`u = (x - lo) B / (hi - lo) - 1/2`, in units of bins from the first bin's centre,
+gives the cell at integer a the weight :math:`\beta(u - a)`; what would fall outside 0 … B - 1 is
+added to the edge cell. So
 
 .. math::
     T_{ab} = \sum_i w_i \, \beta(u_i - a) \, \beta(v_i - b), \qquad
-    \frac{\partial L}{\partial x_i} = w_i \frac{B_x}{hi_x - lo_x} \sum_{ab} \frac{\partial L}{\partial T_{ab}} \,
+    \frac{\partial L}{\partial x_i} = w_i \frac{B_x}{hi_x - lo_x}
+    \sum_{ab} \frac{\partial L}{\partial T_{ab}} \,
     \beta'(u_i - a) \, \beta(v_i - b).
 
-Of the sums over a and b all but 4 (linear) or 16 (cubic) terms are 0, so a sample costs the same with any number of
-bins. Forward and backward go through the samples in chunks and compute the weights anew; between the two nothing is
-kept but the samples themselves. All arithmetic is in float64, whatever the input: a float32 table would stop counting
-at 2**24 samples, and neither autocast nor TF32 touches float64.
+Of the sums over a and b all but 4 (linear) or 16 (cubic) terms are 0, so a sample costs the same
+with any number of bins. Forward and backward go through the samples in chunks and compute the
+weights anew; between the two nothing is kept but the samples themselves. All arithmetic is in
+float64, whatever the input: a float32 table would stop counting at 2**24 samples, and neither
+autocast nor TF32 touches float64.
 
-The two passes are operators of torch.library: to torch.compile each is one node, whatever the number of chunks.
+The two passes are operators of torch.library: to torch.compile each is one node, whatever the
+number of chunks.
 
 References:
-    P. Thévenaz, M. Unser, "Optimization of mutual information for multiresolution image registration" (2000),
-    doi:10.1109/83.887976.
-    D. Mattes et al., "PET-CT image registration in the chest using free-form deformations" (2003),
-    doi:10.1109/TMI.2003.809072.
+    P. Thévenaz, M. Unser, "Optimization of mutual information for multiresolution image
+    registration" (2000), doi:10.1109/83.887976. D. Mattes et al., "PET-CT image registration in the
+    chest using free-form deformations" (2003), doi:10.1109/TMI.2003.809072.
 """
 
 from collections.abc import Iterator
@@ -31,7 +34,8 @@ from torch import Tensor
 from mi_metrics.functional.options import narrow
 from mi_metrics.functional.tables.axis import Axis
 
-# Samples that are in flight at once. A chunk and its temporaries stay in a core's cache; a GPU wants more work.
+# Samples that are in flight at once. A chunk and its temporaries stay in a core's cache; a GPU
+# wants more work.
 CHUNK = {"cpu": 2**17, "other": 2**20}
 # Cells of an axis that a sample reaches.
 SUPPORT = {"hard": 1, "linear": 2, "cubic": 4}
@@ -43,17 +47,25 @@ def chunk_size(device: torch.device) -> int:
 
 
 def chunks(rows: int, n: int, device: torch.device) -> Iterator[tuple[slice, slice]]:
-    """Cut ``(rows, n)`` in blocks of bounded size: several short rows, or pieces of one long row."""
+    """Cut ``(rows, n)`` in blocks of bounded size: several short rows, or pieces of one long
+    row.
+    """
     return _blocks(rows, n, chunk_size(device))
 
 
 def soft_counts(
-    x: Tensor, y: Tensor, axes: tuple[Axis, Axis], bins: tuple[int, int], kernel: str, weights: Tensor | None
+    x: Tensor,
+    y: Tensor,
+    axes: tuple[Axis, Axis],
+    bins: tuple[int, int],
+    kernel: str,
+    weights: Tensor | None,
 ) -> Tensor:
     """Add up the mass of samples ``(R, N)`` in float64 tables ``(R, B_x, B_y)``.
 
-    Differentiable with respect to x and y, twice in eager mode: the gradient is that of the kernel inside the range,
-    its ends included, and 0 outside. Axes and weights are constants to it. A NaN sample makes its own table NaN.
+    Differentiable with respect to x and y, twice in eager mode: the gradient is that of the kernel
+    inside the range, its ends included, and 0 outside. Axes and weights are constants to it. A NaN
+    sample makes its own table NaN.
 
     Args:
         x: Samples of any real dtype.
@@ -65,7 +77,9 @@ def soft_counts(
     """
     if kernel == "hard":
         return _add_up(x.detach(), y.detach(), weights, axes, bins, kernel)
-    table: Tensor = _table_op(x, y, weights, _packed(axes[0]), _packed(axes[1]), bins[0], bins[1], kernel)
+    table: Tensor = _table_op(
+        x, y, weights, _packed(axes[0]), _packed(axes[1]), bins[0], bins[1], kernel
+    )
     return table
 
 
@@ -75,13 +89,14 @@ def kernel_matrix(x: Tensor, axis: Axis, bins: int, kernel: str) -> Tensor:
     return _dense(first + t, bins + _margin(kernel), kernel) @ _fold(axis, bins, kernel).mT
 
 
-# --------------------------------------------------------------------------------------------------------- operators
+# ---------------------------------------------------------------------------------------- operators
 
 
 @torch.library.custom_op(
     "mi_metrics::soft_table",
     mutates_args=(),
-    schema="(Tensor x, Tensor y, Tensor? weights, Tensor x_axis, Tensor y_axis, int x_bins, int y_bins, str kernel)"
+    schema="(Tensor x, Tensor y, Tensor? weights, Tensor x_axis, Tensor y_axis, int x_bins, int "
+    "y_bins, str kernel)"
     " -> Tensor",
 )
 def _table_op(
@@ -98,14 +113,17 @@ def _table_op(
 
 
 @_table_op.register_fake
-def _(x: Tensor, y: Any, weights: Any, x_axis: Any, y_axis: Any, x_bins: int, y_bins: int, kernel: Any) -> Tensor:
+def _(
+    x: Tensor, y: Any, weights: Any, x_axis: Any, y_axis: Any, x_bins: int, y_bins: int, kernel: Any
+) -> Tensor:
     return x.new_empty((x.shape[0], x_bins, y_bins), dtype=torch.float64)
 
 
 @torch.library.custom_op(
     "mi_metrics::soft_table_backward",
     mutates_args=(),
-    schema="(Tensor grad, Tensor x, Tensor y, Tensor? weights, Tensor x_axis, Tensor y_axis, str kernel,"
+    schema="(Tensor grad, Tensor x, Tensor y, Tensor? weights, Tensor x_axis, Tensor y_axis, str "
+    "kernel,"
     " bool for_x, bool for_y) -> (Tensor, Tensor)",
 )
 def _backward_op(
@@ -124,7 +142,15 @@ def _backward_op(
 
 @_backward_op.register_fake
 def _(
-    grad: Any, x: Tensor, y: Tensor, weights: Any, x_axis: Any, y_axis: Any, kernel: Any, for_x: bool, for_y: bool
+    grad: Any,
+    x: Tensor,
+    y: Tensor,
+    weights: Any,
+    x_axis: Any,
+    y_axis: Any,
+    kernel: Any,
+    for_x: bool,
+    for_y: bool,
 ) -> tuple[Tensor, Tensor]:
     return _like(x, for_x), _like(y, for_y)
 
@@ -141,19 +167,35 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     pull = _pull_back if torch.is_grad_enabled() else _backward_op
     x, y, weights, x_axis, y_axis = ctx.saved_tensors
     grads = pull(grad, x, y, weights, x_axis, y_axis, ctx.kernel, for_x, for_y)
-    return grads[0] if for_x else None, grads[1] if for_y else None, None, None, None, None, None, None
+    return (
+        grads[0] if for_x else None,
+        grads[1] if for_y else None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+    )
 
 
 _table_op.register_autograd(_backward, setup_context=_setup_context)
 
 
-# ------------------------------------------------------------------------------------------------------- computations
+# ------------------------------------------------------------------------------------- computations
 
 
 def _add_up(
-    x: Tensor, y: Tensor, weights: Tensor | None, axes: tuple[Axis, Axis], bins: tuple[int, int], kernel: str
+    x: Tensor,
+    y: Tensor,
+    weights: Tensor | None,
+    axes: tuple[Axis, Axis],
+    bins: tuple[int, int],
+    kernel: str,
 ) -> Tensor:
-    """Return the tables. What kernels have outside of 0 … B - 1 is collected in a margin, and folded in at the end."""
+    """Return the tables. What kernels have outside of 0 … B - 1 is collected in a margin, and
+    folded in at the end.
+    """
     rows, n = x.shape
     shape = bins[0] + _margin(kernel), bins[1] + _margin(kernel)
     table = torch.zeros(rows, *shape, dtype=torch.float64, device=x.device)
@@ -169,7 +211,11 @@ def _add_up(
 
 
 def _scatter(
-    table: Tensor, x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor], weights: Tensor | None, kernel: str
+    table: Tensor,
+    x: tuple[Tensor, Tensor],
+    y: tuple[Tensor, Tensor],
+    weights: Tensor | None,
+    kernel: str,
 ) -> None:
     flat = table.view(-1)
     index = _flat_index(x[0], y[0], table)
@@ -184,9 +230,16 @@ def _scatter(
 
 
 def _multiply(
-    table: Tensor, x: tuple[Tensor, Tensor], y: tuple[Tensor, Tensor], weights: Tensor | None, kernel: str
+    table: Tensor,
+    x: tuple[Tensor, Tensor],
+    y: tuple[Tensor, Tensor],
+    weights: Tensor | None,
+    kernel: str,
 ) -> None:
-    wx, wy = _dense(x[0] + x[1], table.shape[1], kernel), _dense(y[0] + y[1], table.shape[2], kernel)
+    wx, wy = (
+        _dense(x[0] + x[1], table.shape[1], kernel),
+        _dense(y[0] + y[1], table.shape[2], kernel),
+    )
     if weights is not None:
         wx = wx * weights.unsqueeze(-1)
     table += wx.mT @ wy
@@ -208,15 +261,25 @@ def _pull_back(
     fold_x, fold_y = _fold(axes[0], grad.shape[1], kernel), _fold(axes[1], grad.shape[2], kernel)
     table = (fold_x.mT @ grad @ fold_y).contiguous()
     to_x, to_y = _like(x, for_x), _like(y, for_y)
-    for r, c in _blocks(x.shape[0], x.shape[1], _soft_chunk(x.device, (SUPPORT[kernel], SUPPORT[kernel]))):
+    for r, c in _blocks(
+        x.shape[0], x.shape[1], _soft_chunk(x.device, (SUPPORT[kernel], SUPPORT[kernel]))
+    ):
         ax, ay = axes[0].rows(r), axes[1].rows(r)
         u, v = ax.position(x[r, c].contiguous()), ay.position(y[r, c].contiguous())
         (first_x, tx), (first_y, ty) = _place(u, ax), _place(v, ay)
         index, flat = _flat_index(first_x, first_y, table[r]), table[r].reshape(-1)
-        wx, wy, dx, dy = _weights(tx, kernel), _weights(ty, kernel), _slopes(tx, kernel), _slopes(ty, kernel)
+        wx, wy, dx, dy = (
+            _weights(tx, kernel),
+            _weights(ty, kernel),
+            _slopes(tx, kernel),
+            _slopes(ty, kernel),
+        )
         along_x, along_y = [], []
         for k in range(SUPPORT[kernel]):
-            cells = [flat[k * table.shape[2] + l :].index_select(0, index).view_as(tx) for l in range(SUPPORT[kernel])]
+            cells = [
+                flat[k * table.shape[2] + l :].index_select(0, index).view_as(tx)
+                for l in range(SUPPORT[kernel])
+            ]
             if for_x:
                 along_x.append(_dot(cells, wy))
             if for_y:
@@ -237,7 +300,9 @@ def _dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
 
 
 def _locate(x: Tensor, axis: Axis, kernel: str) -> tuple[Tensor, Tensor]:
-    """Return the first cell that samples reach, counted from the margin's start, and their place 0 … 1 after it."""
+    """Return the first cell that samples reach, counted from the margin's start, and their place 0
+    … 1 after it.
+    """
     if kernel == "hard":
         cell = axis.cell(x).double()
         return cell, torch.zeros_like(cell)
@@ -256,7 +321,8 @@ def slope(axis: Axis, dtype: torch.dtype) -> Tensor:
     bins_per_unit = axis.bins / axis.width
     if axis.scale is not None:
         bins_per_unit = bins_per_unit * axis.scale
-    # In a range of 1e-38 the gradient is too large for the input's dtype; an infinite one would help nobody.
+    # In a range of 1e-38 the gradient is too large for the input's dtype; an infinite one would
+    # help nobody.
     most = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).max * 2.0**-10
     return bins_per_unit.clamp_max(most)
 
@@ -267,7 +333,9 @@ def _slope_inside(position: Tensor, axis: Axis, dtype: torch.dtype) -> Tensor:
 
 
 def _weights(t: Tensor, kernel: str) -> list[Tensor]:
-    """Return the B-spline's values at the cells that a sample reaches, in ascending order of the cells."""
+    """Return the B-spline's values at the cells that a sample reaches, in ascending order of the
+    cells.
+    """
     if kernel == "hard":
         return [torch.ones_like(t)]
     s = 1 - t
@@ -275,7 +343,12 @@ def _weights(t: Tensor, kernel: str) -> list[Tensor]:
         return [s, t]
     s2, t2 = s * s, t * t
     s3, t3 = s2 * s, t2 * t
-    return [s3 * (1 / 6), (t3 * 0.5).sub_(t2).add_(2 / 3), (s3 * 0.5).sub_(s2).add_(2 / 3), t3 * (1 / 6)]
+    return [
+        s3 * (1 / 6),
+        (t3 * 0.5).sub_(t2).add_(2 / 3),
+        (s3 * 0.5).sub_(s2).add_(2 / 3),
+        t3 * (1 / 6),
+    ]
 
 
 def _slopes(t: Tensor, kernel: str) -> list[Tensor]:
@@ -289,7 +362,9 @@ def _slopes(t: Tensor, kernel: str) -> list[Tensor]:
 
 
 def _dense(v: Tensor, cells: int, kernel: str) -> Tensor:
-    """Return the weights ``(r, n, cells)`` of all cells, the margin included, for first cell plus place ``(r, n)``."""
+    """Return the weights ``(r, n, cells)`` of all cells, the margin included, for first cell plus
+    place ``(r, n)``.
+    """
     columns = torch.arange(cells, dtype=v.dtype, device=v.device)
     if kernel == "hard":
         return (v.unsqueeze(-1) == columns).to(v.dtype)
@@ -301,7 +376,9 @@ def _dense(v: Tensor, cells: int, kernel: str) -> Tensor:
 
 
 def _fold(axis: Axis, bins: int, kernel: str) -> Tensor:
-    """Return the matrix ``(R, B, B + margin)`` of zeros and ones that adds the margin's cells to the edge cells."""
+    """Return the matrix ``(R, B, B + margin)`` of zeros and ones that adds the margin's cells to
+    the edge cells.
+    """
     columns = torch.arange(bins + _margin(kernel), dtype=torch.float64, device=axis.bins.device)
     target = (columns - _margin(kernel) // 2).clamp_min(0).minimum(axis.bins.double() - 1)
     return (target.unsqueeze(1) == torch.arange(bins, device=target.device).unsqueeze(1)).double()
@@ -320,8 +397,8 @@ def _flat_index(first_x: Tensor, first_y: Tensor, table: Tensor) -> Tensor:
 
 
 def _soft_chunk(device: torch.device, shape: tuple[int, int]) -> int:
-    # On the CPU the weights of both axes and their products stay in the cache, too; elsewhere two matrices of
-    # (n, cells) must fit.
+    # On the CPU the weights of both axes and their products stay in the cache, too; elsewhere two
+    # matrices of (n, cells) must fit.
     size = chunk_size(device) // 2
     return max(1, size // 4 if device.type == "cpu" else 8 * size // sum(shape))
 
@@ -335,7 +412,9 @@ def _blocks(rows: int, n: int, size: int) -> Iterator[tuple[slice, slice]]:
 
 
 def _packed(axis: Axis) -> Tensor:
-    """Return an axis as one tensor ``(R, 3)`` or, with a scale, ``(R, 4)``: operators take tensors only."""
+    """Return an axis as one tensor ``(R, 3)`` or, with a scale, ``(R, 4)``: operators take tensors
+    only.
+    """
     parts = [axis.lo, axis.width, axis.bins] + ([] if axis.scale is None else [axis.scale])
     rows = max(p.shape[0] for p in parts)
     return torch.cat([p.detach().double().expand(rows, 1) for p in parts], 1)

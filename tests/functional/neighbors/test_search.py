@@ -12,12 +12,22 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
-from mi_metrics.functional.neighbors import steps as _steps
 from mi_metrics.functional.neighbors import search as neighbors
+from mi_metrics.functional.neighbors import steps as _steps
 from mi_metrics.functional.neighbors.search import nearest
 from mi_metrics.functional.neighbors.within import range_counts
 
-NAMES = ["continuous", "float32", "grid", "fine grid", "inexact grid", "lattice", "binary", "constant", "all equal"]
+NAMES = [
+    "continuous",
+    "float32",
+    "grid",
+    "fine grid",
+    "inexact grid",
+    "lattice",
+    "binary",
+    "constant",
+    "all equal",
+]
 NAMES += ["heavy tails", "tiny", "huge", "offset", "clusters", "simplex"]
 
 
@@ -32,7 +42,9 @@ def make(name: str, dimensions: int, size: int = 300) -> Tensor:
         "grid": np.round(2 * z),
         "fine grid": np.round(40 * z),
         "inexact grid": (np.round(40 * z) / 255).astype(np.float32).astype(np.float64),
-        "lattice": np.stack(np.unravel_index(rng.permutation(size), (20,) * dimensions), 1).astype(np.float64),
+        "lattice": np.stack(np.unravel_index(rng.permutation(size), (20,) * dimensions), 1).astype(
+            np.float64
+        ),
         "binary": np.where(np.arange(dimensions) % 2, z, np.sign(z)),
         "constant": np.where(np.arange(dimensions) == 0, 1.0, z),
         "all equal": np.full_like(z, 0.1),
@@ -52,8 +64,12 @@ def distances(points: Tensor) -> np.ndarray:
     return np.abs(values[:, None, :] - values[None, :, :]).max(-1)
 
 
-def oracle(points: Tensor, k: int, x_dim: int, weights: Tensor | None = None) -> tuple[np.ndarray, ...]:
-    """Radius, number within and reach of each point, after repeating the points as the weights say."""
+def oracle(
+    points: Tensor, k: int, x_dim: int, weights: Tensor | None = None
+) -> tuple[np.ndarray, ...]:
+    """Radius, number within and reach of each point, after repeating the points as the
+    weights say.
+    """
     counts = np.ones(len(points), dtype=int) if weights is None else weights.cpu().numpy()
     copies = points.cpu().repeat_interleave(torch.from_numpy(counts), 0)
     first = np.cumsum(counts) - counts
@@ -64,14 +80,18 @@ def oracle(points: Tensor, k: int, x_dim: int, weights: Tensor | None = None) ->
     return tuple(values[first] for values in found)
 
 
-def oracle_counts(points: Tensor, radius: Tensor, weights: Tensor | None = None) -> tuple[np.ndarray, np.ndarray]:
+def oracle_counts(
+    points: Tensor, radius: Tensor, weights: Tensor | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     counts = np.ones(len(points), dtype=int) if weights is None else weights.cpu().numpy()
     gap, near = distances(points), radius.cpu().numpy()[:, None]
     closed = ((gap <= near) * counts).sum(1)
     return np.where(near[:, 0] > 0, ((gap < near) * counts).sum(1), closed), closed
 
 
-def assert_nearest(points: Tensor, k: int, x_dim: int, path: str, weights: Tensor | None = None) -> None:
+def assert_nearest(
+    points: Tensor, k: int, x_dim: int, path: str, weights: Tensor | None = None
+) -> None:
     found = nearest(points, k, x_dim=x_dim, path=path, weights=weights)
     for got, expected in zip(
         (found.radius, found.within, *found.reach), oracle(points, k, x_dim, weights), strict=True
@@ -117,7 +137,9 @@ def test_strips_equal_all_pairs(name: str, k: int, device: torch.device) -> None
 def test_strips_at_full_size(correlation: float, device: torch.device) -> None:
     rng = np.random.default_rng(0)
     x, e = rng.standard_normal((2, 1500))
-    points = torch.from_numpy(np.stack((x, correlation * x + (1 - correlation**2) ** 0.5 * e), 1)).to(device)
+    points = torch.from_numpy(
+        np.stack((x, correlation * x + (1 - correlation**2) ** 0.5 * e), 1)
+    ).to(device)
     assert_nearest(points, 3, 1, "strips")
     assert_nearest((32 * points).round(), 3, 1, "strips")
 
@@ -151,7 +173,11 @@ def test_line_equals_all_pairs(name: str, device: torch.device) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_range_counts_equal_all_pairs(name: str, dimensions: int, device: torch.device) -> None:
     points = make(name, dimensions + 1).to(device)
-    for radius in (nearest(points, 3).radius, nearest(points, 60).radius, torch.zeros(300).double().to(device)):
+    for radius in (
+        nearest(points, 3).radius,
+        nearest(points, 60).radius,
+        torch.zeros(300).double().to(device),
+    ):
         for path in paths(device, "tree", "brute", *(["line"] if dimensions == 1 else [])):
             assert_counts(points[:, 1:], radius, path)
 
@@ -170,18 +196,29 @@ def test_rounding_decides_on_the_border(device: torch.device) -> None:
 
 
 def test_values_that_vanish_in_the_difference(device: torch.device) -> None:
-    """Beside 1, all these values are the same distance away: a guess is off by hundreds of places."""
-    points = torch.cat((10.0 ** -torch.arange(20, 300, dtype=torch.float64), torch.tensor([0.0, 1.0, 2.0]).double()))
+    """Beside 1, all these values are the same distance away: a guess is off by hundreds of
+    places.
+    """
+    points = torch.cat(
+        (
+            10.0 ** -torch.arange(20, 300, dtype=torch.float64),
+            torch.tensor([0.0, 1.0, 2.0]).double(),
+        )
+    )
     points = points[:, None].to(device)
     for radius in (1.0, 2.0, 0.5, 1e-100):
-        assert_counts(points, torch.full((len(points),), radius, dtype=torch.float64, device=device), "line")
+        assert_counts(
+            points, torch.full((len(points),), radius, dtype=torch.float64, device=device), "line"
+        )
     assert_nearest(torch.cat((points, points.flip(0)), 1), 3, 1, "brute")
 
 
 values = st.one_of(
     st.integers(-4, 4).map(float),
     st.floats(-1e300, 1e300, allow_nan=False, allow_subnormal=True),
-    st.sampled_from([0.0, -0.0, 5e-324, 1e-300, 0.1, 0.2, 0.30000000000000004, 1e16, 1e16 + 2, 1e300]),
+    st.sampled_from(
+        [0.0, -0.0, 5e-324, 1e-300, 0.1, 0.2, 0.30000000000000004, 1e16, 1e16 + 2, 1e300]
+    ),
 )
 
 
@@ -208,7 +245,10 @@ def test_folded_selection(width: int, weighted: bool, device: torch.device) -> N
         for k in {1, min(2, width), min(40, width), width}:
             tensors = (torch.from_numpy(values).to(device) for values in (distance, weights))
             got = neighbors._kth_smallest(next(tensors), k, next(tensors) if weighted else None)
-            expected = [np.sort(row.repeat(count))[k - 1] for row, count in zip(distance, weights, strict=True)]
+            expected = [
+                np.sort(row.repeat(count))[k - 1]
+                for row, count in zip(distance, weights, strict=True)
+            ]
             np.testing.assert_array_equal(got.cpu().numpy(), expected)
 
 
@@ -225,7 +265,9 @@ def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch, device: torch.devic
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts in other units elsewhere")
 @pytest.mark.parametrize("path", ["brute", "strips", "tree"])
 def test_memory_is_linear(path: str) -> None:
-    """All pairs would be 288 MB; so is what a heap in pieces keeps, if chunks leave small results behind."""
+    """All pairs would be 288 MB; so is what a heap in pieces keeps, if chunks leave small results
+    behind.
+    """
     script = f"""
 import resource, torch
 from mi_metrics.functional.neighbors.search import nearest
@@ -239,7 +281,9 @@ for part in (points[:500].contiguous(), points):
     range_counts(part, radius, path="brute")
 print(peak() - before)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert float(done.stdout) < 40
 
 

@@ -17,12 +17,17 @@ def samples(*shape, seed=0, dtype=torch.float64):
 
 
 def given(bins, ranges=RANGES):
-    return tuple(fixed_axis(r, b, torch.float64, torch.device("cpu")) for r, b in zip(ranges, bins, strict=True))
+    return tuple(
+        fixed_axis(r, b, torch.float64, torch.device("cpu"))
+        for r, b in zip(ranges, bins, strict=True)
+    )
 
 
 def dense(x, y, axes, bins, kernel):
     """The table by autograd's own means: every weight of every bin."""
-    return kernel_matrix(x.double(), axes[0], bins[0], kernel).mT @ kernel_matrix(y.double(), axes[1], bins[1], kernel)
+    return kernel_matrix(x.double(), axes[0], bins[0], kernel).mT @ kernel_matrix(
+        y.double(), axes[1], bins[1], kernel
+    )
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -32,7 +37,9 @@ def test_table_is_scipys_splines(kernel, bins):
     weights = torch.rand(3, 200, generator=torch.Generator().manual_seed(1))
     tables = soft_counts(x, y, given(bins), bins, kernel, weights)
     for row in range(3):
-        expected = oracles.soft_table(x[row].numpy(), y[row].numpy(), RANGES, bins, ORDERS[kernel], weights[row])
+        expected = oracles.soft_table(
+            x[row].numpy(), y[row].numpy(), RANGES, bins, ORDERS[kernel], weights[row]
+        )
         torch.testing.assert_close(tables[row], torch.from_numpy(expected), rtol=0, atol=1e-11)
 
 
@@ -57,7 +64,9 @@ def test_gradient_is_autograds_whatever_the_chunks(kernel, shape, monkeypatch):
     expected = torch.autograd.grad(dense(x, y, given(bins), bins, kernel), (x, y), upstream)
     for chunk in (2**16, 64, 1):
         monkeypatch.setitem(soft.CHUNK, "cpu", chunk)
-        ours = torch.autograd.grad(soft_counts(x, y, given(bins), bins, kernel, None), (x, y), upstream)
+        ours = torch.autograd.grad(
+            soft_counts(x, y, given(bins), bins, kernel, None), (x, y), upstream
+        )
         for a, b in zip(ours, expected, strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=1e-13)
 
@@ -68,7 +77,9 @@ def test_gradcheck_with_empty_cells_samples_outside_and_weights(kernel):
     x[0, 0], y[1, 3] = 7.0, -9.0
     x, y = x.requires_grad_(), y.requires_grad_()
     weights = torch.tensor([[0, 1, 2.5, 1, 0, 1, 1, 0.5, 1]]).expand(2, -1)
-    assert torch.autograd.gradcheck(lambda a, b: soft_counts(a, b, given((8, 6)), (8, 6), kernel, weights), (x, y))
+    assert torch.autograd.gradcheck(
+        lambda a, b: soft_counts(a, b, given((8, 6)), (8, 6), kernel, weights), (x, y)
+    )
 
 
 def test_double_backward_is_right():
@@ -83,11 +94,15 @@ def test_gradient_of_one_input_alone(kernel):
     x, y = samples(2, 50)
     upstream = torch.rand(2, 6, 4, dtype=torch.float64)
     both = torch.autograd.grad(
-        soft_counts(x.requires_grad_(), y.requires_grad_(), given((6, 4)), (6, 4), kernel, None), (x, y), upstream
+        soft_counts(x.requires_grad_(), y.requires_grad_(), given((6, 4)), (6, 4), kernel, None),
+        (x, y),
+        upstream,
     )
     for i in range(2):
         pair = [v.detach().requires_grad_(i == j) for j, v in enumerate((x, y))]
-        (alone,) = torch.autograd.grad(soft_counts(*pair, given((6, 4)), (6, 4), kernel, None), pair[i], upstream)
+        (alone,) = torch.autograd.grad(
+            soft_counts(*pair, given((6, 4)), (6, 4), kernel, None), pair[i], upstream
+        )
         assert alone.equal(both[i])
 
 
@@ -128,7 +143,9 @@ def test_arithmetic_is_float64_whatever_the_input(dtype):
     assert table.equal(reference)
     upstream = torch.rand_like(table)
     for a, b in zip(
-        torch.autograd.grad(table, (x, y), upstream), torch.autograd.grad(reference, (x64, y64), upstream), strict=True
+        torch.autograd.grad(table, (x, y), upstream),
+        torch.autograd.grad(reference, (x64, y64), upstream),
+        strict=True,
     ):
         assert a.equal(b.to(dtype))
 
@@ -136,9 +153,13 @@ def test_arithmetic_is_float64_whatever_the_input(dtype):
 def test_strides_do_not_matter():
     x, y = samples(3, 40)
     expected = soft_counts(x, y, given((6, 4)), (6, 4), "cubic", None)
-    assert soft_counts(x.T.contiguous().T, y[:, :], given((6, 4)), (6, 4), "cubic", None).equal(expected)
+    assert soft_counts(x.T.contiguous().T, y[:, :], given((6, 4)), (6, 4), "cubic", None).equal(
+        expected
+    )
     one = y[:1].expand(3, -1).requires_grad_()
-    table = soft_counts(x.T.contiguous().T.requires_grad_(), one, given((6, 4)), (6, 4), "cubic", None)
+    table = soft_counts(
+        x.T.contiguous().T.requires_grad_(), one, given((6, 4)), (6, 4), "cubic", None
+    )
     assert torch.autograd.grad(table.square().sum(), one)[0].shape == (3, 40)
 
 
@@ -161,7 +182,9 @@ def test_more_samples_than_float32_can_count():
 def test_memory_is_a_chunk_and_the_gradients():
     n = 1_000_000
     x, y = (v.requires_grad_() for v in samples(1, n, dtype=torch.float32))
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
         soft_counts(x, y, given((32, 32)), (32, 32), "cubic", None).square().sum().backward()
     held, peak = 0, 0
     for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
