@@ -2,6 +2,7 @@
 losses.
 """
 
+from mi_metrics.functional.cautions import MutualInformationWarning
 from mi_metrics.losses import (
     KDEMutualInformationLoss,
     MutualInformationLoss,
@@ -19,5 +20,6 @@ __all__ = [
     "KNNMutualInformation",
     "MutualInformationLoss",
     "MutualInformationPenalty",
+    "MutualInformationWarning",
     "UnpaddedDistributedSampler",
 ]
