@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint doctest package bench figures clean
+.PHONY: demo test campaign lint doctest package bench figures clean
 
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,7 +24,11 @@ demo: $(VENV)/.demo
 	$(BIN)/python -m mi_metrics.examples.demo
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -n auto --maxprocesses 4
+	$(BIN)/pytest -n auto --maxprocesses 4 -m "not campaign"
+
+# What takes too long for every change: statistics over hundreds of draws, long fuzz.
+campaign: $(VENV)/.dev
+	$(BIN)/pytest -n auto --maxprocesses 4 -m campaign
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

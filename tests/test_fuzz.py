@@ -42,7 +42,7 @@ def test_random_calls_keep_their_promises(kind: str, random: Random) -> None:
     KINDS[kind](random).run()
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_seeded_calls_keep_their_promises(kind: str) -> None:
     for number in range(200):
