@@ -1,17 +1,25 @@
 """Options and settings that every test shares."""
 
+import hypothesis
 import pytest
 import torch
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--device", default="cpu", help="device on which the tests run: cpu, cuda, cuda:1, ..."
     )
+    parser.addoption(
+        "--threads", type=int, default=1, help="number of threads of torch (default: 1)"
+    )
 
 
-def pytest_configure() -> None:
-    torch.set_num_threads(1)
+def pytest_configure(config: pytest.Config) -> None:
+    torch.set_num_threads(config.getoption("--threads"))
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,8 @@ def test_importing_the_package_pulls_in_no_optional_dependency():
 
 
 def test_the_check_of_imports_can_fail():
-    assert imported_by("import sklearn") == ["sklearn"]
+    # Where pandas is installed, scikit-learn imports it, and that imports pyarrow.
+    assert "sklearn" in imported_by("import sklearn")
 
 
 def imports(path):

@@ -464,6 +464,8 @@ def test_the_bar_is_for_terminals_and_long_files_only(tmp_path, capsys, monkeypa
     monkeypatch.setattr(columns, "LEAST_ROWS", 10)
     monkeypatch.setattr(columns, "ROWS", 10)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr("tqdm.tqdm.monitor_interval", 0)
+    monkeypatch.setattr("tqdm.std.time", lambda: 0)
     run(path, "--x", "0", "--y", "2", "--estimator", "bins")
     assert "reading" not in capsys.readouterr().err
     clock = iter(range(0, 10**6, 3))
