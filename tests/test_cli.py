@@ -32,6 +32,11 @@ def test_version(capsys):
     assert capsys.readouterr().out.strip() == version("mi-metrics")
 
 
+def test_the_package_runs_as_a_module():
+    result = processes.run([sys.executable, "-m", "mi_metrics", "--version"])
+    assert (result.returncode, result.stdout.strip()) == (0, version("mi-metrics"))
+
+
 def test_an_unknown_command_is_refused_with_the_known_ones(capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.main(["fitt"])
