@@ -500,7 +500,8 @@ def test_importing_it_needs_no_extra():
 def test_memory_does_not_grow_with_the_file(suffix, tmp_path):
     # Chunks are made small, so that the shorter file has many of them too.
     code = (
-        "import sys, torch; torch.set_num_threads(1); from mi_metrics import columns, estimate; "
+        "import sys, torch; torch.set_num_threads(1); "
+        "from mi_metrics.commands import columns, estimate; "
         "columns.ROWS = columns.LEAST_ROWS = 1 << 15; columns.BLOCK = 1 << 17; "
         "estimate.main(sys.argv[1:]); print(next(line.split()[1] for line in "
         "open('/proc/self/status') if line.startswith('VmHWM')))"

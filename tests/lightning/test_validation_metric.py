@@ -23,13 +23,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 from mi_metrics import BinnedMutualInformation
-from mi_metrics.examples import (
-    DigitsAutoencoder,
-    DigitsDataModule,
-    EpochTable,
-    JointDistributionLogger,
-)
+from mi_metrics.examples import DigitsAutoencoder, DigitsDataModule
 from mi_metrics.functional import binned_mutual_information
+from mi_metrics.lightning import EpochTable, JointDistributionLogger
 from mi_metrics.lightning.cli import configs_folder
 from mi_metrics.lightning.cli import main as run
 from tests import processes
