@@ -2,7 +2,6 @@
 a test here.
 """
 
-import math
 import warnings
 
 import numpy as np
@@ -12,14 +11,9 @@ import torch
 from mi_metrics import BinnedMutualInformation
 from mi_metrics.functional import binned_joint, binned_mutual_information
 from tests import oracles
+from tests.samples import gaussian
 
 NORMALIZATIONS = ["none", "arithmetic", "geometric", "min", "max", "joint", "studholme"]
-
-
-def gaussian(n, r=0.6, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    x, noise = torch.randn(2, n, generator=generator, dtype=torch.float64)
-    return x, r * x + math.sqrt(1 - r * r) * noise
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)

@@ -16,13 +16,7 @@ from mi_metrics.functional.densities.counted import kde_from_table, kde_joint_fr
 from mi_metrics.functional.densities.gaussian import COARSE, OUTLIERS, Cells, Estimate, warn_about
 from mi_metrics.functional.information import entropies
 from mi_metrics.functional.kde import kde_joint, kde_mutual_information
-
-
-def gaussian(
-    n: int, r: float, seed: int = 0, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor]:
-    z = torch.randn(2, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return z[0].to(device), (r * z[0] + math.sqrt(1 - r * r) * z[1]).to(device)
+from tests.samples import gaussian
 
 
 def truth(r: float) -> float:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mi_metrics import BinnedMutualInformation
 from mi_metrics.functional import binned_joint, binned_mutual_information
+from tests.samples import gaussian
 
 VIEWS = [
     {},
@@ -22,12 +23,6 @@ VIEWS = [
     {"kernel": "linear"},
     {"kernel": "cubic", "clip_quantile": 0.02},
 ]
-
-
-def gaussian(n, r=0.6, seed=0, dtype=torch.float64, device="cpu"):
-    generator = torch.Generator().manual_seed(seed)
-    x, noise = torch.randn(2, n, generator=generator, dtype=dtype).to(device)
-    return x, r * x + math.sqrt(1 - r * r) * noise
 
 
 def cauchy(values):

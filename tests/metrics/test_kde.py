@@ -11,12 +11,7 @@ from torchmetrics import MetricCollection
 
 from mi_metrics import BinnedMutualInformation, KDEMutualInformation
 from mi_metrics.functional import kde_joint, kde_mutual_information
-
-
-def gaussian(n, r=0.6, seed=0, device="cpu"):
-    generator = torch.Generator().manual_seed(seed)
-    x, noise = torch.randn(2, n, generator=generator, dtype=torch.float64).to(device)
-    return x, r * x + math.sqrt(1 - r * r) * noise
+from tests.samples import gaussian
 
 
 def metric_of(x, y, **options):

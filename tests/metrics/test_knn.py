@@ -11,12 +11,7 @@ from torchmetrics.wrappers import BootStrapper
 
 from mi_metrics import KNNMutualInformation
 from mi_metrics.functional import knn_mutual_information
-
-
-def gaussian(n, r=0.6, seed=0, dtype=torch.float64, device="cpu"):
-    generator = torch.Generator().manual_seed(seed)
-    x, noise = torch.randn(2, n, generator=generator, dtype=dtype).to(device)
-    return x, r * x + math.sqrt(1 - r * r) * noise
+from tests.samples import gaussian
 
 
 @pytest.mark.parametrize(
