@@ -58,3 +58,33 @@ def codes(table):
     a, b = np.nonzero(table)
     counts = np.asarray(table)[a, b]
     return np.repeat(a, counts), np.repeat(b, counts)
+
+
+def quantile_bins(values, bins, counts=None):
+    """Return the quantile bin of each value, by the rule of the module `quantiles`, in whole
+    numbers.
+    """
+    values = [float(v) for v in values]
+    counts = [1] * len(values) if counts is None else [int(c) for c in counts]
+    number = {}
+    for v, c in zip(values, counts, strict=True):
+        number[v] = number.get(v, 0) + c
+    distinct, n = sorted(v for v in number if number[v] > 0), sum(counts)
+    if len(distinct) <= bins:
+        return [distinct.index(v) if v in distinct else None for v in values]
+    place, below, between = {}, 0, None
+    for v in distinct:
+        m = 2 * below + number[v]
+        place[v], rest = divmod(m * bins, 2 * n)
+        if rest == 0 and m > n:
+            place[v] -= 1
+        if rest == 0 and m == n:
+            between = v
+        below += number[v]
+    if between is not None:
+        low, high = (
+            sum(number[v] for v in distinct if v != between and place[v] == b)
+            for b in (bins // 2 - 1, bins // 2)
+        )
+        place[between] = bins // 2 - 1 if low <= high else bins // 2
+    return [place.get(v) for v in values]
