@@ -1,6 +1,7 @@
 """Tensors in, tensors out: estimators of mutual information without state."""
 
 from mi_metrics.functional.binned import binned_joint, binned_mutual_information
+from mi_metrics.functional.gaussian import gaussian_mutual_information
 from mi_metrics.functional.information import (
     entropies,
     independence_p_value,
@@ -14,6 +15,7 @@ __all__ = [
     "binned_joint",
     "binned_mutual_information",
     "entropies",
+    "gaussian_mutual_information",
     "independence_p_value",
     "kde_joint",
     "kde_mutual_information",
