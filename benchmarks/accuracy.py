@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mi_metrics.commands import study
 from mi_metrics.distributions import DISTRIBUTIONS
+from mi_metrics.settings import ESTIMATORS
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -50,7 +51,7 @@ def study_rows() -> list[list[str]]:
         for n, published in EARLIER.items():
             earlier = published[i] or (None, None, None)
             x, y = study.draw("gaussian", truth, n, study.DRAWS, 0)
-            estimators = (*study.ESTIMATORS.values(), scikit_learn)
+            estimators = (*ESTIMATORS.values(), scikit_learn)
             row = [f"{DISTRIBUTIONS['gaussian'].parameter(truth):.2g}", str(n), _number(truth)]
             row += [_mean(estimator, x, y) for estimator in estimators]
             rows.append(
@@ -64,21 +65,22 @@ def catalogue_rows() -> list[list[str]]:
     rows = []
     for name, distribution in DISTRIBUTIONS.items():
         x, y = distribution.sample(TRUTH, DRAWS, SIZE, torch.Generator().manual_seed(0))
-        estimators = (*study.ESTIMATORS.values(), scikit_learn)
+        estimators = (*ESTIMATORS.values(), scikit_learn)
         rows.append([name, _number(TRUTH), *(_mean(estimator, x, y) for estimator in estimators)])
     return rows
 
 
+TITLES = [estimator.title for estimator in ESTIMATORS.values()]
 TABLES: dict[str, tuple[list[str], Callable[[], list[list[str]]]]] = {
     "study": (
         [
-            *("r", "N", "truth", "bins", "quantile bins", "kernels", "neighbours", "scikit-learn"),
-            *("earlier: bins", "earlier: kernels", "earlier: neighbours"),
+            *("r", "N", "truth", *TITLES, "scikit-learn"),
+            *(f"earlier: {TITLES[i]}" for i in (0, 2, 3)),
         ],
         study_rows,
     ),
     "catalogue": (
-        ["distribution", "truth", "bins", "quantile bins", "kernels", "neighbours", "scikit-learn"],
+        ["distribution", "truth", *TITLES, "scikit-learn"],
         catalogue_rows,
     ),
 }
@@ -88,8 +90,7 @@ def table(name: str) -> str:
     """Compute one of :data:`TABLES` and return it as Markdown."""
     header, rows = TABLES[name]
     with warnings.catch_warnings():
-        # The tables show what becomes of few samples and heavy tails; nobody has to be told beside
-        # them.
+        # The tables show what becomes of few samples and heavy tails, so warnings are silenced.
         warnings.simplefilter("ignore")
         lines = [header, ["---"] * len(header), *rows()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

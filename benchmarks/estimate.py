@@ -15,9 +15,9 @@ from types import ModuleType
 import numpy as np
 
 from benchmarks.timing import Row, at_most, missing, peer, seconds
-from mi_metrics import BinnedMutualInformation
 from mi_metrics.commands import columns
 from mi_metrics.commands.estimate import main
+from mi_metrics.settings import ESTIMATORS
 
 N = 10_000_000
 
@@ -55,9 +55,7 @@ def _time(path: Path, parquet: ModuleType) -> list[Row]:
             pass
 
     def update() -> None:
-        metric = BinnedMutualInformation(
-            "auto", bias_correction="grassberger", nan_strategy="ignore"
-        )
+        metric = ESTIMATORS["bins"].metric(nan_strategy="ignore")
         for x, y in chunks:
             metric.update(x, y)
 

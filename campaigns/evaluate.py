@@ -1,4 +1,5 @@
-"""Three metrics over a dataset that is split among processes, to be started alone or by torchrun.
+"""The recommended metrics over a dataset that is split among processes, to be started alone or by
+torchrun.
 
 ``python -m campaigns.hosts`` starts it on two hosts and compares the values with those of one
 process.
@@ -14,12 +15,8 @@ import torch
 from torch import distributed as dist
 from torch.utils.data import DataLoader, TensorDataset
 
-from mi_metrics import (
-    BinnedMutualInformation,
-    KDEMutualInformation,
-    KNNMutualInformation,
-    UnpaddedDistributedSampler,
-)
+from mi_metrics import UnpaddedDistributedSampler
+from mi_metrics.settings import ESTIMATORS
 
 # No multiple of any number of processes that is likely.
 SAMPLES = 10_007
@@ -49,11 +46,7 @@ def main() -> None:
     y = 0.6 * x + 0.8 * torch.randn(SAMPLES, generator=generator)
     dataset = TensorDataset(x, y)
     sampler = UnpaddedDistributedSampler(dataset)
-    metrics = {
-        "bins": BinnedMutualInformation("auto", bias_correction="grassberger").to(device),
-        "kernels": KDEMutualInformation().to(device),
-        "neighbours": KNNMutualInformation().to(device),
-    }
+    metrics = {name: estimator.metric().to(device) for name, estimator in ESTIMATORS.items()}
     if pause:
         print(f"rank {sampler.rank} evaluates", flush=True)
     for batch in DataLoader(dataset, batch_size=256, sampler=sampler):

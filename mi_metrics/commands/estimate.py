@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 
 import torch
 
-from mi_metrics import BinnedMutualInformation, KDEMutualInformation, KNNMutualInformation
 from mi_metrics.commands.column_names import label, shown
 from mi_metrics.commands.columns import Table, TableError, open_table
 from mi_metrics.commands.estimate_counts import FEW, crowded, few_values, p_value, tabulate
@@ -19,6 +18,7 @@ from mi_metrics.commands.estimate_options import Settings, parser
 from mi_metrics.commands.estimate_report import Estimate, lines, notes, square, write
 from mi_metrics.functional import mutual_information, standard_error
 from mi_metrics.metrics.base import IGNORED, SEEN
+from mi_metrics.settings import ESTIMATORS
 from mi_metrics.states import grid
 
 BINNED = ("bins", "quantile-bins")
@@ -185,22 +185,12 @@ def _keeps_all(table: Table, settings: Settings) -> bool:
 
 def _metric(name: str, settings: Settings) -> Any:
     """Return an estimator with the settings that its documentation recommends."""
-    unit, resolution = settings.unit, settings.resolution
-    if name == "knn":
-        return KNNMutualInformation(
-            max_samples=settings.max_samples, unit=unit, nan_strategy="ignore"
-        )
-    if name == "kde":
-        return KDEMutualInformation(unit=unit, resolution=resolution, nan_strategy="ignore")
-    options: Any = (
-        {"binning": "quantile", "bias_correction": "miller_madow"}
-        if name == "quantile-bins"
-        else {}
+    own: dict[str, Any] = (
+        {"max_samples": settings.max_samples}
+        if name == "knn"
+        else {"resolution": settings.resolution}
     )
-    options = options or {"bias_correction": "grassberger"}
-    return BinnedMutualInformation(
-        "auto", unit=unit, resolution=resolution, nan_strategy="ignore", **options
-    )
+    return ESTIMATORS[name].metric(unit=settings.unit, nan_strategy="ignore", **own)
 
 
 def _evaluate(pair: tuple[str, str], name: str, metric: Any, settings: Settings) -> Estimate:

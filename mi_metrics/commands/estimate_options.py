@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ESTIMATORS = ("bins", "quantile-bins", "kde", "knn")
+from mi_metrics.settings import ESTIMATORS
+
 DEFAULT = ("bins", "kde", "knn")
 MAX_SAMPLES = 100_000
 

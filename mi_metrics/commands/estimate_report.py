@@ -13,13 +13,7 @@ import torch
 from torch import Tensor
 
 from mi_metrics.commands.column_names import label, shown
-
-TITLES = {
-    "bins": "equal bins",
-    "quantile-bins": "quantile bins",
-    "kde": "kernel densities",
-    "knn": "nearest neighbours",
-}
+from mi_metrics.settings import ESTIMATORS
 
 
 class Estimate(NamedTuple):
@@ -154,7 +148,7 @@ def write(
         # matplotlib reads formulas between dollars.
         labels = [label(name).replace("$", r"\$") for name in names]
         file = shown(file).replace("$", r"\$")
-        named = {TITLES[estimator]: values for estimator, values in matrices.items()}
+        named = {ESTIMATORS[estimator].title: values for estimator, values in matrices.items()}
         quantity, title = (
             f"mutual information ({unit}); 0: independent",
             f"Mutual information between columns of {file}",

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 import torch
-from torch import Tensor
 
 from mi_metrics.commands.study_table import (
     Place,
@@ -44,11 +43,7 @@ from mi_metrics.commands.study_table import (
     write,
 )
 from mi_metrics.distributions import DISTRIBUTIONS, Pair
-from mi_metrics.functional import (
-    binned_mutual_information,
-    kde_mutual_information,
-    knn_mutual_information,
-)
+from mi_metrics.settings import ESTIMATORS
 
 DRAWS = 64
 SIZES = (100, 169, 361, 676, 1296, 2601, 4900)
@@ -57,16 +52,6 @@ POINTS = 25
 MOST = 2**27
 # Of a Gaussian pair at r = .99.
 STRONGEST = -0.5 * math.log(1 - 0.99**2)
-
-# Each as its documentation recommends it: tensors (draws, N) in, estimates (draws,) in nats out.
-ESTIMATORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "bins": lambda x, y: binned_mutual_information(x, y, "auto", bias_correction="grassberger"),
-    "quantile-bins": lambda x, y: binned_mutual_information(
-        x, y, "auto", binning="quantile", bias_correction="miller_madow"
-    ),
-    "kde": kde_mutual_information,
-    "knn": lambda x, y: knn_mutual_information(x.unsqueeze(-1), y.unsqueeze(-1)),
-}
 
 
 class WorkerError(RuntimeError):

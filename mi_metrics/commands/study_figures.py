@@ -12,6 +12,7 @@ from mi_metrics.distributions import DISTRIBUTIONS
 from mi_metrics.functional import binned_joint, kde_joint
 from mi_metrics.functional.tables.axis import data_axis
 from mi_metrics.plotting import plot_joint
+from mi_metrics.settings import ESTIMATORS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
 # Below so many nats an error is not shown in per cent of the truth.
 FAINTEST = 0.02
 
-# Name, colour and marker of each estimator; the colours are Okabe and Ito's, which do not depend on
-# colour vision.
+# Okabe and Ito's colours, which do not depend on colour vision, and a marker beside each.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+# Title, colour and marker of each estimator.
 STYLES = {
-    "bins": ("bins", "#0072B2", "o"),
-    "quantile-bins": ("quantile bins", "#E69F00", "s"),
-    "kde": ("kernel density", "#009E73", "^"),
-    "knn": ("nearest neighbours", "#CC79A7", "D"),
+    name: (estimator.title, colour, marker)
+    for (name, estimator), colour, marker in zip(ESTIMATORS.items(), COLOURS, MARKERS, strict=False)
 }
 
 

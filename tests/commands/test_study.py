@@ -349,14 +349,14 @@ class TestFigures:
         kde = [row for row in rows if (row.estimator, row.n) == ("kde", 60)]
         figure = plot_over_parameter(rows, "gaussian")
         lines = {line.get_label(): line for line in figure.axes[0].lines}
-        assert list(lines["kernel density"].get_ydata()) == [row.mean for row in kde]
+        assert list(lines["kernel densities"].get_ydata()) == [row.mean for row in kde]
         assert list(lines["truth"].get_ydata()) == [row.truth for row in kde]
         lines = {
             line.get_label(): line for line in plot_relative_error(rows, "gaussian").axes[0].lines
         }
         # Without r = 0, where nothing is a fraction of the truth.
-        assert list(lines["kernel density"].get_xdata()) == [row.parameter for row in kde[1:]]
-        assert list(lines["kernel density"].get_ydata()) == [
+        assert list(lines["kernel densities"].get_xdata()) == [row.parameter for row in kde[1:]]
+        assert list(lines["kernel densities"].get_ydata()) == [
             100 * row.error / row.truth for row in kde[1:]
         ]
         (ax,) = plot_duration(rows, "gaussian").axes
