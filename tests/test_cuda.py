@@ -29,7 +29,8 @@ from mi_metrics.functional import (
     kde_mutual_information,
     knn_mutual_information,
 )
-from tests.contract.cases import CASES, Case, batches_of, ignore_cautions
+from tests.cautions import ignore_cautions
+from tests.contract.cases import CASES, Case, batches_of
 
 pytestmark = ignore_cautions
 needs_cuda = pytest.mark.skipif(

@@ -15,13 +15,14 @@ from mi_metrics.losses import (
     MutualInformationLoss,
     MutualInformationPenalty,
 )
+from tests.cautions import ignore_cautions
 
 RANGES = ((-2.0, 3.0), (-1.5, 2.5))
 NORMALIZATIONS = ["none", "arithmetic", "geometric", "min", "max", "joint", "studholme"]
 KERNELS = ["linear", "cubic"]
 
 # The function warns of few samples per cell; a loss does not look.
-pytestmark = pytest.mark.filterwarnings("ignore:.*occupy")
+pytestmark = ignore_cautions
 
 
 def images(*shape, seed=0, dtype=torch.float64, r=0.6):

@@ -17,6 +17,7 @@ from mi_metrics.commands.estimate_counts import FEW, crowded, few_values, p_valu
 from mi_metrics.commands.estimate_options import Settings, parser
 from mi_metrics.commands.estimate_report import Estimate, lines, notes, square, write
 from mi_metrics.functional import mutual_information, standard_error
+from mi_metrics.functional.cautions import Kind, MutualInformationWarning
 from mi_metrics.metrics.base import IGNORED, SEEN
 from mi_metrics.settings import ESTIMATORS
 from mi_metrics.states import grid
@@ -27,25 +28,21 @@ LEAST_ROWS = 30
 # From here on the user is told beforehand.
 MUCH_MEMORY = 2 << 30
 
-# What a metric's warning begins or is recognised by, and what a user of this command can do about
-# it.
-NOTES = {
-    "coarser than the bins": "the cells of the grid are wider than the bins, as heavy tails, far "
-    "outliers or very many rows make it, so MI may be too small: raise --resolution, or replace "
-    "the columns by logarithms or ranks, which does not change MI",
-    "wider than the bulk": "a few far values, or many equal ones, set the width of the kernel, so "
-    "the value says little about the rest: rely on quantile-bins",
-    "narrower than half a "
-    "cell": "the kernel is narrower than the grid resolves, so MI is too small: raise "
+# What a user of this command can do about a caution; of the others, the caution's own words.
+ADVICE: dict[Kind, str] = {
+    "coarse grid": "the cells of the grid are wider than the bins, as heavy tails, far outliers or "
+    "very many rows make it, so MI may be too small: raise --resolution, or replace the columns by "
+    "logarithms or ranks, which does not change MI",
+    "wide kernel": "a few far values, or many equal ones, set the width of the kernel, so the "
+    "value says little about the rest: rely on quantile-bins",
+    "narrow kernel": "the kernel is narrower than the grid resolves, so MI is too small: raise "
     "--resolution, or rely on knn",
-    "needs more than n_neighbors": "fewer than 4 rows to use, so there is no value",
-    "Repeated samples": "rows that repeat make the part that was kept unrepresentative: rely on "
-    "bins, or use --max-samples all",
-    "set the standard deviation": "a few far values hide the rest from the neighbours, so MI may "
-    "be too small: rely on quantile-bins, or replace the columns by logarithms or ranks, which "
-    "does not change MI",
-    "are copies of others": "many rows are exact copies of others, which makes MI far too large: "
-    "remove the copies",
+    "too few": "fewer than 4 rows to use, so there is no value",
+    "far samples": "a few far values hide the rest from the neighbours, so MI may be too small: "
+    "rely on quantile-bins, or replace the columns by logarithms or ranks, which does not change "
+    "MI",
+    "copies": "many rows are exact copies of others: remove them where they are mistakes, which "
+    "make MI far too large, and rely on bins where they are data",
 }
 NO_P = (
     "no p-value, because a value is too rare, or rows are too few, to expect 5 rows in every cell"
@@ -210,9 +207,7 @@ def _evaluate(pair: tuple[str, str], name: str, metric: Any, settings: Settings)
     remarks = (
         [(both, f"{n} of {valid} rows used; --max-samples sets how many")] if n < valid else []
     )
-    for warning in caught:
-        text = " ".join(str(warning.message).split())
-        remarks.append((both, next((note for sign, note in NOTES.items() if sign in text), text)))
+    remarks += [(both, advice(warning.message)) for warning in caught]
     if name in BINNED:
         bins, cells = metric.counts(), grid.view(metric.table)
         counts, own = tabulate(bins, cells)
@@ -238,6 +233,13 @@ def _evaluate(pair: tuple[str, str], name: str, metric: Any, settings: Settings)
     if n < LEAST_ROWS and not math.isnan(value):
         remarks = [(both, f"fewer than {LEAST_ROWS} rows, too few to rely on the value")]
     return Estimate(*pair, name, n, ignored, value, error, p, tuple(remarks))
+
+
+def advice(message: Warning | str) -> str:
+    """Return what a user of this command can do about a warning."""
+    if isinstance(message, MutualInformationWarning) and message.kind in ADVICE:
+        return ADVICE[message.kind]
+    return " ".join(str(message).split())
 
 
 def _of_bins(

@@ -20,12 +20,12 @@ References:
     information for multiresolution image registration" (2000), doi:10.1109/83.887976.
 """
 
-import warnings
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from mi_metrics.functional.cautions import caution
 from mi_metrics.functional.information import (
     BiasCorrection,
     Normalization,
@@ -182,7 +182,7 @@ def binned_mutual_information(
         # there.
         message = undersampled(table.counts, table.effective_samples)
         if message:
-            warnings.warn(message, UserWarning, stacklevel=2)
+            caution("undersampled", message)
     value = information(
         table.counts,
         normalization=normalization,

@@ -1,8 +1,10 @@
 """What can be doubtful about a value, said by kind, at the line of the user who asked for it."""
 
+import os
 import sys
 import warnings
 from pathlib import Path
+from types import FrameType
 from typing import Literal, get_args
 
 Kind = Literal[
@@ -25,9 +27,19 @@ Kind = Literal[
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-_PACKAGE = str(Path(__file__).resolve().parents[1])
-# Modules between the package and its user: a call passes through their wrappers.
-_BETWEEN = ("torch", "torchmetrics")
+# Code is compiled under the path that it was imported from, so links in it are not followed.
+_PACKAGE = str(Path(__file__).parents[1]) + os.sep
+# Packages between this one and its user: a call passes through their wrappers and loops.
+_BETWEEN = frozenset(
+    {
+        "lightning",
+        "lightning_fabric",
+        "lightning_utilities",
+        "pytorch_lightning",
+        "torch",
+        "torchmetrics",
+    }
+)
 
 
 class MutualInformationWarning(UserWarning):
@@ -59,18 +71,23 @@ class MutualInformationWarning(UserWarning):
 
 
 def caution(kind: Kind, message: str) -> None:
-    """Warn of a doubtful value at the line outside of the package that asked for it."""
+    """Warn of a doubtful value at the line outside of the package that asked for it.
+
+    Args:
+        kind: One of :data:`KINDS`.
+        message: What is doubtful and what to do, in a sentence for people.
+    """
     warnings.warn(MutualInformationWarning(message, kind), stacklevel=_levels_to_the_user() + 1)
 
 
 def _levels_to_the_user() -> int:
-    """Return how many frames above the caller of :func:`caution` the user's own line is."""
+    """Return how many frames above :func:`caution` the user's own line is."""
     frame, levels = sys._getframe(1), 0
-    while frame.f_back is not None and _is_ours(frame.f_code.co_filename, frame.f_globals):
+    while frame.f_back is not None and not _is_the_users(frame):
         frame, levels = frame.f_back, levels + 1
     return levels
 
 
-def _is_ours(file: str, names: dict[str, object]) -> bool:
-    module = str(names.get("__name__", "")).partition(".")[0]
-    return file.startswith(_PACKAGE) or module in _BETWEEN
+def _is_the_users(frame: FrameType) -> bool:
+    package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
+    return not frame.f_code.co_filename.startswith(_PACKAGE) and package not in _BETWEEN

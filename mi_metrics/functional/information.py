@@ -30,12 +30,12 @@ References:
     doi:10.1016/S0031-3203(98)00091-0.
 """
 
-import warnings
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from mi_metrics.functional.cautions import caution
 from mi_metrics.functional.options import check_choice, check_tensor, check_values, from_nats
 
 Normalization = Literal["none", "arithmetic", "geometric", "min", "max", "joint", "studholme"]
@@ -130,7 +130,8 @@ def mutual_information(
         ≤ 0 gives the same.
         No samples: NaN.
         Bias: the plug-in value is too large by about (K_xy - K_x - K_y + 1) / 2N nats. If that
-        exceeds 0.1 and no correction is asked for, a UserWarning says so.
+        exceeds 0.1 and no correction is asked for, a
+        :class:`mi_metrics.MutualInformationWarning` says so.
         Gradient: with respect to floating-point counts (not with ``"grassberger"``); finite with
         empty cells.
         Exact under splits and ranks: add the tables, then call this once.
@@ -168,7 +169,7 @@ def mutual_information(
     check_options(normalization, bias_correction, unit)
     _check_counts(counts)
     if bias_correction == "none" and (message := undersampled(counts)):
-        warnings.warn(message, UserWarning, stacklevel=2)
+        caution("undersampled", message)
     return information(
         counts, normalization=normalization, bias_correction=bias_correction, unit=unit
     )

@@ -36,7 +36,6 @@ References:
 """
 
 import math
-import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -44,6 +43,7 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.binned import ValueRange
+from mi_metrics.functional.cautions import caution
 from mi_metrics.functional.densities.counted import display_grids, smoothed_display
 from mi_metrics.functional.densities.gaussian import (
     CENTRE,
@@ -236,7 +236,7 @@ def kde_joint(
         _display_samples(pair, bandwidth, grid_size)[0] for pair in _pairs(x, y, value_range)
     ]
     if any(d.outliers for d in displays):
-        warnings.warn(OUTLIERS, UserWarning, stacklevel=2)
+        caution("wide kernel", OUTLIERS)
     return torch.stack([d.joint for d in displays]).reshape(*x.shape[:-1], grid_size, grid_size)
 
 

@@ -33,7 +33,6 @@ order of its own.
 """
 
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -42,6 +41,7 @@ import torch
 from scipy.special import psi
 from torch import Tensor
 
+from mi_metrics.functional.cautions import caution
 from mi_metrics.functional.information import Unit
 from mi_metrics.functional.neighbors.search import nearest
 from mi_metrics.functional.neighbors.steps import on_cpu
@@ -206,7 +206,7 @@ def knn_mutual_information(
     if standardize and any(
         hides_the_rest(pair, x.shape[-1], discrete_y=discrete_y) for pair in pairs
     ):
-        warnings.warn(HIDDEN, UserWarning, stacklevel=2)
+        caution("far samples", HIDDEN)
     if torch.isnan(result).any():
         raise ValueError(
             "Expected at least one class of two or more members in `y`, but every label occurs "

@@ -16,7 +16,6 @@ Beyond :class:`torchmetrics.Metric`:
 
 import copy
 import functools
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
@@ -27,6 +26,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 from torchmetrics.utilities.exceptions import TorchMetricsUserError
 
+from mi_metrics.functional.cautions import Kind, caution
 from mi_metrics.functional.options import (
     check_choice,
     check_finite,
@@ -53,6 +53,8 @@ class MutualInformationMetric(Metric):
 
     header: Tensor
     counters: Tensor
+    # A class attribute too: metrics that were pickled by version 0.1.0 have none of their own.
+    _in_forward: bool = False
 
     def __init__(
         self,
@@ -66,7 +68,8 @@ class MutualInformationMetric(Metric):
         self.num_outputs = check_integer("num_outputs", num_outputs, 1)
         check_choice("nan_strategy", nan_strategy, headers.CHOICES["nan_strategy"])
         self.nan_strategy = nan_strategy
-        self._warned: set[str] = set()
+        self._warned: set[Kind] = set()
+        self._in_forward = False
         words = headers.encode(
             configuration | {"num_outputs": num_outputs, "nan_strategy": nan_strategy}
         )
@@ -125,11 +128,16 @@ class MutualInformationMetric(Metric):
                 "the `sync_context`."
             )
 
-    def _warn_once(self, what: str, message: str | None) -> None:
-        """Warn, once per metric and kind, at the line that called ``compute``."""
-        if message is not None and what not in self._warned:
-            self._warned.add(what)
-            warnings.warn(message, UserWarning, stacklevel=5)
+    def _warn_once(self, kind: Kind, message: str | None, *, of_input: bool = False) -> None:
+        """Warn of an accumulated value, once per metric and kind.
+
+        ``forward`` returns the value of a small batch and is silent about it, but not about what is
+        doubtful in the samples themselves (``of_input``).
+        """
+        silent = self._in_forward and not of_input
+        if message is not None and kind not in self._warned and not silent:
+            self._warned.add(kind)
+            caution(kind, message)
 
     def _without_samples(self) -> str | None:
         """Say that there is no valid sample: on any rank, when this is called after a sync."""
@@ -217,6 +225,7 @@ class MutualInformationMetric(Metric):
             "compute_on_cpu",
         )
         before = {name: getattr(self, name) for name in names}
+        self._in_forward = True
         try:
             return super().forward(*args, **kwargs)
         except BaseException:
@@ -228,6 +237,8 @@ class MutualInformationMetric(Metric):
                 False,
             )
             raise
+        finally:
+            self._in_forward = False
 
     def _copy_state_dict(self) -> dict[str, Any]:
         states = {name: getattr(self, name) for name in self._defaults}

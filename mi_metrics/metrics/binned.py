@@ -184,7 +184,7 @@ class BinnedMutualInformation(JointTableMetric):
         self._warn_once("outside", self._outside_message())
         if any(view.coarse for view in views):
             self._warn_once(
-                "coarse",
+                "coarse grid",
                 f"The grid of {self.resolution} cells per axis is coarser than the bins of "
                 f"{type(self).__name__}, as heavy tails or far outliers make it, so some bins "
                 "can't be told apart. Raise `resolution`, use fewer bins, or transform both "

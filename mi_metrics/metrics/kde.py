@@ -131,8 +131,8 @@ class KDEMutualInformation(JointTableMetric):
         ]
         self._warn_once("no samples", self._without_samples())
         self._warn_once("outside", self._outside_message())
-        self._warn_once("outliers", OUTLIERS if any(bool(e.outliers) for e in found) else None)
-        self._warn_once("coarse", COARSE if any(bool(e.coarse) for e in found) else None)
+        self._warn_once("wide kernel", OUTLIERS if any(bool(e.outliers) for e in found) else None)
+        self._warn_once("narrow kernel", COARSE if any(bool(e.coarse) for e in found) else None)
         value = torch.stack([e.value for e in found])
         return self._squeeze(from_nats(value, self.unit) if self.normalization == "none" else value)
 

@@ -236,16 +236,17 @@ class KNNMutualInformation(MutualInformationMetric):
         """Return the mutual information of all samples since the last reset, of all ranks."""
         rows = self._rows()
         used = self.counters[SEEN] - self.counters[IGNORED]
-        if int(used.min()) <= self.n_neighbors:
+        fewest = int(used.min())
+        if fewest <= self.n_neighbors:
             self._warn_once(
-                "too few",
+                "too few" if fewest else "no samples",
                 f"{type(self).__name__} needs more than n_neighbors={self.n_neighbors} valid "
-                f"samples, but has {int(used.min())}, so its value is NaN. Update it with more "
+                f"samples, but has {fewest}, so its value is NaN. Update it with more "
                 "samples, or lower `n_neighbors`.",
             )
         if self.max_samples is not None and not self._is_representative(used):
             self._warn_once(
-                "unrepresentative",
+                "copies",
                 f"Repeated samples make the {self.max_samples} that {type(self).__name__} kept "
                 f"unrepresentative of the {int(used.max())} seen: copies are kept or dropped "
                 "together. Keep all with max_samples=None, or use BinnedMutualInformation, which "
@@ -255,7 +256,7 @@ class KNNMutualInformation(MutualInformationMetric):
         if self.standardize and any(
             hides_the_rest(r, self.x_dim, discrete_y=self.discrete_y) for r in rows
         ):
-            self._warn_once("hidden", HIDDEN)
+            self._warn_once("far samples", HIDDEN)
         values = [
             rows_mutual_information(
                 r,

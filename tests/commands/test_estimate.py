@@ -14,6 +14,7 @@ from mi_metrics.commands.estimate import NO_P, Settings, estimate, main
 from mi_metrics.commands.estimate_counts import p_value
 from mi_metrics.functional import mutual_information, standard_error
 from mi_metrics.states import grid
+from tests.cautions import ignore_cautions
 
 pytest.importorskip("tqdm")
 pa = pytest.importorskip("pyarrow")
@@ -93,7 +94,7 @@ def direct(name, x, y, **options):
     return metric
 
 
-@pytest.mark.filterwarnings("ignore:The kernel is")
+@ignore_cautions
 class TestValues:
     @pytest.mark.parametrize("suffix", ["csv", "parquet", "npy"])
     @pytest.mark.parametrize("rows", [None, 300])
@@ -149,7 +150,7 @@ class TestValues:
         (alone,) = estimate(table, [("x", "y")], Settings((name,)))
         assert alone in together
 
-    @pytest.mark.filterwarnings("ignore:The grid of 32 cells")
+    @ignore_cautions
     def test_resolution_and_samples_reach_the_metrics(self, tmp_path):
         path, tensors = write(tmp_path, "parquet")
         found = estimate(
@@ -392,10 +393,7 @@ class TestNotes:
         rng = np.random.default_rng(0)
         path, *options = self.pair(tmp_path, rng.integers(0, 3, 5000), rng.integers(0, 3, 5000))
         err = self.of(path, capsys, *options, "--estimator", "knn", "--max-samples", "1000")
-        assert (
-            "note: knn, 0 and 1: rows that repeat make the part that was kept unrepresentative"
-            in err
-        )
+        assert "note: knn, 0 and 1: many rows are exact copies of others" in err
 
     def test_copies(self, tmp_path, capsys):
         path, *options = self.pair(

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -18,22 +17,6 @@ from mi_metrics.functional import (
 )
 
 Batch = tuple[Tensor, Tensor]
-
-# What metrics say about samples that are few, repeated or outside the range; no matter here, where
-# batches are small.
-CAUTIONS = (
-    ".*samples occupy .* cells",
-    ".*lie outside `value_range`",
-    ".*needs more than n_neighbors=[0-9]+ valid samples.* has [1-9]",
-    ".*samples of [A-Za-z]* are (repeated|copies)",
-    "Repeated samples make",
-    "Far samples set the standard deviation",
-    "The kernel is (narrower|wider) than",
-    "The grid of [0-9]+ cells per axis is coarser",
-)
-ignore_cautions = pytest.mark.filterwarnings(
-    *(f"ignore:{caution}:UserWarning" for caution in CAUTIONS)
-)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ from torch import distributed as dist
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from mi_metrics.functional.cautions import Kind, MutualInformationWarning
+
 GROUP_TIMEOUT = 30
 ANSWER_TIMEOUT = 45
 START_TIMEOUT = 150
@@ -35,7 +37,8 @@ class Report:
 
     results: list[Any] = field(default_factory=list)  # of each step; an exception where it raised
     states: list[dict[str, Any]] = field(default_factory=list)  # after each step
-    warnings: list[str] = field(default_factory=list)
+    cautions: list[Kind] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)  # all others
     gathers: int = 0
     synced: bool = False
     broken: bool = False  # a collective failed, on which no other can rely
@@ -187,6 +190,10 @@ def _take(metric_class: type[Metric], kwargs: dict[str, Any], steps: Sequence[St
                 report.broken |= isinstance(error, RuntimeError)
             report.results.append(result if isinstance(result, Tensor | RuntimeError) else None)
             report.states.append(dict(metric.metric_state))
-    report.warnings = [str(w.message) for w in caught]
+    for message in (w.message for w in caught):
+        if isinstance(message, MutualInformationWarning):
+            report.cautions.append(message.kind)
+        else:
+            report.warnings.append(str(message))
     report.gathers, report.synced = gather.calls, metric._is_synced
     return report

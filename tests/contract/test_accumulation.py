@@ -13,7 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mi_metrics import BinnedMutualInformation
 from mi_metrics.metrics.base import SEEN
-from tests.contract.cases import Case, batches_of, ignore_cautions
+from tests.cautions import ignore_cautions
+from tests.contract.cases import Case, batches_of
 
 pytestmark = ignore_cautions
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.contract.cases import Case, batches_of, ignore_cautions
+from tests.cautions import ignore_cautions
+from tests.contract.cases import Case, batches_of
 
 pytestmark = ignore_cautions
 

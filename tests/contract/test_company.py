@@ -9,7 +9,8 @@ import torch
 from torchmetrics import MetricCollection, MetricTracker
 from torchmetrics.wrappers import MinMaxMetric, MultioutputWrapper, Running
 
-from tests.contract.cases import CASES, Batch, Case, batches_of, ignore_cautions
+from tests.cautions import ignore_cautions
+from tests.contract.cases import CASES, Batch, Case, batches_of
 
 pytestmark = ignore_cautions
 

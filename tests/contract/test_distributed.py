@@ -20,7 +20,8 @@ from mi_metrics import (
     UnpaddedDistributedSampler,
 )
 from mi_metrics.functional import knn_mutual_information
-from tests.contract.cases import CAUTIONS, Batch, Case, batches_of, ignore_cautions
+from tests.cautions import ignore_cautions
+from tests.contract.cases import Batch, Case, batches_of
 from tests.contract.ranks import Ranks, Report
 
 pytestmark = [pytest.mark.distributed, ignore_cautions]
@@ -60,9 +61,8 @@ def assert_clean(report: Report) -> None:
     left unsynced.
     """
     assert [r for r in report.results if isinstance(r, Exception)] == []
-    assert [
-        w for w in report.warnings if not any(re.match(caution, w) for caution in CAUTIONS)
-    ] == []
+    assert report.warnings == []
+    assert "no samples" not in report.cautions
     assert not report.synced
 
 
@@ -82,8 +82,8 @@ def test_no_samples_anywhere_is_nan_and_one_warning_on_every_rank(
 ):
     for report in feed(ranks, case, [[]] * size, ("compute",), ("compute",), ("compute",)):
         assert all(bool(value.isnan().all()) for value in report.results)
-        assert len(report.warnings) == 1
-        assert "valid samples" in report.warnings[0]
+        assert report.cautions == ["no samples"]
+        assert report.warnings == []
         assert not report.synced
 
 
@@ -299,12 +299,8 @@ def test_repeated_samples_of_a_padding_sampler_are_named_on_every_rank(ranks: Ra
         shares = [list(sampler(range(58), num_replicas=3, rank=rank)) for rank in range(3)]
         steps = [[("update", x[share], y[share]), ("compute",), ("compute",)] for share in shares]
         for report in ranks.run(KNNMutualInformation, {}, steps):
-            said = [
-                w
-                for w in report.warnings
-                if "are repeated on 3 ranks, as the padding of DistributedSampler" in w
-            ]
-            assert len(said) == named
+            assert report.cautions == ["copies"] * named
+            assert report.warnings == []
             assert not report.synced
 
 

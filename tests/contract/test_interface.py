@@ -10,7 +10,8 @@ from torchmetrics import Metric
 from torchmetrics.utilities.checks import check_forward_full_state_property
 
 import mi_metrics
-from tests.contract.cases import CASES, Case, ignore_cautions
+from tests.cautions import ignore_cautions
+from tests.contract.cases import CASES, Case
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

@@ -25,7 +25,8 @@ from torch import Tensor
 from torch import distributed as dist
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from tests.contract.cases import CASES, Case, batches_of, ignore_cautions
+from tests.cautions import ignore_cautions
+from tests.contract.cases import CASES, Case, batches_of
 
 pytestmark = [pytest.mark.distributed, ignore_cautions]
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.contract.cases import Batch, Case, batches_of, ignore_cautions
+from tests.cautions import ignore_cautions
+from tests.contract.cases import Batch, Case, batches_of
 
 pytestmark = ignore_cautions
 

@@ -16,6 +16,7 @@ from mi_metrics.functional import (
 )
 from mi_metrics.functional.tables import bspline as soft
 from tests import oracles
+from tests.cautions import ignore_cautions, warned
 
 RANGES = ((-2.0, 3.0), (-1.5, 2.5))
 
@@ -338,7 +339,7 @@ def test_undersampling_of_weighted_samples_is_judged_by_their_effective_number()
     x, y = gaussian(10_000)
     # Silent, and warnings are errors.
     binned_mutual_information(x, y, 16, weights=torch.full_like(x, 1e-4))
-    with pytest.warns(UserWarning, match="300 samples occupy"):
+    with warned("undersampled", match="300 samples occupy"):
         binned_mutual_information(x[:300], y[:300], 32, weights=torch.full((300,), 1e6))
 
 
@@ -414,7 +415,7 @@ def test_gradient_is_exact_away_from_kinks(kernel, normalization):
     assert torch.autograd.gradcheck(value, (x, y))
 
 
-@pytest.mark.filterwarnings("ignore:.*occupy")
+@ignore_cautions
 @pytest.mark.parametrize("kernel", ["linear", "cubic"])
 def test_gradient_is_finite_on_kinks_ties_constants_and_extremes(kernel):
     for x in (

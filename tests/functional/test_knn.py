@@ -17,6 +17,7 @@ from mi_metrics.functional.knn import knn_mutual_information, rows_mutual_inform
 from mi_metrics.functional.neighbors import search as neighbors
 from mi_metrics.functional.neighbors import steps as _steps
 from mi_metrics.functional.neighbors import within as ranges
+from tests.cautions import warned
 
 # --------------------------------------------------------------------------------------------------
 # The formulas, point by point, over all distances
@@ -739,8 +740,8 @@ class TestFarSamples:
         x, y = (torch.from_numpy(v[:, 0]) for v in gaussian_pair(n, 0.6))
         x[n // 2] = 1e5
         y[n // 2] = 0
-        with pytest.warns(
-            UserWarning, match=r"Far samples set the standard deviation .* ranks, v\.argsort"
+        with warned(
+            "far samples", match=r"Far samples set the standard deviation .* ranks, v\.argsort"
         ):
             value = knn_mutual_information(scale * x, y)
         assert value < 0.1
@@ -772,7 +773,7 @@ class TestFarSamples:
         x[3] = n
         knn_mutual_information(x, y)
         x[3] = 2 * n
-        with pytest.warns(UserWarning, match="Far samples set"):
+        with warned("far samples"):
             knn_mutual_information(x, y)
 
     def test_is_said_beside_a_value_that_most_samples_have(self):
@@ -782,14 +783,14 @@ class TestFarSamples:
         knn_mutual_information((x > 3).double(), y)
         knn_mutual_information((torch.arange(3000) == 7).double(), y)
         rain[7] = 1e6
-        with pytest.warns(UserWarning, match="Far samples set"):
+        with warned("far samples"):
             assert knn_mutual_information(rain, y) < 0.01
 
     def test_is_not_said_of_too_few_for_quartiles(self):
         x, y = (torch.from_numpy(v[:, 0]) for v in gaussian_pair(30, 0.6))
         x[7] = 1e5
         knn_mutual_information(x[:29], y[:29])
-        with pytest.warns(UserWarning, match="Far samples set"):
+        with warned("far samples"):
             knn_mutual_information(x, y)
 
     def test_a_single_coordinate_beside_labels_has_no_scale_to_compare(self):
@@ -806,7 +807,7 @@ class TestFarSamples:
         labels[500:] = 500
         labels[7] = 10**9
         knn_mutual_information(x, labels, discrete_y=True)
-        with pytest.warns(UserWarning, match="Far samples set"):
+        with warned("far samples"):
             knn_mutual_information(
                 x + 1e6 * (torch.arange(1000) == 3)[:, None], labels, discrete_y=True
             )

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mi_metrics import KDEMutualInformationLoss, MutualInformationLoss, MutualInformationPenalty
-from tests.contract.cases import ignore_cautions
+from tests.cautions import ignore_cautions
 from tests.lightning.modules import (
     LIGHTNING_WARNINGS,
     QUIET,

@@ -3,7 +3,6 @@ in common.
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Real
 from typing import Any, Literal, NamedTuple
@@ -11,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from mi_metrics.functional.cautions import caution
 from mi_metrics.functional.information import check_options, information
 from mi_metrics.functional.options import check_cells, check_integer
 from mi_metrics.functional.tables.axis import Interval, parse_value_range
@@ -181,11 +181,12 @@ def _is_width(h: Any) -> bool:
         return False
 
 
-def warn_about(estimate: Estimate, stacklevel: int = 3) -> None:
+def warn_about(estimate: Estimate) -> None:
     """Warn once for each doubt about an estimate."""
-    for doubt, message in ((estimate.outliers, OUTLIERS), (estimate.coarse, COARSE)):
-        if bool(doubt.any()):
-            warnings.warn(message, UserWarning, stacklevel=stacklevel)
+    if bool(estimate.outliers.any()):
+        caution("wide kernel", OUTLIERS)
+    if bool(estimate.coarse.any()):
+        caution("narrow kernel", COARSE)
 
 
 def both_axes(bandwidth: Any) -> Any:
