@@ -9,12 +9,14 @@ from mi_metrics.losses import (
     MutualInformationPenalty,
 )
 from mi_metrics.metrics.binned import BinnedMutualInformation
+from mi_metrics.metrics.gaussian import GaussianMutualInformation
 from mi_metrics.metrics.kde import KDEMutualInformation
 from mi_metrics.metrics.knn import KNNMutualInformation
 from mi_metrics.sampler import UnpaddedDistributedSampler
 
 __all__ = [
     "BinnedMutualInformation",
+    "GaussianMutualInformation",
     "KDEMutualInformation",
     "KDEMutualInformationLoss",
     "KNNMutualInformation",

@@ -19,7 +19,7 @@ from torch import Tensor
 # Only what `update` uses: metrics that differ in the unit or the normalisation are to share their
 # state.
 CHOICES: dict[str, tuple[str, ...]] = {
-    "state": ("table", "grid", "samples"),
+    "state": ("table", "grid", "samples", "moments"),
     "nan_strategy": ("error", "ignore"),
     "kernel": ("hard", "linear", "cubic"),
 }

@@ -9,9 +9,15 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from mi_metrics import BinnedMutualInformation, KDEMutualInformation, KNNMutualInformation
+from mi_metrics import (
+    BinnedMutualInformation,
+    GaussianMutualInformation,
+    KDEMutualInformation,
+    KNNMutualInformation,
+)
 from mi_metrics.functional import (
     binned_mutual_information,
+    gaussian_mutual_information,
     kde_mutual_information,
     knn_mutual_information,
 )
@@ -60,7 +66,7 @@ class Case:
 
     @property
     def vectors(self) -> bool:
-        return self.dims != (1, 1)
+        return self.dims != (1, 1) or self.metric is GaussianMutualInformation
 
     def on(self, device: torch.device) -> "Case":
         return replace(self, device=device)
@@ -182,6 +188,12 @@ def knn(name: str, kwargs: dict[str, Any], **more: Any) -> Case:
     return Case(name, KNNMutualInformation, kwargs, knn_mutual_information, **more)
 
 
+def gaussian(name: str, kwargs: dict[str, Any], **more: Any) -> Case:
+    views = ({"bias_correction": "none"}, {"unit": "bits"})
+    more = {"tolerance": 1e-12, "functional_tolerance": 1e-12, "shares": views} | more
+    return Case(name, GaussianMutualInformation, kwargs, gaussian_mutual_information, **more)
+
+
 CASES = [
     binned("bins", KNOWN, shares=VIEWS, differs=(*OTHER_TABLES, {"kernel": "linear"})),
     binned(
@@ -228,4 +240,6 @@ CASES = [
         constant_memory=True,
         differs=({"max_samples": 499},),
     ),
+    gaussian("moments", {}),
+    gaussian("moments of vectors", {"x_dim": 2, "y_dim": 3}),
 ]

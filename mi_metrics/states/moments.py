@@ -1,0 +1,83 @@
+"""Moments of samples as a tensor that adds up: number, mean, centred products.
+
+A state ``(d + 4, d)`` in float64 holds, row by row, the number of samples (in every column), the
+exponent of each coordinate's unit, the mean as an unevaluated sum of two numbers, and the centred
+products. Two states are merged by the formula of Chan, Golub and LeVeque (1983): with δ the
+difference of the means,
+
+    S = S_a + S_b + δ δᵀ n_a n_b / (n_a + n_b).
+
+No state needs to know a shift that the others use, so ranks meet in the reduction only. The second
+word of the mean is what makes it exact far from 0: of samples at 1e6 ± 1 one word would leave
+relative errors of 5e-11 in the products.
+"""
+
+import torch
+from torch import Tensor
+
+from mi_metrics.functional.gaussian import MOST_EXPONENT, Moments, power_of_two, two_sum
+
+HEAD = 4
+
+
+def empty(dim: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return the state of no samples of ``dim`` coordinates."""
+    state = torch.zeros(HEAD + dim, dim, dtype=torch.float64, device=device)
+    # The unit of the first sample, however small, is the larger one.
+    state[1] = -MOST_EXPONENT
+    return state
+
+
+def pack(moments: Moments) -> Tensor:
+    """Return moments of d coordinates as one tensor ``(d + 4, d)``."""
+    number = moments.number.expand_as(moments.mean)
+    head = (number, moments.exponent.double(), moments.mean, moments.mean_rest)
+    return torch.cat((torch.stack(head), moments.products))
+
+
+def unpack(state: Tensor) -> Moments:
+    """Return the moments that :func:`pack` was given."""
+    number, exponent, mean, rest = state[:HEAD].unbind(0)
+    return Moments(number[0], exponent.long(), mean, rest, state[HEAD:])
+
+
+def merge(first: Tensor, second: Tensor) -> Tensor:
+    """Return the state of the samples of two states."""
+    a, b = unpack(first), unpack(second)
+    exponent = torch.maximum(a.exponent, b.exponent)
+    a, b = _in_units(a, exponent), _in_units(b, exponent)
+    number = a.number + b.number
+    weight = 1 / number.clamp_min(1)
+
+    difference = (b.mean - a.mean) + (b.mean_rest - a.mean_rest)
+    between = difference.unsqueeze(1) * difference * (a.number * (b.number * weight))
+    products = a.products + b.products + between
+
+    # From the mean of the larger part, which moves less; from an empty one nothing is taken.
+    swap = b.number > a.number
+    start, start_rest = torch.where(
+        swap, torch.stack((b.mean, b.mean_rest)), torch.stack((a.mean, a.mean_rest))
+    )
+    step = difference * torch.where(swap, -a.number, b.number) * weight
+    mean, lost = two_sum(start, step)
+    mean, rest = two_sum(mean, start_rest + lost)
+    return pack(Moments(number, exponent, mean, rest, products))
+
+
+def fold(states: Tensor) -> Tensor:
+    """Reduce states ``(K, d + 4, d)`` of ranks or batches to one, in their order."""
+    total = states[0]
+    for state in states[1:]:
+        total = merge(total, state)
+    return total.clone()
+
+
+def _in_units(moments: Moments, exponent: Tensor) -> Moments:
+    """Return moments in larger units: powers of two, so that nothing is rounded."""
+    # What is smaller than that by 2**1000 has no bit in common with it.
+    scale = power_of_two((moments.exponent - exponent).clamp_min(-MOST_EXPONENT))
+    return moments._replace(
+        mean=moments.mean * scale,
+        mean_rest=moments.mean_rest * scale,
+        products=moments.products * scale.unsqueeze(1) * scale,
+    )
