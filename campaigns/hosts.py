@@ -168,17 +168,8 @@ def hosts() -> Iterator[tuple[Callable[..., Run], list[str]]]:
         print(
             f"{NAMES[host]}$ GLOO_SOCKET_IFNAME={CARD} torchrun {' '.join(arguments)}", flush=True
         )
-        command = [
-            "ip",
-            "netns",
-            "exec",
-            spaces[host],
-            "unshare",
-            "--uts",
-            "sh",
-            "-c",
-            'hostname "$0" && exec "$@"',
-        ]
+        command = ["ip", "netns", "exec", spaces[host], "unshare", "--uts"]
+        command += ["sh", "-c", 'hostname "$0" && exec "$@"']
         torchrun = [NAMES[host], sys.executable, "-m", "torch.distributed.run", *arguments]
         environment = os.environ | {"GLOO_SOCKET_IFNAME": CARD, "OMP_NUM_THREADS": "1"}
         output = folder / NAMES[host]
@@ -195,43 +186,40 @@ def hosts() -> Iterator[tuple[Callable[..., Run], list[str]]]:
         return started[-1]
 
     try:
-        for space in spaces:
-            _ip("netns", "add", space)
-            # `ip netns exec` puts these files in the place of those in /etc.
-            own = Path("/etc/netns") / space
-            own.mkdir(parents=True)
-            names = [f"{a} {n}" for a, n in zip(ADDRESSES, NAMES, strict=True)]
-            (own / "hosts").write_text("\n".join(["127.0.0.1 localhost", *names, ""]))
-        _ip(
-            "link",
-            "add",
-            CARD,
-            "netns",
-            spaces[0],
-            "type",
-            "veth",
-            "peer",
-            "name",
-            CARD,
-            "netns",
-            spaces[1],
-        )
-        for space, address in zip(spaces, ADDRESSES, strict=True):
-            _ip("-n", space, "address", "add", f"{address}/24", "dev", CARD)
-            _ip("-n", space, "link", "set", "lo", "up")
-            _ip("-n", space, "link", "set", CARD, "up")
+        _connect(spaces)
         yield start, spaces
     finally:
         for space in spaces:
             _kill_all(space)
         for process, _ in started:
             process.wait()
-        for space in spaces:
-            subprocess.run(["ip", "netns", "delete", space], capture_output=True)
-            shutil.rmtree(Path("/etc/netns") / space, ignore_errors=True)
-        with suppress(OSError):
-            Path("/etc/netns").rmdir()
+        _disconnect(spaces)
         shutil.rmtree(folder)
+
+
+def _connect(spaces: list[str]) -> None:
+    """Make the two namespaces and the cable between them."""
+    for space in spaces:
+        _ip("netns", "add", space)
+        # `ip netns exec` puts these files in the place of those in /etc.
+        own = Path("/etc/netns") / space
+        own.mkdir(parents=True)
+        names = [f"{a} {n}" for a, n in zip(ADDRESSES, NAMES, strict=True)]
+        (own / "hosts").write_text("\n".join(["127.0.0.1 localhost", *names, ""]))
+    ends = [["name", CARD, "netns", space] for space in spaces]
+    _ip("link", "add", *ends[0], "type", "veth", "peer", *ends[1])
+    for space, address in zip(spaces, ADDRESSES, strict=True):
+        _ip("-n", space, "address", "add", f"{address}/24", "dev", CARD)
+        _ip("-n", space, "link", "set", "lo", "up")
+        _ip("-n", space, "link", "set", CARD, "up")
+
+
+def _disconnect(spaces: list[str]) -> None:
+    for space in spaces:
+        subprocess.run(["ip", "netns", "delete", space], capture_output=True)
+        shutil.rmtree(Path("/etc/netns") / space, ignore_errors=True)
+    with suppress(OSError):
+        Path("/etc/netns").rmdir()
 
 
 def _kill_all(space: str) -> None:

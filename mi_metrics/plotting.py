@@ -13,13 +13,15 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
+    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
 # Below this fraction of the fullest cell a probability has no colour: soft kernels leave traces of
 # 1e-17 that would stretch the scale until everything else is one colour.
 FAINTEST = 1e-6
-# A matrix of no larger value than this has a colour scale up to it: else the noise of independent
-# columns would shine.
+# The least end of the colour scale of a matrix, so that noise between independent columns stays
+# dark.
 LEAST_SCALE = 0.05
 # Up to so many columns the cells of a matrix hold their values, and up to so many every column has
 # its label.
@@ -86,11 +88,29 @@ def plot_joint(
         'x + noise'
     """
     require_matplotlib()
-    from matplotlib.colors import LogNorm
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-    from mpl_toolkits.axes_grid1 import make_axes_locatable  # type: ignore[import-untyped]
+    p, x, y = _checked(joint, x_edges, y_edges)
+    figure, ax = _axes(ax)
+    ax.set(xlabel=x_label, ylabel=y_label, xlim=x[[0, -1]].tolist(), ylim=y[[0, -1]].tolist())
+    above, right, colors = _beside(ax)
+    if title is not None:
+        above.set_title(title)
+    if not bool(p.sum() > 0):
+        colors.set_visible(False)
+        ax.text(0.5, 0.5, "no samples", transform=ax.transAxes, ha="center", va="center")
+        return figure, ax
+    mesh = _cells(ax, p, x, y)
+    above.stairs(p.sum(1).numpy(), x.numpy(), fill=True, color="0.6")
+    right.stairs(p.sum(0).numpy(), y.numpy(), fill=True, color="0.6", orientation="horizontal")
+    for marginal in (above, right):
+        marginal.margins(0)
+    above.set_ylim(bottom=0)
+    right.set_xlim(left=0)
+    figure.colorbar(mesh, cax=colors, label="probability of a cell (blank: none)")
+    return figure, ax
 
+
+def _checked(joint: Tensor, x_edges: Tensor, y_edges: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return table and edges in float64 on the CPU, or refuse them."""
     if (
         joint.ndim != 2
         or x_edges.shape != (joint.shape[0] + 1,)
@@ -107,17 +127,28 @@ def plot_joint(
             "Expected finite edges, but some are NaN or infinite. Give the axis a finite "
             "`value_range`."
         )
+    return p, x, y
+
+
+def _axes(ax: "Axes | None") -> "tuple[Figure, Axes]":
+    """Return the axes to draw in and their figure, by default new ones."""
+    from matplotlib.figure import Figure
 
     if ax is None:
         figure = Figure(figsize=(6.4, 5.2))
         figure.subplots_adjust(left=0.12, right=0.98, bottom=0.1, top=0.98)
-        ax = figure.add_subplot()
-    elif (root := ax.get_figure(root=True)) is None:
+        return figure, figure.add_subplot()
+    root = ax.get_figure(root=True)
+    if root is None:
         raise ValueError("Expected `ax` to belong to a figure. Make it with figure.add_subplot().")
-    else:
-        figure = root
+    return root, ax
 
-    ax.set(xlabel=x_label, ylabel=y_label, xlim=x[[0, -1]].tolist(), ylim=y[[0, -1]].tolist())
+
+def _beside(ax: "Axes") -> "tuple[Axes, Axes, Axes]":
+    """Return the axes of the two marginals and of the colour bar."""
+    from matplotlib.ticker import MaxNLocator
+    from mpl_toolkits.axes_grid1 import make_axes_locatable  # type: ignore[import-untyped]
+
     # Cut off from the axes themselves, so that a table keeps to its place in any grid of subplots.
     divider = make_axes_locatable(ax)
     above = divider.append_axes("top", size="22%", pad=0.08, sharex=ax)
@@ -137,30 +168,21 @@ def plot_joint(
     right.xaxis.set_major_locator(MaxNLocator(1, prune="lower"))
     above.set_ylabel("P(bin)")
     right.set_xlabel("P(bin)")
-    if title is not None:
-        above.set_title(title)
+    return above, right, colors
 
-    if not bool(p.sum() > 0):
-        colors.set_visible(False)
-        ax.text(0.5, 0.5, "no samples", transform=ax.transAxes, ha="center", va="center")
-        return figure, ax
+
+def _cells(ax: "Axes", p: Tensor, x: Tensor, y: Tensor) -> "QuadMesh":
+    """Draw the cells of a table that is not empty, in logarithmic colours."""
+    from matplotlib.colors import LogNorm
 
     largest = float(p.max())
     shown = torch.where(p > FAINTEST * largest, p, torch.nan)
     smallest = float(shown[shown.isfinite()].min())
     # One colour only: a scale of a decade, so that the colour bar has a length.
     norm = LogNorm(smallest if smallest < largest else largest / 10, largest)
-    mesh = ax.pcolormesh(
+    return ax.pcolormesh(
         x.numpy(), y.numpy(), shown.T.numpy(), norm=norm, cmap="viridis", rasterized=True
     )
-    above.stairs(p.sum(1).numpy(), x.numpy(), fill=True, color="0.6")
-    right.stairs(p.sum(0).numpy(), y.numpy(), fill=True, color="0.6", orientation="horizontal")
-    for marginal in (above, right):
-        marginal.margins(0)
-    above.set_ylim(bottom=0)
-    right.set_xlim(left=0)
-    figure.colorbar(mesh, cax=colors, label="probability of a cell (blank: none)")
-    return figure, ax
 
 
 def plot_matrices(
@@ -220,30 +242,13 @@ def plot_matrices(
     side = min(max(2.4, 0.6 * k), 12)
     figure = Figure(figsize=(len(shown) * (side + 0.1) + 2.4, side + 1.6), layout="compressed")
     axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
-    labels = [name if len(name) <= 24 else name[:23] + "…" for name in names]
-    ticks = range(0, k, math.ceil(k / LABELLED))
     for ax, (name, values) in zip(axes, shown.items(), strict=True):
         ax.set_facecolor("0.85")
         ax.imshow(values.numpy(), norm=norm, cmap="viridis")
         ax.set_title(name)
-        ax.set_xticks(
-            ticks, [labels[i] for i in ticks], rotation=45, ha="right", rotation_mode="anchor"
-        )
-        ax.set_yticks(ticks, [labels[i] for i in ticks])
-        ax.tick_params(length=0, labelsize=10 if k <= 30 else 7)
-        ax.spines[:].set_visible(False)
-        if k <= LABELLED:  # lines between the cells; of more columns nothing but lines would remain
-            ax.set_xticks([i - 0.5 for i in range(1, k)], minor=True)
-            ax.set_yticks([i - 0.5 for i in range(1, k)], minor=True)
-            ax.grid(which="minor", color="white", linewidth=1 if k <= 30 else 0.3)
-            ax.tick_params(which="minor", length=0)
-        for i, j in apart.nonzero().tolist() if k <= WRITTEN else []:
-            value = float(values[i, j])
-            text = "none" if math.isnan(value) else f"{value:z.{decimals}f}"
-            dark = norm(value) < 0.6 and not math.isnan(value)
-            ax.text(
-                j, i, text, ha="center", va="center", fontsize=9, color="white" if dark else "black"
-            )
+        _label(ax, names)
+        if k <= WRITTEN:
+            _write(ax, values, norm, decimals)
     negative = len(finite) and float(finite.min()) < 0
     colors = ScalarMappable(norm, "viridis")
     figure.colorbar(colors, ax=axes, label=label, extend="min" if negative else "neither")
@@ -253,3 +258,32 @@ def plot_matrices(
     grey = "grey: a column with itself, not estimated" + (", or no value" if gaps else "")
     figure.supxlabel(grey, fontsize=9, color="0.4")
     return figure
+
+
+def _label(ax: "Axes", names: Sequence[str]) -> None:
+    """Name the columns of a heat map, and draw lines between its cells."""
+    k = len(names)
+    labels = [name if len(name) <= 24 else name[:23] + "…" for name in names]
+    ticks = range(0, k, math.ceil(k / LABELLED))
+    named = [labels[i] for i in ticks]
+    ax.set_xticks(ticks, named, rotation=45, ha="right", rotation_mode="anchor")
+    ax.set_yticks(ticks, named)
+    ax.tick_params(length=0, labelsize=10 if k <= 30 else 7)
+    ax.spines[:].set_visible(False)
+    # With more columns the lines would hide the cells.
+    if k <= LABELLED:
+        ax.set_xticks([i - 0.5 for i in range(1, k)], minor=True)
+        ax.set_yticks([i - 0.5 for i in range(1, k)], minor=True)
+        ax.grid(which="minor", color="white", linewidth=1 if k <= 30 else 0.3)
+        ax.tick_params(which="minor", length=0)
+
+
+def _write(ax: "Axes", values: Tensor, norm: "Normalize", decimals: int) -> None:
+    """Write the values into the cells of a heat map, but for the diagonal."""
+    apart = ~torch.eye(len(values), dtype=torch.bool)
+    for i, j in apart.nonzero().tolist():
+        value = float(values[i, j])
+        text = "none" if math.isnan(value) else f"{value:z.{decimals}f}"
+        dark = norm(value) < 0.6 and not math.isnan(value)
+        color = "white" if dark else "black"
+        ax.text(j, i, text, ha="center", va="center", fontsize=9, color=color)

@@ -75,6 +75,19 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    _add_columns(result)
+    _add_settings(result)
+    result.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE.csv",
+        help="also write the lines as CSV, and with --matrix a heat map beside it, as FILE.png",
+    )
+    return result
+
+
+def _add_columns(result: argparse.ArgumentParser) -> None:
+    """Add the options that say what is read."""
     result.add_argument(
         "file", metavar="FILE", type=Path, help="a .csv (with a header line), .parquet or .npy file"
     )
@@ -88,6 +101,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="COL",
         help="every pair of these columns, or of all columns that hold numbers",
     )
+
+
+def _add_settings(result: argparse.ArgumentParser) -> None:
+    """Add the options that say how it is estimated."""
     result.add_argument(
         "--estimator",
         nargs="+",
@@ -114,13 +131,6 @@ def parser() -> argparse.ArgumentParser:
         help="cells per axis of the grid behind bins, quantile-bins and kde (default: 256); more "
         "for heavy tails",
     )
-    result.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE.csv",
-        help="also write the lines as CSV, and with --matrix a heat map beside it, as FILE.png",
-    )
-    return result
 
 
 def _max_samples(text: str) -> int | None:

@@ -14,14 +14,11 @@ import argparse
 import hashlib
 import math
 import multiprocessing
-import os
-import shutil
 import signal
-import textwrap
 import threading
 import time
 import warnings
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -30,6 +27,7 @@ from typing import NamedTuple, cast
 
 import torch
 
+from mi_metrics.commands.study_options import DRAWS, POINTS, SIZES, parser
 from mi_metrics.commands.study_table import (
     Place,
     Row,
@@ -45,9 +43,6 @@ from mi_metrics.commands.study_table import (
 from mi_metrics.distributions import DISTRIBUTIONS, Pair
 from mi_metrics.settings import ESTIMATORS
 
-DRAWS = 64
-SIZES = (100, 169, 361, 676, 1296, 2601, 4900)
-POINTS = 25
 # Pairs that are held in memory at once: 2 GiB.
 MOST = 2**27
 # Of a Gaussian pair at r = .99.
@@ -293,74 +288,6 @@ def summary(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def _parser() -> argparse.ArgumentParser:
-    # As wide as argparse makes the options.
-    width = shutil.get_terminal_size().columns - 2
-    distributions = [
-        textwrap.fill(
-            d.summary, width, initial_indent=f"  {d.name:<18} ", subsequent_indent=" " * 21
-        )
-        for d in DISTRIBUTIONS.values()
-    ]
-    parser = argparse.ArgumentParser(
-        prog="mi-metrics study",
-        description=textwrap.fill(
-            "Measure the accuracy and the duration of the estimators on samples whose mutual "
-            "information is known. Writes a table (CSV) and figures; repeated, it continues where "
-            "it was interrupted.",
-            width,
-        ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="\n".join(["distributions:", *distributions]),
-    )
-
-    def at_least(least: int) -> Callable[[str], int]:
-        def integer(text: str) -> int:
-            if int(text) < least:
-                raise argparse.ArgumentTypeError(f"expected at least {least}, but got {text}")
-            return int(text)
-
-        return integer
-
-    add = parser.add_argument
-    add(
-        "--out",
-        type=Path,
-        default=Path(),
-        metavar="FOLDER",
-        help="where to write (default: the current folder)",
-    )
-    text = "one of those below (default: %(default)s)"
-    add("--distribution", choices=DISTRIBUTIONS, default="gaussian", metavar="NAME", help=text)
-    names = ", ".join(ESTIMATORS)
-    add(
-        "--estimators",
-        nargs="+",
-        choices=ESTIMATORS,
-        default=[*ESTIMATORS],
-        metavar="NAME",
-        help=f"some of {names}",
-    )
-    add("--draws", type=at_least(2), default=DRAWS, help="samples per point (default: %(default)s)")
-    sizes = " ".join(map(str, SIZES))
-    add(
-        "--sizes",
-        type=at_least(4),
-        nargs="+",
-        default=SIZES,
-        metavar="N",
-        help=f"pairs per sample (default: {sizes})",
-    )
-    text = "values of the true information, evenly spaced up to 1.96 nats (default: %(default)s)"
-    add("--points", type=at_least(2), default=POINTS, help=text)
-    add("--seed", type=at_least(0), default=0, help="of the samples (default: 0)")
-    default = min(2, os.cpu_count() or 1)
-    text = "processes that share the work (default: %(default)s); 1 gives the steadiest durations"
-    add("--workers", type=at_least(1), default=default, help=text)
-    add("--no-figures", action="store_true", help="write the table only")
-    return parser
-
-
 def main(args: Sequence[str]) -> None:
     """Run ``mi-metrics study``.
 
@@ -370,56 +297,62 @@ def main(args: Sequence[str]) -> None:
     Raises:
         ModuleNotFoundError: If the extra ``cli`` is not installed.
     """
-    parser = _parser()
-    options = parser.parse_args(args[1:])
+    parsed = parser()
+    options = parsed.parse_args(args[1:])
+    _require(figures=not options.no_figures)
+    sizes = sorted(set(options.sizes))
+    if options.draws * sizes[-1] > MOST:
+        parsed.error(
+            f"expected --draws times --sizes of at most {MOST} pairs, but got "
+            f"{options.draws} * {sizes[-1]}"
+        )
+    name = options.distribution
+    path = options.out / f"study_{name}.csv"
+    continues = f"{path} keeps what is done; the same command continues."
+    try:
+        rows, written = _study(options, sizes, path)
+    except TableError as error:
+        parsed.exit(1, f"mi-metrics study: error: {error}\n")
+    except WorkerError as error:
+        parsed.exit(1, f"mi-metrics study: error: {error} {continues}\n")
+    except KeyboardInterrupt:
+        parsed.exit(130, f"\nmi-metrics study: interrupted. {continues}\n")
+    print(f"{name}: {DISTRIBUTIONS[name].summary}")
+    print(
+        f"{options.points} strengths of dependence, {len(sizes)} sizes, {options.draws} draws; "
+        "errors in nats\n"
+    )
+    print(summary(rows))
+    print("\nwritten:", *written, sep="\n  ")
+
+
+def _require(*, figures: bool) -> None:
     try:
         import tqdm  # noqa: F401
 
-        if not options.no_figures:
+        if figures:
             import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
         message = f'The study needs {error.name}. Install it with: pip install "mi-metrics[cli]"'
         raise ModuleNotFoundError(message, name=error.name) from error
 
-    name, draws, seed = options.distribution, options.draws, options.seed
-    sizes = sorted(set(options.sizes))
-    if draws * sizes[-1] > MOST:
-        parser.error(
-            f"expected --draws times --sizes of at most {MOST} pairs, but got {draws} * {sizes[-1]}"
-        )
-    points = grid(name, options.estimators, sizes, options.points, draws, seed)
-    path = options.out / f"study_{name}.csv"
-    try:
-        with writable(options.out):
-            options.out.mkdir(parents=True, exist_ok=True)
-        rows = run(path, points, options.workers)
-        written = [path]
-        if not options.no_figures:
-            from mi_metrics.commands.study_figures import figures
 
-            x, y = draw(name, points[-1].truth, sizes[-1], 1, seed)
-            for what, figure in figures(rows, name, x[0], y[0]).items():
-                written.append(options.out / f"study_{name}_{what}.png")
-                with writable(written[-1]):
-                    figure.savefig(written[-1], dpi=150)
-    except TableError as error:
-        parser.exit(1, f"mi-metrics study: error: {error}\n")
-    except WorkerError as error:
-        parser.exit(
-            1,
-            f"mi-metrics study: error: {error} {path} keeps what is done; the same command "
-            f"continues.\n",
-        )
-    except KeyboardInterrupt:
-        parser.exit(
-            130,
-            f"\nmi-metrics study: interrupted. {path} keeps what is done; the same command "
-            f"continues.\n",
-        )
-    print(f"{name}: {DISTRIBUTIONS[name].summary}")
-    print(
-        f"{options.points} strengths of dependence, {len(sizes)} sizes, {draws} draws; errors in "
-        f"nats\n"
-    )
-    print(summary(rows))
-    print("\nwritten:", *written, sep="\n  ")
+def _study(
+    options: argparse.Namespace, sizes: Sequence[int], path: Path
+) -> tuple[list[Row], list[Path]]:
+    """Compute the table and draw the figures; return the rows and the files written."""
+    name, draws, seed = options.distribution, options.draws, options.seed
+    points = grid(name, options.estimators, sizes, options.points, draws, seed)
+    with writable(options.out):
+        options.out.mkdir(parents=True, exist_ok=True)
+    rows = run(path, points, options.workers)
+    written = [path]
+    if not options.no_figures:
+        from mi_metrics.commands.study_figures import figures
+
+        x, y = draw(name, points[-1].truth, sizes[-1], 1, seed)
+        for what, figure in figures(rows, name, x[0], y[0]).items():
+            written.append(options.out / f"study_{name}_{what}.png")
+            with writable(written[-1]):
+                figure.savefig(written[-1], dpi=150)
+    return rows, written

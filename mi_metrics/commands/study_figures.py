@@ -16,7 +16,9 @@ from mi_metrics.settings import ESTIMATORS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 # Below so many nats an error is not shown in per cent of the truth.
 FAINTEST = 0.02
@@ -48,10 +50,8 @@ def plot_estimates(rows: Sequence[Row], distribution: str) -> "Figure":
     """Draw mean estimates against the truth, a panel per estimator, with N as size and colour of
     the markers.
     """
-    from matplotlib import colormaps
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
 
     names = _estimators(rows)
     sizes = sorted({row.n for row in rows})
@@ -83,23 +83,23 @@ def plot_estimates(rows: Sequence[Row], distribution: str) -> "Figure":
         ax.set_xlabel("true mutual information (nats)")
     for ax in panels[:, 0]:
         ax.set_ylabel("mean estimate (nats)")
-    colors = colormaps["viridis_r"]
-    handles = [
-        Line2D(
-            [],
-            [],
-            linestyle="",
-            marker="o",
-            color=colors(norm(n)),
-            markersize=area[n] ** 0.5,
-            label=str(n),
-        )
-        for n in sizes
-    ]
-    handles.append(Line2D([], [], color="0.5", linewidth=1, label="truth"))
+    handles = _size_handles(area, norm)
     figure.legend(handles=handles, title="pairs N", loc="outside right center", frameon=False)
     figure.suptitle(f"Estimates against the truth ({_described(rows, distribution)})")
     return figure
+
+
+def _size_handles(area: "dict[int, float]", norm: "LogNorm") -> "list[Line2D]":
+    """Return what the legend shows: a marker for each N, and the line of the truth."""
+    from matplotlib import colormaps
+    from matplotlib.lines import Line2D
+
+    colors = colormaps["viridis_r"]
+    handles = []
+    for n, size in area.items():
+        style = {"color": colors(norm(n)), "markersize": size**0.5, "label": str(n)}
+        handles.append(Line2D([], [], linestyle="", marker="o", **style))
+    return [*handles, Line2D([], [], color="0.5", linewidth=1, label="truth")]
 
 
 def plot_over_parameter(rows: Sequence[Row], distribution: str) -> "Figure":
@@ -203,7 +203,6 @@ def plot_joints(x: Tensor, y: Tensor, distribution: str, truth: float) -> "Figur
     itself.
     """
     from matplotlib.figure import Figure
-    from mpl_toolkits.axes_grid1 import make_axes_locatable  # type: ignore[import-untyped]
 
     figure = Figure(figsize=(12.5, 10.5))
     figure.subplots_adjust(left=0.075, right=0.99, bottom=0.06, top=0.95, wspace=0.2, hspace=0.15)
@@ -237,16 +236,7 @@ def plot_joints(x: Tensor, y: Tensor, distribution: str, truth: float) -> "Figur
         title=f"kernel density, shown on {len(joint)} × {len(joint)} cells",
     )
 
-    scatter.scatter(x, y, 3, color="k", alpha=0.4, linewidths=0)
-    scatter.set(xlabel="x", ylabel="y")
-    # As much room as the marginals take in the other panels.
-    divider = make_axes_locatable(scatter)
-    above = divider.append_axes("top", size="22%", pad=0.08)
-    for size, pad in (("22%", 0.08), ("4%", 0.12), (0.65, 0)):
-        divider.append_axes("right", size=size, pad=pad).set_axis_off()
-    divider.append_axes("top", size=0.25, pad=0).set_axis_off()
-    above.set_axis_off()
-    above.set_title("nearest neighbours: no table, the pairs themselves")
+    _scatter(scatter, x, y)
     for ax in (uniform, quantile, smooth, scatter):
         ax.set(xlim=limits[0], ylim=limits[1])
     figure.suptitle(
@@ -254,6 +244,21 @@ def plot_joints(x: Tensor, y: Tensor, distribution: str, truth: float) -> "Figur
         f"nats"
     )
     return figure
+
+
+def _scatter(ax: "Axes", x: Tensor, y: Tensor) -> None:
+    """Draw the pairs, with as much room around them as marginals take beside a table."""
+    from mpl_toolkits.axes_grid1 import make_axes_locatable  # type: ignore[import-untyped]
+
+    ax.scatter(x, y, 3, color="k", alpha=0.4, linewidths=0)
+    ax.set(xlabel="x", ylabel="y")
+    divider = make_axes_locatable(ax)
+    above = divider.append_axes("top", size="22%", pad=0.08)
+    for size, pad in (("22%", 0.08), ("4%", 0.12), (0.65, 0)):
+        divider.append_axes("right", size=size, pad=pad).set_axis_off()
+    divider.append_axes("top", size=0.25, pad=0).set_axis_off()
+    above.set_axis_off()
+    above.set_title("nearest neighbours: no table, the pairs themselves")
 
 
 def _edges(v: Tensor, bins: int, binning: str) -> Tensor:
