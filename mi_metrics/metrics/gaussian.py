@@ -18,7 +18,6 @@ from mi_metrics.functional.options import (
     check_cells,
     check_choice,
     check_integer,
-    check_tensor,
     from_nats,
 )
 from mi_metrics.metrics.base import IGNORED, SEEN, MutualInformationMetric
@@ -107,22 +106,26 @@ class GaussianMutualInformation(MutualInformationMetric):
         self.bias_correction, self.unit = bias_correction, unit
         self.add_state("moments", states.empty(dim), states.fold)
 
-    def update(self, x: Tensor, y: Tensor) -> None:
+    def update(self, x: Tensor, y: Tensor, mask: Tensor | None = None) -> None:
         """Add a batch of paired samples.
 
         Args:
             x: Samples of any real dtype, ``(N, x_dim)``.
             y: Samples paired with ``x`` by position, ``(N, y_dim)``.
+            mask: bool ``(N,)``; False leaves a sample out, whatever it holds.
 
         Raises:
-            TypeError: If x or y is not a real tensor.
+            TypeError: If x or y is not a real tensor, or the mask is not bool.
             ValueError: If shapes or devices differ, there is no sample, or with
                 ``nan_strategy="error"`` a sample is NaN or infinite. The state is left as it was.
         """
-        rows, valid = self._vectors(x, y)
-        counters = self._count(rows[:, 0].unsqueeze(0), rows[:, 0].unsqueeze(0), valid)
-        if valid is not None:
-            rows = rows[valid[0]]
+        batch = self._vectors((("x", x, self.x_dim), ("y", y, self.y_dim)), mask)
+        if batch is None:
+            return
+        rows, samples = batch
+        counters = self._count(samples)
+        if samples.valid is not None:
+            rows = rows[samples.valid[0]]
         if len(rows):
             self.moments = states.merge(self.moments, states.pack(moments(rows)))
         self.counters = counters
@@ -149,36 +152,8 @@ class GaussianMutualInformation(MutualInformationMetric):
         # Not -0.0 for a constant variable.
         return from_nats(estimate.value + 0.0, self.unit)
 
-    def _vectors(self, x: Any, y: Any) -> tuple[Tensor, Tensor | None]:
-        """Return a batch as rows ``(N, x_dim + y_dim)``, and which are valid, ``(1, N)`` (None:
-        all).
-        """
-        parts = []
-        for name, value, dim in (("x", x, self.x_dim), ("y", y, self.y_dim)):
-            value = check_tensor(name, value)
-            self._check_device(value)
-            if value.ndim == 1 and dim == 1:
-                value = value.unsqueeze(1)
-            if value.ndim != 2 or value.shape[1] != dim:
-                raise ValueError(
-                    f"Expected `{name}` of shape (N, {dim}) for {name}_dim={dim}, but got "
-                    f"{tuple(value.shape)}. Flatten what is one variable, and set its dimension in "
-                    "the constructor."
-                )
-            parts.append(value.detach())
-        if len(parts[0]) != len(parts[1]) or len(parts[0]) == 0:
-            raise ValueError(
-                "Expected as many samples in `x` as in `y`, and at least one, but got "
-                f"{len(parts[0])} and {len(parts[1])}. Samples are paired by position; skip empty "
-                "batches."
-            )
-        rows = torch.cat([p.double() for p in parts], 1)
-        finite = rows.isfinite().all(1)
-        if self.nan_strategy == "ignore":
-            return rows, finite.unsqueeze(0)
-        if not bool(finite.all()):
-            raise ValueError(
-                f"Expected `x` and `y` to be finite, but {int((~finite).sum())} of {len(rows)} "
-                'samples hold NaN or inf. Remove them first, or pass nan_strategy="ignore".'
-            )
-        return rows, None
+    def _impossible(self, states_: dict[str, Any]) -> list[str]:
+        if problems := super()._impossible(states_):
+            return problems
+        counters = states_["counters"]
+        return states.problems(states_["moments"], counters[SEEN] - counters[IGNORED])

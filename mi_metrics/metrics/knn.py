@@ -1,6 +1,6 @@
 """Mutual information from nearest neighbours, as a metric that keeps samples."""
 
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -22,7 +22,12 @@ from mi_metrics.functional.options import (
     from_nats,
     shapes_differ,
 )
-from mi_metrics.metrics.base import IGNORED, SEEN, MutualInformationMetric
+from mi_metrics.metrics.base import (
+    IGNORED,
+    SEEN,
+    MutualInformationMetric,
+    Samples,
+)
 from mi_metrics.states import reservoir
 from mi_metrics.states.header import Value
 
@@ -101,6 +106,11 @@ class KNNMutualInformation(MutualInformationMetric):
         doi:10.1371/journal.pone.0087357.
     """
 
+    # TorchScript has no type for it where a module that holds this metric is compiled.
+    __jit_ignored_attributes__: ClassVar[list[str]] = [
+        *MutualInformationMetric.__jit_ignored_attributes__,
+        "samples",
+    ]
     samples: list[Tensor] | Tensor
 
     def __init__(
@@ -173,19 +183,23 @@ class KNNMutualInformation(MutualInformationMetric):
         else:
             self.add_state(
                 "samples",
-                reservoir.empty(num_outputs, max_samples, dim, self._device),
+                reservoir.empty(num_outputs, max_samples, dim, "cpu"),
                 reservoir.fold,
             )
 
-    def update(self, x: Tensor, y: Tensor) -> None:
+    def update(self, x: Tensor, y: Tensor, mask: Tensor | None = None) -> None:
         """Keep a batch of paired samples.
 
         Args:
             x: Samples of any real dtype; shapes as said in the class.
-            y: Samples paired with ``x`` by position; with ``discrete_y`` integers or bool.
+            y: Samples paired with ``x`` by position; with ``discrete_y`` integers or bool; with
+                several outputs ``(N, 1, ...)`` is paired with each.
+            mask: bool of the shape of ``x``, of vectors ``(N,)``; False leaves a sample out,
+                whatever it holds.
 
         Raises:
-            TypeError: If x or y is not a real tensor, or y holds floating-point labels.
+            TypeError: If x or y is not a real tensor, y holds floating-point labels, or the mask is
+                not bool.
             ValueError: If shapes or devices differ, there is no sample, or with
                 ``nan_strategy="error"`` a sample is NaN or infinite. The state is left as it was.
         """
@@ -197,26 +211,15 @@ class KNNMutualInformation(MutualInformationMetric):
                 f"{y.dtype}. Convert labels with y.long(), or use discrete_y=False for a "
                 "continuous variable."
             )
-        if (
-            self.discrete_y
-            and y.dtype in (torch.int64, torch.uint64)
-            and bool((y.double().abs() >= 2.0**53).any())
-        ):
-            raise ValueError(
-                "Expected class labels in `y` below 2**53, but got larger ones, which float64 "
-                "would merge. Number the classes with torch.unique(y, return_inverse=True)."
-            )
         if (self.x_dim, self.y_dim) == (1, 1):
-            if self.num_outputs == 1:
-                _check_scalars(x, y)
-            if isinstance(x, Tensor) and isinstance(y, Tensor) and {x.ndim, y.ndim} == {1, 2}:
-                # (N, 1) beside (N,): one variable of dimension 1, as the functional API reads it.
-                x, y = (v.squeeze(1) if v.ndim == 2 else v for v in (x, y))
-            x, y, valid = self._samples(x, y)
-            rows = torch.stack([x.double(), y.double()], 2)
+            batch = self._scalars(x, y, mask)
         else:
-            rows, valid = self._vectors(x, y)
-        counters = self._count(rows[:, :, 0], rows[:, :, 0], valid)
+            batch = self._vectors((("x", x, self.x_dim), ("y", y, self.y_dim)), mask)
+        if batch is None:
+            return
+        rows, samples = batch
+        rows = rows if rows.ndim == 3 else rows.unsqueeze(0)
+        valid, counters = samples.valid, self._count(samples)
         if self.max_samples is not None:
             if valid is not None:
                 rows = torch.where(valid.unsqueeze(2), rows, 0)
@@ -237,12 +240,13 @@ class KNNMutualInformation(MutualInformationMetric):
         rows = self._rows()
         used = self.counters[SEEN] - self.counters[IGNORED]
         fewest = int(used.min())
-        if fewest <= self.n_neighbors:
+        self._warn_once("no samples", self._without_samples())
+        if 0 < fewest <= self.n_neighbors:
             self._warn_once(
-                "too few" if fewest else "no samples",
+                "too few",
                 f"{type(self).__name__} needs more than n_neighbors={self.n_neighbors} valid "
-                f"samples, but has {fewest}, so its value is NaN. Update it with more "
-                "samples, or lower `n_neighbors`.",
+                f"samples, but has {fewest}, so its value is NaN. Update it with more samples, or "
+                "lower `n_neighbors`.",
             )
         if self.max_samples is not None and not self._is_representative(used):
             self._warn_once(
@@ -271,47 +275,28 @@ class KNNMutualInformation(MutualInformationMetric):
         value = from_nats(torch.stack(values), self.unit)
         return value.squeeze(0) if self.num_outputs == 1 else value
 
-    def reset(self) -> None:
-        """Forget all samples."""
-        if isinstance(self._defaults["samples"], list):
-            # Upstream empties the list in place, which others may hold: `Running` does.
-            self.samples = []
-        super().reset()
-
-    def _vectors(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return a batch of vectors as rows ``(1, N, x_dim + y_dim)``, and which are valid (None:
-        all).
-        """
-        parts = []
-        for name, value, dim in (("x", x, self.x_dim), ("y", y, self.y_dim)):
-            value = check_tensor(name, value)
-            self._check_device(value)
-            if value.ndim == 1 and dim == 1:
-                value = value.unsqueeze(1)
-            if value.ndim != 2 or value.shape[1] != dim:
-                raise ValueError(
-                    f"Expected `{name}` of shape (N, {dim}) for {name}_dim={dim}, but got "
-                    f"{tuple(value.shape)}. Flatten what is one variable, and set its dimension in "
-                    "the constructor."
-                )
-            parts.append(value.detach())
-        if len(parts[0]) != len(parts[1]) or len(parts[0]) == 0:
+    def _scalars(self, x: Tensor, y: Tensor, mask: Tensor | None) -> tuple[Tensor, Samples] | None:
+        """Return a batch of scalars as rows ``(C, n, 2)``; None where the mask leaves nothing."""
+        if self.num_outputs == 1:
+            _check_scalars(x, y)
+        if isinstance(x, Tensor) and isinstance(y, Tensor) and {x.ndim, y.ndim} == {1, 2}:
+            # (N, 1) beside (N,): one variable of dimension 1, as the functional API reads it.
+            x, y = (v.squeeze(1) if v.ndim == 2 else v for v in (x, y))
+            if isinstance(mask, Tensor) and mask.ndim == 2:
+                mask = mask.squeeze(1)
+        samples = self._samples(x, y, mask)
+        if samples is None:
+            return None
+        if (
+            self.discrete_y
+            and y.dtype in (torch.int64, torch.uint64)
+            and bool((samples.y.abs() >= 2.0**53).any())
+        ):
             raise ValueError(
-                "Expected as many samples in `x` as in `y`, and at least one, but got "
-                f"{len(parts[0])} and {len(parts[1])}. Samples are paired by position; skip empty "
-                "batches."
+                "Expected class labels in `y` below 2**53, but got larger ones, which float64 "
+                "would merge. Number the classes with torch.unique(y, return_inverse=True)."
             )
-        rows = torch.cat([p.double() for p in parts], 1)
-        finite = rows.isfinite().all(1)
-        if self.nan_strategy == "ignore":
-            return rows.unsqueeze(0), finite.unsqueeze(0)
-        if not bool(finite.all()):
-            raise ValueError(
-                f"Expected `x` and `y` to be finite, but {int((~finite).sum())} of {len(rows)} "
-                f"samples hold NaN or "
-                'inf. Remove them first, or pass nan_strategy="ignore".'
-            )
-        return rows.unsqueeze(0), None
+        return torch.stack([samples.x.double(), samples.y.double()], 2), samples
 
     def _rows(self) -> list[Tensor]:
         """Return the samples of each output, float64 ``(n, x_dim + y_dim)``."""
@@ -380,17 +365,33 @@ class KNNMutualInformation(MutualInformationMetric):
         super()._sync_dist(*args, **kwargs)
 
     def _problems(self, states: dict[str, Any]) -> list[str]:
-        problems = super()._problems(states)
-        if not problems and self.max_samples is None:
-            kinds = {
-                (p.shape[1:], p.dtype) if isinstance(p, Tensor) else None for p in states["samples"]
-            }
+        parts = states["samples"]
+        if self.max_samples is None and isinstance(parts, list):
+            kinds = {(p.shape[1:], p.dtype) if isinstance(p, Tensor) else None for p in parts}
             if kinds - {(self._row_shape, torch.float64)}:
-                problems.append(
-                    f"expected samples of shape (n, {', '.join(map(str, self._row_shape))}) in "
-                    f"float64"
-                )
-        return problems
+                shape = ", ".join(map(str, self._row_shape))
+                return [f"expected samples of shape (n, {shape}) in float64"]
+        return super()._problems(states)
+
+    def _impossible(self, states: dict[str, Any]) -> list[str]:
+        if problems := super()._impossible(states):
+            return problems
+        samples, counters = states["samples"], states["counters"]
+        kept = counters[SEEN] - counters[IGNORED]
+        if self.max_samples is not None:
+            return reservoir.problems(samples, kept)
+        nothing = torch.empty(0, *self._row_shape, dtype=torch.float64, device=counters.device)
+        rows = torch.cat([nothing, *(p.to(counters.device) for p in samples)])
+        rows = rows.view(-1, self.num_outputs, self.x_dim + self.y_dim)
+        # With several outputs a pair that one of them ignored is NaN.
+        finite, ignored = rows.isfinite().all(2), rows.isnan().all(2) & (self.num_outputs > 1)
+        if bool((finite | ignored).all() & (finite.sum(0) == kept).all()):
+            return []
+        return [
+            f"impossible values in samples: expected {kept.tolist()} of finite numbers, as the "
+            f"counters say, but got {finite.sum(0).tolist()} and {int((~finite).sum())} others. "
+            "The checkpoint was changed or damaged"
+        ]
 
 
 def _check_scalars(x: Any, y: Any) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from mi_metrics.functional.binned import chunks, hard_counts, soft_counts
 from mi_metrics.functional.options import check_cells, check_integer
 from mi_metrics.functional.tables.axis import Axis, Interval, fixed_axis
-from mi_metrics.metrics.base import MutualInformationMetric
+from mi_metrics.metrics.base import IGNORED, SEEN, MutualInformationMetric
 from mi_metrics.states import grid
 from mi_metrics.states.header import Value
 
@@ -56,30 +56,35 @@ class JointTableMetric(MutualInformationMetric):
         if bins is not None and ranges is not None:
             dtype = torch.int64 if kernel == "hard" else torch.float64
             self.add_state(
-                "table", torch.zeros(num_outputs, *bins, dtype=dtype, device=self._device), "sum"
+                "table", torch.zeros(num_outputs, *bins, dtype=dtype, device="cpu"), "sum"
             )
         else:
-            self.add_state("table", grid.empty(num_outputs, resolution, self._device), grid.fold)
+            self.add_state("table", grid.empty(num_outputs, resolution, "cpu"), grid.fold)
 
-    def update(self, x: Tensor, y: Tensor) -> None:
+    def update(self, x: Tensor, y: Tensor, mask: Tensor | None = None) -> None:
         """Add a batch of paired samples to the joint table.
 
         Args:
             x: Samples of any real dtype and shape with ``num_outputs=1``, else ``(N, num_outputs,
                 ...)``.
-            y: Samples paired with ``x`` by position, of the same shape.
+            y: Samples paired with ``x`` by position, of the same shape; with several outputs ``(N,
+                1, ...)`` is paired with each.
+            mask: bool of the shape of ``x``; False leaves a sample out, whatever it holds.
 
         Raises:
-            TypeError: If x or y is not a real tensor.
+            TypeError: If x or y is not a real tensor, or the mask is not bool.
             ValueError: If shapes or devices differ, there is no sample, or with
                 ``nan_strategy="error"`` a sample is NaN or infinite. The state is left as it was.
         """
-        x, y, valid = self._samples(x, y)
+        samples = self._samples(x, y, mask)
+        if samples is None:
+            return
+        x, y, valid, _ = samples
         if self._bins is None or self._ranges is None:
             table, outside = grid.update(self.table, x, y, valid), None
         else:
             table, outside = self.table + self._batch(x, y, valid), self._outside(x, y, valid)
-        self.counters = self._count(x, y, valid, outside)
+        self.counters = self._count(samples, outside)
         self.table = table
 
     def joint(self) -> Tensor:
@@ -107,6 +112,24 @@ class JointTableMetric(MutualInformationMetric):
         table = joint if self.num_outputs == 1 else joint[output]
         # With automatic bins, outputs that have fewer are padded.
         return plot_joint(table[: len(x_edges) - 1, : len(y_edges) - 1], x_edges, y_edges, ax=ax)
+
+    def _impossible(self, states: dict[str, Any]) -> list[str]:
+        if problems := super()._impossible(states):
+            return problems
+        table, counters = states["table"], states["counters"]
+        kept = counters[SEEN] - counters[IGNORED]
+        if self._bins is None:
+            return grid.problems(table, kept)
+        mass = table.sum((1, 2))
+        # Sums of soft counts are rounded. No comparison holds for NaN.
+        exact = mass == kept if self._kernel == "hard" else (mass - kept).abs() <= 1e-6 * (1 + kept)
+        if bool((table >= 0).all() & exact.all()):
+            return []
+        return [
+            "impossible values in table: expected counts that are not negative and sum to the "
+            f"{kept.tolist()} samples of the counters, but they sum to {mass.tolist()}. The "
+            "checkpoint was changed or damaged"
+        ]
 
     def _check_output(self, output: int) -> None:
         if not 0 <= check_integer("output", output, 0) < self.num_outputs:

@@ -11,6 +11,7 @@ would not.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +24,12 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "nan_strategy": ("error", "ignore"),
     "kernel": ("hard", "linear", "cubic"),
 }
-NUMBERS = (
+# The order is that of the words: a new field goes to the end, so that shorter headers of earlier
+# versions are beginnings of later ones, their missing fields absent.
+FIELDS = (
+    "state",
+    "nan_strategy",
+    "kernel",
     "num_outputs",
     "num_bins_x",
     "num_bins_y",
@@ -37,7 +43,6 @@ NUMBERS = (
     "max_samples",
     "discrete_y",
 )
-FIELDS = (*CHOICES, *NUMBERS)
 
 Value = str | float | None
 
@@ -55,6 +60,18 @@ def encode(configuration: dict[str, Value]) -> Tensor:
             # -0.0 and 0 are the same bound.
             values[i] = value + 0.0
     return torch.from_numpy(values.view(np.uint16).astype(np.int64))
+
+
+def complete(header: Any) -> Any:
+    """Return a header that an earlier version wrote with its missing fields, absent; anything else
+    as it is.
+    """
+    absent = encode({})
+    if not isinstance(header, Tensor) or header.ndim != 1 or header.dtype != torch.int64:
+        return header
+    if len(header) == 0 or len(header) % 4 or len(header) >= len(absent):
+        return header
+    return torch.cat([header, absent[len(header) :].to(header.device)])
 
 
 def decode(header: Tensor) -> dict[str, str | float]:

@@ -41,6 +41,29 @@ def unpack(state: Tensor) -> Moments:
     return Moments(number[0], exponent.long(), mean, rest, state[HEAD:])
 
 
+def problems(state: Tensor, total: Tensor) -> list[str]:
+    """Say what in a tensor ``(d + 4, d)`` can't be the state of ``total`` (1,) samples."""
+    number, exponent, _, _ = state[:HEAD].unbind(0)
+    products = state[HEAD:]
+    spread = products.diagonal().clamp_min(0).sqrt()
+    # Products are in units of the largest sample, so that 1e-30 is nothing.
+    most = spread.unsqueeze(1) * spread + 1e-30
+    right = (
+        state.isfinite().all()
+        & (number == total).all()
+        & (exponent == exponent.round()).all()
+        & (products.diagonal() >= 0).all()
+        & ((products - products.mT).abs() <= 1e-6 * most).all()
+        & (products.abs() <= (1 + 1e-6) * most).all()
+    )
+    if bool(right):
+        return []
+    return [
+        f"impossible values in moments: expected those of {total.tolist()} samples, finite, with "
+        "products that no correlation above 1 explains. The checkpoint was changed or damaged"
+    ]
+
+
 def merge(first: Tensor, second: Tensor) -> Tensor:
     """Return the state of the samples of two states."""
     a, b = unpack(first), unpack(second)

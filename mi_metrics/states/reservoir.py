@@ -80,6 +80,22 @@ def rows(state: Tensor) -> list[Tensor]:
     return [kept[kept[:, 0] != EMPTY, 1:].contiguous().view(torch.float64) for kept in state]
 
 
+def problems(state: Tensor, total: Tensor) -> list[str]:
+    """Say what in a tensor ``(C, M, 1 + d)`` can't be the reservoir of ``total`` (C,) rows."""
+    keys, bits = state[:, :, 0], state[:, :, 1:]
+    filled = keys != EMPTY
+    finite = bits.contiguous().view(torch.float64).isfinite().all(2)
+    ordered = keys[:, 1:] >= keys[:, :-1]
+    right = torch.where(filled, finite & (keys == _hash(bits)), (bits == EMPTY).all(2))
+    number = filled.sum(1) == total.clamp(max=state.shape[1])
+    if bool(ordered.all() & right.all() & number.all()):
+        return []
+    return [
+        "impossible values in samples: expected rows of finite numbers in the order of their keys, "
+        f"as many as {total.tolist()} samples leave"
+    ]
+
+
 def is_representative(state: Tensor, seen: Tensor) -> Tensor:
     """Return for each output, bool ``(C,)``, whether the kept rows can be a uniform sample of
     ``seen`` rows.
