@@ -1,20 +1,17 @@
 """Real scans that need no download: the handwritten digits that ship with scikit-learn."""
 
-from typing import Literal
-
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 from torch.utils.data.distributed import DistributedSampler
 
+from mi_metrics.examples import parts
+from mi_metrics.examples.parts import Part
 from mi_metrics.sampler import UnpaddedDistributedSampler
 
-Part = Literal["train", "val", "test"]
-
-PARTS: tuple[Part, ...] = ("train", "val", "test")
 # Odd on purpose: a sampler that pads would evaluate one scan twice on two processes.
-SIZES = {"train": 1079, "val": 359, "test": 359}
+SIZES: dict[Part, int] = {"train": 1079, "val": 359, "test": 359}
 
 
 class DigitsDataModule(pl.LightningDataModule):
@@ -54,11 +51,7 @@ class DigitsDataModule(pl.LightningDataModule):
         digits = load_digits()
         images = torch.as_tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
         labels = torch.as_tensor(digits.target, dtype=torch.int64)
-        order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-        rows = torch.split(order, [SIZES[part] for part in PARTS])
-        self._parts = {
-            part: TensorDataset(images[r], labels[r]) for part, r in zip(PARTS, rows, strict=True)
-        }
+        self._parts = parts.datasets(parts.rows(SIZES), images, labels)
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Return the batches to train on, shuffled."""

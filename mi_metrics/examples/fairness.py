@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import Metric, R2Score
 
+from mi_metrics.examples import parts
+from mi_metrics.examples.parts import Part
 from mi_metrics.losses import MutualInformationPenalty
 from mi_metrics.metrics.knn import KNNMutualInformation
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
-# Of 442 patients: about half for evaluation, because an estimate of information needs samples.
-SIZES = {"train": 221, "val": 88, "test": 133}
+# About half of the 442 patients are for evaluation: an estimate of information needs samples.
+SIZES: dict[Part, int] = {"train": 221, "val": 88, "test": 133}
 
 
 class DiabetesDataModule(pl.LightningDataModule):
@@ -37,7 +39,7 @@ class DiabetesDataModule(pl.LightningDataModule):
         super().__init__()
         self.split_seed = split_seed
         self.batch_size = batch_size
-        self._parts: dict[str, TensorDataset] = {}
+        self._parts: dict[Part, TensorDataset] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Load, split and standardise the data.
@@ -56,14 +58,11 @@ class DiabetesDataModule(pl.LightningDataModule):
         data = load_diabetes()
         values = torch.as_tensor(data.data), torch.as_tensor(data.target)
         sex = (values[0][:, data.feature_names.index("sex")] > 0).long()
-        order = torch.randperm(len(sex), generator=torch.Generator().manual_seed(self.split_seed))
-        rows = dict(zip(SIZES, torch.split(order, list(SIZES.values())), strict=True))
+        rows = parts.rows(SIZES, self.split_seed)
         features, progression = (
             ((v - v[rows["train"]].mean(0)) / v[rows["train"]].std(0)).float() for v in values
         )
-        self._parts = {
-            part: TensorDataset(features[r], progression[r], sex[r]) for part, r in rows.items()
-        }
+        self._parts = parts.datasets(rows, features, progression, sex)
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Return the batches to train on, shuffled; what is left at the end is too few for an
@@ -81,7 +80,7 @@ class DiabetesDataModule(pl.LightningDataModule):
 
 
 class FairRegression(pl.LightningModule):
-    """Predict the progression of a disease from a code of the patient that shall not tell the
+    """Predict the progression of a disease from a code of the patient that should not tell the
     patient's sex.
 
     Encoder, code of some numbers, linear head. The loss is the mean squared error plus
@@ -96,7 +95,7 @@ class FairRegression(pl.LightningModule):
       penalty cannot see is not hidden: numbers of which each tells nothing may tell something
       together.
 
-    Of so few patients the estimate scatters by some hundredths of a nat around the truth, below 0
+    With so few patients the estimate scatters by some hundredths of a nat around the truth, below 0
     too.
 
     Args:
