@@ -21,15 +21,16 @@ from mi_metrics.settings import ESTIMATORS
 
 README = Path(__file__).parent.parent / "README.md"
 
-# N: published means of nearest neighbours, kernels and bins, at r = 0 and r = .99; None where there
-# is none.
+# The published means by N, of nearest neighbours, kernels and bins, at r = 0 and r = 0.99, where
+# there are any.
 EARLIER = {
     100: ((0.0265, 0.1480, 1.0148), None),
     361: ((0.0212, 0.1256, 0.3906), (1.9696, 1.4138, 1.7258)),
     1296: ((0.0075, 0.0998, 0.1263), (1.9822, 1.6627, 1.6878)),
     4900: ((0.0051, 0.0707, 0.0362), (1.9715, 1.8375, 1.6680)),
 }
-# Heavier and lighter tails, other shapes, another dependence: of the same information and size.
+# Heavier and lighter tails, other shapes and another dependence, all with the same information and
+# size.
 TRUTH, SIZE, DRAWS = 0.5, 2000, 32
 
 

@@ -46,7 +46,7 @@ def _time(path: Path, parquet: ModuleType) -> list[Row]:
     memory.
     """
     chunks = [chunk.columns for chunk in columns.open_table(path).chunks(["x", "y"])]
-    # Of their own: those of the file stay in PyArrow's memory.
+    # The chunks are copied, because those of the file stay in PyArrow's memory.
     chunks = [[v.clone() for v in chunk] for chunk in chunks]
     size = len(chunks[0][0])
 
@@ -101,7 +101,8 @@ def _memory(small: Path, large: Path) -> list[Row]:
 
 def peak_memory(path: Path, estimator: str) -> float:
     """Return the peak resident memory of the command in a process of its own, in MiB."""
-    # Not getrusage: a process begins with the peak of the one that started it.
+    # The peak is not read from getrusage, where a process begins with the peak of the one that
+    # started it.
     code = (
         "import pyarrow, torch; torch.set_num_threads(1); pyarrow.set_cpu_count(1)\n"
         f"import mi_metrics.commands.estimate as e; e.main(['estimate', {str(path)!r}, '--x', 'x', "

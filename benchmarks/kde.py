@@ -35,7 +35,7 @@ def _direct() -> list[Row]:
     def direct() -> Tensor:
         total = torch.zeros(256, 256)
         for a, b in zip(x.split(2**15), y.split(2**15), strict=True):
-            # exp() is several times slower where its result is no normal number.
+            # Exp() is several times slower where its result is below the normal numbers.
             kx, ky = (
                 ((v[:, None] - centres) / h).square_().mul_(-0.5).clamp_min_(-40).exp_()
                 for v in (a, b)

@@ -18,7 +18,7 @@ BINS = 32
 def rows() -> list[Row]:
     """Run the suite."""
     with warnings.catch_warnings():
-        # The peers' own; what they compute is not touched.
+        # The warnings are the peers' own; what they compute is not touched.
         warnings.simplefilter("ignore")
         return [*(row for name in SHAPES for row in _training(name)), *_value(), _large()]
 
@@ -38,7 +38,8 @@ def _peers(y: Tensor) -> dict[str, Callable[[Tensor], Tensor] | None]:
         loss = monai and monai.GlobalMutualInformationLoss(kernel_type=kernel, num_bins=BINS)
         found[name] = loss and (lambda x, loss=loss: loss(x, y))
     name = "MILossFromRef3D" if y.ndim == 5 else "MILossFromRef2D"
-    # One volume, or a batch of images: kornia's leading dimensions are its batch.
+    # A single volume or a batch of images is passed as it is: kornia's leading dimensions are its
+    # batch.
     flat = (lambda v: v[0, 0]) if y.ndim == 5 else (lambda v: v[:, 0])
     loss = kornia and getattr(kornia, name)(flat(y), num_bins=BINS)
     found[f"kornia {name}"] = loss and (lambda x: loss(flat(x)).mean())

@@ -14,8 +14,8 @@ FOLDER = Path(__file__).parent.parent / "notebooks"
 def main() -> None:
     for path in sorted(FOLDER.glob("*.ipynb")):
         notebook = nbformat.read(path, as_version=4)
-        # Elsewhere, for they write files; without the times at which cells ran, which would differ
-        # every time.
+        # Notebooks run in another folder, because they write files, and without the times at which
+        # cells ran, which would differ every time.
         with TemporaryDirectory() as elsewhere:
             resources = {"metadata": {"path": elsewhere}}
             NotebookClient(

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from mi_metrics import UnpaddedDistributedSampler
 from mi_metrics.settings import ESTIMATORS
 
-# No multiple of any number of processes that is likely.
+# The number of samples is not a multiple of any likely number of processes.
 SAMPLES = 10_007
 # Seconds that a process waits for the others.
 TIMEOUT = 30
@@ -32,7 +32,7 @@ def main() -> None:
     torch.set_num_threads(1)
     device = torch.device("cpu")
     if "RANK" in os.environ:
-        # With more processes than GPUs, as on a laptop, the CPU does it.
+        # The CPU is used where there are more processes than GPUs, as on a laptop.
         if (
             torch.cuda.is_available()
             and int(os.environ["LOCAL_WORLD_SIZE"]) <= torch.cuda.device_count()
@@ -55,7 +55,7 @@ def main() -> None:
         time.sleep(pause)
     values = ", ".join(f"{name} {metric.compute().item()!r}" for name, metric in metrics.items())
     place = f"rank {sampler.rank} of {sampler.num_replicas} on {socket.gethostname()}"
-    # In one write: ranks print at the same time.
+    # The line is written at once, because ranks print at the same time.
     print(f"{place}: {len(sampler)} of {SAMPLES} samples; all: {values}\n", end="", flush=True)
     if dist.is_initialized():
         dist.destroy_process_group()

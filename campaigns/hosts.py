@@ -39,8 +39,8 @@ LIMIT = 120
 RESULT = re.compile(
     r"rank (\d+) of \d+ on \S+: (\d+) of \d+ samples; all: (\w+ [\d.e-]+(?:, \w+ [\d.e-]+)*)"
 )
-# How a host is lost, and the error of gloo that the other one is to see: the connection, or its
-# patience, ends.
+# The ways to lose a host, and the error of gloo that the other one should see: its connection or
+# its patience ends.
 LOSSES = {
     "kill": (f"kill every process of {NAMES[1]}", "Connection (closed|reset) by peer"),
     "cut": (f"cut the cable of {NAMES[1]}", "Timed out"),
@@ -71,7 +71,7 @@ def main() -> int:
             "Nothing was run."
         )
         return 2
-    # A terminal that closes or a CI job that ends is to leave no network behind.
+    # A terminal that closes or a CI job that ends should leave no network behind.
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, lambda *_: sys.exit(1))
     try:

@@ -24,16 +24,16 @@ from mi_metrics import BinnedMutualInformation, KDEMutualInformation
 CHUNK = 2**18
 R = 0.6
 TRUTH = -math.log(1 - R * R) / 2
-# Of the process over a run, in MiB: what malloc moves about. A state of 32 kB kept per chunk would
-# be 12 in 1e8 pairs.
+# The most growth of the process over a run, in MiB, for what malloc moves about. A state of 32 kB
+# kept per chunk would be 12 in 1e8 pairs.
 GROWTH = 8.0
-# Far from all random pairs, in the corner of the range.
+# This pair is far from all random ones, in the corner of the range.
 LONE = (5.99, -5.99)
 DOUBLINGS = 14
 
 Metric = BinnedMutualInformation | KDEMutualInformation
 METRICS: dict[str, tuple[Callable[[], Metric], float]] = {
-    # with the share of pairs that it is given
+    # Each with the share of the pairs that it is given.
     "known": (lambda: BinnedMutualInformation(64, value_range=(-6, 6)), 1.0),
     "unknown": (lambda: BinnedMutualInformation(64), 1.0),
     "kde": (KDEMutualInformation, 1.0),
@@ -70,7 +70,7 @@ def soak(name: str, build: Callable[[], Metric], chunks: int) -> list[str]:
     """Feed one metric; return what is wrong with it."""
     metric, generator = build(), torch.Generator().manual_seed(0)
     seconds, memory = 0.0, []
-    # One piece of memory for all chunks: what malloc does with others would drown what the metric
+    # All chunks share one piece of memory: what malloc does with others would drown what the metric
     # does.
     x, y = samples = torch.empty(2, CHUNK)
     for _ in range(chunks):

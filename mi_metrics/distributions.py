@@ -46,7 +46,7 @@ from torch import Generator, Tensor
 
 from mi_metrics.functional.options import check_integer
 
-# More than any sample shows: an estimator needs N of about exp(I).
+# The largest truth is more than any sample shows: an estimator needs N of about exp(I).
 LARGEST = 10.0
 
 Pair = tuple[Tensor, Tensor]

@@ -23,8 +23,7 @@ FAINTEST = 1e-6
 # The least end of the colour scale of a matrix, so that noise between independent columns stays
 # dark.
 LEAST_SCALE = 0.05
-# Up to so many columns the cells of a matrix hold their values, and up to so many every column has
-# its label.
+# The most columns whose cells hold their values, and the most columns that all have their label.
 WRITTEN, LABELLED = 12, 60
 
 
@@ -149,12 +148,13 @@ def _beside(ax: "Axes") -> "tuple[Axes, Axes, Axes]":
     from matplotlib.ticker import MaxNLocator
     from mpl_toolkits.axes_grid1 import make_axes_locatable  # type: ignore[import-untyped]
 
-    # Cut off from the axes themselves, so that a table keeps to its place in any grid of subplots.
+    # The marginals are cut off from the axes themselves, so that a table keeps to its place in any
+    # grid of subplots.
     divider = make_axes_locatable(ax)
     above = divider.append_axes("top", size="22%", pad=0.08, sharex=ax)
     right = divider.append_axes("right", size="22%", pad=0.08, sharey=ax)
     colors = divider.append_axes("right", size="4%", pad=0.12)
-    # Room for the colour bar's labels and the title, which no layout engine reserves around axes
+    # The colour bar's labels and the title need room, which no layout engine reserves around axes
     # that are cut off.
     for side, inches in (("right", 0.65), ("top", 0.25)):
         divider.append_axes(side, size=inches, pad=0).set_axis_off()
@@ -162,9 +162,9 @@ def _beside(ax: "Axes") -> "tuple[Axes, Axes, Axes]":
         marginal.spines[["top", "right"]].set_visible(False)
     above.tick_params(labelbottom=False)
     right.tick_params(labelleft=False)
-    # Without the tick at 0, which would run into the last one of the table's own axis.
+    # The tick at 0 is left out, because it would run into the last one of the table's own axis.
     above.yaxis.set_major_locator(MaxNLocator(3, prune="lower"))
-    # One label: two would run into each other.
+    # One label only, because two would run into each other.
     right.xaxis.set_major_locator(MaxNLocator(1, prune="lower"))
     above.set_ylabel("P(bin)")
     right.set_xlabel("P(bin)")
@@ -178,7 +178,7 @@ def _cells(ax: "Axes", p: Tensor, x: Tensor, y: Tensor) -> "QuadMesh":
     largest = float(p.max())
     shown = torch.where(p > FAINTEST * largest, p, torch.nan)
     smallest = float(shown[shown.isfinite()].min())
-    # One colour only: a scale of a decade, so that the colour bar has a length.
+    # A table of equal cells has a scale of a decade, so that the colour bar has a length.
     norm = LogNorm(smallest if smallest < largest else largest / 10, largest)
     return ax.pcolormesh(
         x.numpy(), y.numpy(), shown.T.numpy(), norm=norm, cmap="viridis", rasterized=True

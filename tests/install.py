@@ -25,8 +25,8 @@ print(f"{{runner.tries}} lines of the README's first example, {{runner.failures}
 sys.exit(runner.failures > 0)
 """
 
-# Of each extra: what has to be there when it is installed after those before it, and what must not
-# yet.
+# What each extra has to bring when it is installed after those before it, and what must not be
+# there yet.
 STAGES = {
     "": (
         [EXAMPLE.format(readme=str(ROOT / "README.md"))],

@@ -33,7 +33,7 @@ def run(
                 f"{' '.join(command)} has not ended within {limit} s:\n{out}\n{err}", pytrace=False
             )
         finally:
-            # Also what the command has left behind; a group without a process is none.
+            # This also ends what the command has left behind; the group may be empty.
             _kill_group(process.pid)
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 

@@ -101,7 +101,7 @@ class TestConfigs:
 
         package = tmp_path / "site-packages" / "mi_metrics"
         (package / "configs").mkdir(parents=True)
-        # Of somebody else, who installs a folder of that name too.
+        # The folder of that name belongs to another package.
         (tmp_path / "site-packages" / "configs").mkdir()
         assert configs_folder(package) == package / "configs"
 

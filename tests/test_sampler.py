@@ -74,7 +74,7 @@ class Evaluation(BinnedMutualInformation):
 def test_rank_and_number_of_processes_are_those_of_the_process_group(n: int):
     kwargs = {"num_bins": (3, 4), "bias_correction": "miller_madow"}
     ranks = shared_ranks()
-    # All of them: the sampler asks for the default group.
+    # All ranks take part, because the sampler asks for the default group.
     reports = ranks.run(Evaluation, kwargs, [[("evaluate", n), ("compute",)]] * ranks.world_size)
     whole = build()
     whole.update(*samples(n).tensors)

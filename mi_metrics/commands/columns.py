@@ -42,7 +42,7 @@ class TableError(ValueError):
 class Chunk(NamedTuple):
     """Some rows of a file, in order."""
 
-    # Float32 or float64 (n,), in the order in which the columns were asked for.
+    # The columns, float32 or float64 (n,), in the order in which they were asked for.
     columns: list[Tensor]
     done: float  # the fraction of the file that has been read
 
@@ -59,7 +59,7 @@ class Table(ABC):
     path: Path
     types: list[tuple[str, Any]]
     most_rows: int
-    # What the library that reads the file raises over a file that it can't read.
+    # The errors that the library which reads the file raises over a file that it can't read.
     _errors: tuple[type[Exception], ...] = (OSError, ValueError)
 
     def numeric_columns(self) -> list[str]:
@@ -236,7 +236,7 @@ class _Arrow(Table):
         pa = self._pa
         target = pa.float32() if array.type in (pa.float16(), pa.float32()) else pa.float64()
         if array.type != target:
-            # Unchecked: integers beyond 2**53 are rounded, as everywhere in this package.
+            # Integers beyond 2**53 are rounded without a check, as everywhere in this package.
             array = array.cast(target, safe=False)
         if array.null_count:
             array = array.fill_null(math.nan)
@@ -312,7 +312,7 @@ class _CSV(_Arrow):
     def _pass(self, names: Sequence[str], skip: int) -> Iterator[tuple[Any, float]]:
         """Read batches, without the first rows of the file, and the fraction that has been read."""
         pa, kinds = self._pa, dict(self.types)
-        # Not as the first block has them: whole numbers may be followed by others.
+        # The first block does not decide: whole numbers may be followed by others.
         types = {
             name: kinds[name] if pa.types.is_boolean(kinds[name]) else pa.float64()
             for name in names
@@ -336,8 +336,7 @@ class _Parquet(_Arrow):
             self.most_rows = file.metadata.num_rows
 
     def _file(self) -> Any:
-        # Not the whole file beforehand, which is the default, nor whole row groups, of which there
-        # may be one only.
+        # The default would read the whole file beforehand, and a row group may be the whole file.
         return import_module("pyarrow.parquet").ParquetFile(
             self.path, buffer_size=BLOCK, pre_buffer=False
         )
@@ -395,8 +394,8 @@ class _NPY(Table):
 
     def _batches(self, names: Sequence[str], rows: int) -> Iterator[Chunk]:
         for start in range(0, self.most_rows, rows):
-            # Mapped anew: what was read through one map counts as memory of the process until that
-            # map is closed.
+            # The file is mapped anew, because what was read through one map counts as memory of the
+            # process until that map is closed.
             part = self._map()[start : start + rows]
             columns = [self._column(part, name) for name in names]
             tensors = [
@@ -409,7 +408,7 @@ class _NPY(Table):
             return torch.from_numpy(np.array(column, np.float32))
         with np.errstate(over="ignore"):
             numbers = np.array(column, np.float64)
-        # Of a wider type.
+        # Numbers of a wider type may lie beyond float64.
         if column.dtype.itemsize > 8 and (lost := np.isinf(numbers) & np.isfinite(column)).any():
             raise TableError(
                 f"Column {quoted(name)} of {self.path} holds {column[lost][0]!s}, which is beyond "

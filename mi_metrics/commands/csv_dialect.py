@@ -53,7 +53,7 @@ def find_dialect(start: bytes, *, whole: bool) -> Dialect:
 def _encoding(start: bytes) -> str:
     if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
-    # Of text that is no number only the names matter.
+    # In text that is no number only the names matter.
     header = start.splitlines()[0] if start else b""
     if b"\0" in header:
         raise ValueError(
@@ -62,8 +62,8 @@ def _encoding(start: bytes) -> str:
     try:
         header.decode("utf-8")
     except UnicodeDecodeError:
-        # Mostly Windows' Western European; Latin 1 is that but for some signs, and has a letter for
-        # every byte that may come further down.
+        # The file is mostly in Windows' Western European encoding; Latin 1 is that but for some
+        # signs, and has a letter for every byte that may come further down.
         return "cp1252" if any(0x80 <= byte < 0xA0 for byte in header) else "latin-1"
     return "utf-8"
 

@@ -23,12 +23,12 @@ from mi_metrics.settings import ESTIMATORS
 from mi_metrics.states import grid
 
 BINNED = ("bins", "quantile-bins")
-# Fewer rows give no value to rely on, whatever else there is to be noted.
+# With fewer rows there is no value to rely on, whatever else there is to be noted.
 LEAST_ROWS = 30
-# From here on the user is told beforehand.
+# Bytes from which on the user is warned beforehand.
 MUCH_MEMORY = 2 << 30
 
-# What a user of this command can do about a caution; of the others, the caution's own words.
+# The advice for a caution; the others are printed in their own words.
 ADVICE: dict[Kind, str] = {
     "coarse grid": "the cells of the grid are wider than the bins, as heavy tails, far outliers or "
     "very many rows make it, so MI may be too small: raise --resolution, or replace the columns by "
@@ -98,7 +98,8 @@ def main(args: Sequence[str]) -> None:
         refuse(1, error)
     finally:
         torch.set_num_threads(threads)
-    # Before it is printed, for a reader that takes a few lines and leaves.
+    # The files are written before anything is printed, for a reader that takes a few lines and
+    # leaves.
     written: list[Path] = []
     failure: OSError | None = None
     try:
@@ -167,7 +168,7 @@ def estimate(table: Table, pairs: Sequence[tuple[str, str]], settings: Settings)
                     metric = _metric(name, settings)
                     metric.merge_state(pair_metrics[held[0]].metric_state)
                 found.append(_evaluate(pair, name, metric, settings))
-            # Done with: a kernel density needs more memory than the state.
+            # Both states are released, because a kernel density needs more memory than they do.
             pair_metrics.clear()
             bar.update(1)
     return found
@@ -175,7 +176,7 @@ def estimate(table: Table, pairs: Sequence[tuple[str, str]], settings: Settings)
 
 def _keeps_all(table: Table, settings: Settings) -> bool:
     """Whether knn keeps every row; a reservoir that can't overflow would be sorted again and again
-    for nothing.
+    to no effect.
     """
     return settings.max_samples is None or table.most_rows <= settings.max_samples
 
@@ -286,7 +287,7 @@ def _progress(what: str, total: float = 1.0) -> Any:
             'The command line needs tqdm. Install it with: pip install "mi-metrics[cli]"',
             name="tqdm",
         ) from error
-    # disable=None: where stderr is no terminal.
+    # `disable=None` hides the bar where stderr is not a terminal.
     bar_format = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
     return tqdm(total=total, desc=what, delay=2, leave=False, disable=None, bar_format=bar_format)
 
@@ -347,7 +348,8 @@ def _check_output(out: Path | None, file: Path, matrix: bool) -> None:
 
 
 def _warn_of_memory(table: Table, pairs: int, settings: Settings) -> None:
-    # As measured: metrics hold their states more than once, also as what they are reset to.
+    # These are measured figures: a metric holds its state more than once, also as what it is reset
+    # to.
     need = 30 * settings.resolution**2 if set(settings.estimators) - {"knn"} else 0
     if "knn" in settings.estimators:
         need += (

@@ -13,15 +13,15 @@ from torch import Tensor
 from mi_metrics.functional import independence_p_value
 from mi_metrics.states import grid
 
-# A column with fewer distinct values than one in so many samples is no continuous one.
+# A column with fewer distinct values than one in so many samples does not count as continuous.
 FEW = 10
-# Of b x b cells of equal frequency, the law of G is off by sqrt(b^2 / 2) / (6 N / b^2) of its
-# standard deviations: b that grow as this times N, to the power 1/3, keep that at a twentieth.
+# For b x b cells of equal frequency, the law of G is off by sqrt(b^2 / 2) / (6 N / b^2) of its
+# standard deviations; b that grow as this times N, to the power 1/3, keep that at a twentieth.
 CELLS = 0.4
 # Cochran's rule: so many rows expected in a cell under independence.
 EXPECTED = 5
-# In two halves each, whose sizes are fixed, G takes so few values that a level of .05 can mean .023
-# or .115.
+# With two halves each, whose sizes are fixed, G takes so few values that a level of 0.05 can mean
+# 0.023 or 0.115.
 LEAST_GROUPS = 3
 
 
@@ -80,7 +80,7 @@ def p_value(cells: grid.Grid) -> float | None:
         cells: The grid of one pair.
     """
     n = int(cells.joint.sum())
-    # A millionth, so that the root of a cube is not less.
+    # A millionth more, so that the root of a cube is not less.
     for groups in range(
         max(LEAST_GROUPS, int((CELLS * n) ** (1 / 3) + 1e-6)), LEAST_GROUPS - 1, -1
     ):

@@ -155,7 +155,7 @@ def write(
         )
         figure = plot_matrices(named, labels, label=quantity, title=title)
         with warnings.catch_warnings():
-            # A letter that the font lacks is drawn as a box.
+            # Letters that the font lacks are drawn as boxes.
             warnings.filterwarnings("ignore", message="Glyph")
             figure.savefig(path := out.with_suffix(".png"), dpi=150)
         yield path

@@ -43,9 +43,9 @@ from mi_metrics.commands.study_table import (
 from mi_metrics.distributions import DISTRIBUTIONS, Pair
 from mi_metrics.settings import ESTIMATORS
 
-# Pairs that are held in memory at once: 2 GiB.
+# The most pairs that are held in memory at once: 2 GiB.
 MOST = 2**27
-# Of a Gaussian pair at r = .99.
+# The information of a Gaussian pair at r = 0.99.
 STRONGEST = -0.5 * math.log(1 - 0.99**2)
 
 
@@ -114,7 +114,7 @@ def evaluate(point: Point) -> Row:
     """Compute a row of the table."""
     x, y = draw(point.distribution, point.truth, point.n, point.draws, point.seed)
     with warnings.catch_warnings():
-        # The study shows what heavy tails and small samples do; it need not be told.
+        # The study shows what heavy tails and small samples do, so its warnings are silenced.
         warnings.simplefilter("ignore", UserWarning)
         start = time.process_time()
         values = ESTIMATORS[point.estimator](x, y)
@@ -170,12 +170,13 @@ def _work(pipe: Connection) -> None:
 
 
 def _shared(points: Iterable[Point], workers: int) -> Generator[Row]:
-    # Not a pool: its workers outlive a first process that is killed.
+    # A pool is not used, because its workers outlive a first process that is killed.
     remaining = iter(points)
     started: list[tuple[Connection, BaseProcess]] = []
     try:
         with _without_interrupts():
-            # One by one: those before one that can't be started are to be ended.
+            # Workers are started one by one, so that those before one that can't be started are
+            # ended.
             for _ in range(workers):
                 started.append(_start())
         busy = [pipe for pipe, _ in started]
@@ -230,7 +231,7 @@ def run(path: Path, points: Sequence[Point], workers: int = 1) -> list[Row]:
 
     Args:
         path: The table; a new file, or one of the same study.
-        points: What the table shall have, of one distribution, number of draws and seed.
+        points: What the table should have, of one distribution, number of draws and seed.
         workers: As in :func:`evaluate_all`.
 
     Returns:
@@ -258,7 +259,8 @@ def run(path: Path, points: Sequence[Point], workers: int = 1) -> list[Row]:
             for row in found:
                 append(path, row)
                 bar.update()
-        # As the file has them, so that what is returned now and what is read later are the same.
+        # The rows are those of the file, so that what is returned now and what is read later are
+        # the same.
         rows = {row.place: row for row in read(path, distribution)}
         order = list(ESTIMATORS)
         write(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-# Below so many nats an error is not shown in per cent of the truth.
+# The least truth, in nats, of which an error is shown in per cent.
 FAINTEST = 0.02
 
 # Okabe and Ito's colours, which do not depend on colour vision, and a marker beside each.
@@ -64,7 +64,7 @@ def plot_estimates(rows: Sequence[Row], distribution: str) -> "Figure":
     for ax in panels.flat[len(names) :]:
         ax.set_axis_off()
     for ax, name in zip(panels.flat, names, strict=False):
-        # The large markers first, or they would hide the small ones.
+        # Large markers are drawn first, because they would hide the small ones.
         mine = sorted((row for row in rows if row.estimator == name), key=lambda row: -row.n)
         ends = [min(row.truth for row in mine), max(row.truth for row in mine)]
         ax.plot(ends, ends, color="0.5", linewidth=1, zorder=0)
@@ -225,7 +225,7 @@ def plot_joints(x: Tensor, y: Tensor, distribution: str, truth: float) -> "Figur
         title=f"quantile bins: {bins} × {bins}, each row and column 1/{bins}",
     )
     with warnings.catch_warnings():
-        # The figure shows what heavy tails do; it need not be told.
+        # The figure shows what heavy tails do, so its warnings are silenced.
         warnings.simplefilter("ignore", UserWarning)
         joint = kde_joint(x, y, value_range=(limits[0], limits[1]))
     edges = [torch.linspace(*ends, len(joint) + 1, dtype=torch.float64) for ends in limits]

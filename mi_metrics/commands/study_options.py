@@ -22,7 +22,7 @@ DESCRIPTION = (
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command's options."""
-    # As wide as argparse makes the options.
+    # The width that argparse gives to the options.
     width = shutil.get_terminal_size().columns - 2
     result = argparse.ArgumentParser(
         prog="mi-metrics study",

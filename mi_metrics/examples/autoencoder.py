@@ -71,9 +71,9 @@ class DigitsAutoencoder(pl.LightningModule):
         collection = MetricCollection(dict(code_metrics))
         self.val_code_metrics = collection.clone(prefix="val/")
         self.test_code_metrics = collection.clone(prefix="test/")
-        # A metric too: of a tensor logged with `sync_dist`, Lightning averages sums and sizes over
-        # the processes, the sizes as integers, and 180 and 179 scans give a mean that is 0.3 % too
-        # large.
+        # The loss is a metric too: for a tensor logged with `sync_dist`, Lightning averages sums
+        # and sizes over the processes, the sizes as integers, and 180 and 179 scans give a mean
+        # that is 0.3 % too large.
         self.val_loss = MeanSquaredError()
         self.test_loss = MeanSquaredError()
 
@@ -115,7 +115,7 @@ class DigitsAutoencoder(pl.LightningModule):
         images, labels = batch
         codes = self.encoder(images)
         reconstructions = self.decoder(codes)
-        # `update` and not a call, which would also compute a value for this batch alone.
+        # `update` is used, because a call would also compute a value for this batch alone.
         metrics.update(images, reconstructions)
         code_metrics.update(codes, labels)
         loss.update(reconstructions, images)

@@ -55,8 +55,8 @@ def evaluate(args: Sequence[str]) -> bool:
     values = {}
     for processes, overlay in ((1, []), (2, TWO_PROCESSES)):
         folder = Path(trainer.log_dir) / f"test_on_{processes}"
-        # A process may be told by Lightning to start another one like itself, so each test is a
-        # program of its own.
+        # Lightning may make a process start another one like itself, so each test is a program of
+        # its own.
         logger = [
             "CSVLogger",
             f"--trainer.logger.save_dir={folder.parent}",

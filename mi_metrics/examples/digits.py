@@ -10,7 +10,7 @@ from mi_metrics.examples import parts
 from mi_metrics.examples.parts import Part
 from mi_metrics.sampler import UnpaddedDistributedSampler
 
-# Odd on purpose: a sampler that pads would evaluate one scan twice on two processes.
+# The sizes are odd on purpose: a sampler that pads would evaluate one scan twice on two processes.
 SIZES: dict[Part, int] = {"train": 1079, "val": 359, "test": 359}
 
 

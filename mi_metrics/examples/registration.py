@@ -42,12 +42,13 @@ class AffineSearch(nn.Module):
         around = [(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1) if (x, y) != (0, 0)]
         steps = torch.zeros(9, 2, 3)
         steps[:, :, 2] = spacing * torch.tensor([(0, 0), *around])
-        # In pixels at the image's border, where a step of 1 in any of the six numbers moves the
-        # image alike. A parameter each, so that the optimiser leaves alone what has no gradient.
+        # The six numbers are in pixels at the image's border, where a step of 1 in any of them
+        # moves the image alike. Each is a parameter of its own, so that the optimiser leaves alone
+        # what has no gradient.
         self.steps = nn.ParameterList(steps.unbind())
         self.losses: Tensor
-        # Infinite for the maps that have been dropped. The identity is the first, and so the best
-        # of equals.
+        # The loss is infinite for the maps that have been dropped. The identity is the first, and
+        # so the best of equals.
         self.register_buffer("losses", torch.zeros(len(steps)))
 
     def transform(self, index: int, size: int) -> Tensor:
@@ -186,7 +187,7 @@ class AffineRegistration(pl.LightningModule):
         if self._blurred is None:
             fixed, moving, _ = batch
             self._blurred = blur(fixed, self._sigma), blur(moving, self._sigma)
-        # What is blurred by two pixels has nothing new in every second one.
+        # An image blurred by two pixels has nothing new in every second one.
         stride = max(1, int(self._sigma))
         loss: Tensor = self.search(*self._blurred, stride)
         self.log(
@@ -242,7 +243,7 @@ class RegistrationReport(Callback):
     The table has a row for the start, one for the baseline if there is one, and one for the
     criterion: residual in pixels and normalised mutual information. The figure,
     ``registration.png`` in the run's folder and in TensorBoard, has a column for each: the two
-    images in two colours, and their joint distribution. There is none in a ``fast_dev_run``.
+    images in two colours, and their joint distribution. A ``fast_dev_run`` draws no figure.
 
     Args:
         fixed_label: Name of the fixed image.
@@ -319,7 +320,7 @@ class RegistrationReport(Callback):
             metric = module.val_nmi.clone()
             metric.reset()
             metric.update(fixed[inside], seen[inside])
-            # Black where there is nothing to see.
+            # Cells without samples are black.
             yield _View(
                 name, module.residual(transform, truth, size), torch.where(inside, seen, 0), metric
             )
@@ -327,7 +328,8 @@ class RegistrationReport(Callback):
     def _draw(self, fixed: Tensor, views: list[_View]) -> Any:
         from matplotlib.figure import Figure
 
-        # In inches from the left, bottom: a column is 6 wide, its image 5.4 high and its table 5.
+        # Lengths are in inches from the left, bottom: a column is 6 wide, its image 5.4 high and
+        # its table 5.
         width, height = 6 * len(views), 12.0
         figure = Figure(figsize=(width, height))
         for column, view in enumerate(views):

@@ -9,11 +9,12 @@ from torch.utils.data import DataLoader
 
 from mi_metrics.examples.affine import compose, mean_displacement, pixel_grid, sample
 
-# What width and height are divided by. The pixels are finer than what the stains share: at full
-# resolution the map of largest mutual information is .5 to 1.1 pixels off the true one, at half of
-# it .3 to .8 of the larger pixels.
+# The divisor of width and height. The pixels of the photograph are finer than what the stains
+# share: at full resolution the map of largest mutual information is 0.5 to 1.1 pixels off the true
+# one, at half of it 0.3 to 0.8 of the larger pixels.
 SHRINK = 2
-# Linear against translational part of the deformation: rotation, scale and shear of some per cent.
+# The linear against the translational part of the deformation: rotation, scale and shear of some
+# per cent.
 LINEAR_PART = 0.4
 
 Pair = tuple[Tensor, Tensor, Tensor]
@@ -126,8 +127,8 @@ def load_stains() -> Tensor:
     rgb = rgb.permute(2, 0, 1).float() / 255
     rgb = nn.functional.avg_pool2d(rgb, SHRINK)
     # Light is absorbed in proportion to its own intensity, so stains add up in the logarithm (Beer
-    # and Lambert). Not `separate_stains`, which sets to 0 what is negative, and with that a tenth
-    # of the weaker stain.
+    # and Lambert). `separate_stains` would set to 0 what is negative, and with that a tenth of the
+    # weaker stain.
     density = -rgb.clamp(min=1 / 255).log()
     unmix = torch.as_tensor(hdx_from_rgb, dtype=torch.float32)
     stains = torch.einsum("chw,cs->shw", density, unmix)[:2]

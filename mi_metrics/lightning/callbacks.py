@@ -54,7 +54,7 @@ class JointDistributionLogger(Callback):
         self.y_label = y_label
         self.last_figure: Path | None = None
         self._last_epoch: int | None = None
-        # This rank's share of the latest validation, until it is drawn: the metric, the epoch and
+        # This rank's share of the latest validation until it is drawn: the metric, the epoch and
         # the step.
         self._undrawn: tuple[Any, int, int] | None = None
 
@@ -77,11 +77,11 @@ class JointDistributionLogger(Callback):
             # Lightning counts epochs from 0 again when it evaluates a checkpoint.
             self._draw(trainer, metric, "validate", "validate", step)
         elif self._last_epoch in (None, epoch) or epoch - self._last_epoch >= self.every_n_epochs:
-            # Of an epoch that is validated several times, the last figure is kept.
+            # The last figure is kept of an epoch that is validated several times.
             self._undrawn = None
             self._draw_epoch(trainer, metric, epoch, step)
         else:
-            # A copy, because Lightning is about to reset the metric.
+            # The metric is copied, because Lightning is about to reset it.
             self._undrawn = metric.clone(), epoch, step
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -22,7 +22,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 PACKAGE = Path(__file__).resolve().parent.parent
-# Whose code runs between the command line and a user's own module.
+# The packages whose code runs between the command line and a user's own module.
 LIBRARIES = sys.stdlib_module_names | {
     "jsonargparse",
     "lightning",
@@ -31,8 +31,8 @@ LIBRARIES = sys.stdlib_module_names | {
     "torchmetrics",
     "yaml",
 }
-# How these refuse an argument: PyTorch does it with a RuntimeError too, and what an extra would
-# bring is not there.
+# The errors with which these refuse an argument: PyTorch raises RuntimeError too, and
+# ModuleNotFoundError means that an extra is missing.
 REFUSALS = (ImportError, MisconfigurationException, RuntimeError, TypeError, ValueError)
 
 
@@ -53,7 +53,7 @@ def resolve_config(value: str, folder: Path | None = None) -> str:
         folder: Where the bundled configurations are.
 
     Raises:
-        ValueError: If it is none of these, with the names that there are.
+        ValueError: If it is something else, with the names that there are.
     """
     folder = configs_folder() if folder is None else folder
     bundled = {
@@ -62,7 +62,7 @@ def resolve_config(value: str, folder: Path | None = None) -> str:
     }
     if value in bundled:
         return str(bundled[value])
-    # In this order: a text may be too long to be asked for as a file.
+    # The order matters: a text may be too long to be asked for as a file.
     if ":" in value or "{" in value or Path(value).is_file():
         return value
     raise ValueError(
@@ -123,7 +123,7 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """End the process with a message."""
         try:
-            # Whether to end the process or to raise is for jsonargparse to say.
+            # Jsonargparse decides whether to end the process or to raise.
             with contextlib.redirect_stderr(io.StringIO()):
                 super().error(message, ex)
         except SystemExit:
@@ -199,8 +199,8 @@ class MutualInformationCLI(LightningCLI):
             return super().instantiate_classes()
         except Exception as error:
             refused = error
-        # Not in the `except` block, which would make the error of jsonargparse the context of this
-        # one.
+        # The error is raised outside of the `except` block, which would make the error of
+        # jsonargparse its context.
         for source in origins(refused):
             if not isinstance(source, REFUSALS):
                 raise source
@@ -233,8 +233,8 @@ def main(args: Sequence[str]) -> MutualInformationCLI:
     Returns:
         The command line with its trainer, model and data, when all is done.
     """
-    # Which devices there are and which cloud services could be used is not worth a paragraph before
-    # every run.
+    # Lightning would say before every run which devices there are and which cloud services could be
+    # used.
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
@@ -242,7 +242,7 @@ def main(args: Sequence[str]) -> MutualInformationCLI:
         warnings.filterwarnings(
             "ignore", message=".*does not have many workers which may be a bottleneck.*"
         )
-        # Lightning's own use of PyTorch, which no user can change.
+        # The warning is about Lightning's own use of PyTorch, which no user can change.
         warnings.filterwarnings(
             "ignore", message=r".*isinstance\(treespec, LeafSpec\).* is deprecated"
         )

@@ -213,7 +213,7 @@ class TestTable:
         ]
         metric = direct("bins", tensors["x"], tensors["y"], unit="bits")
         error = standard_error(metric.counts(), unit="bits").item()
-        # Two digits of the standard error, .02.
+        # Two digits of the standard error, 0.02, are shown.
         assert rows[0].split()[5:] == [f"{metric.compute():.3f}", f"{error:.3f}", "<0.001"]
         assert rows[1].split()[6:] == ["-", "-"]
         assert err == ""
@@ -329,7 +329,7 @@ class TestNotes:
             e.estimator: e.mi
             for e in estimate(open_table(path), [("0", "1")], Settings(("bins", "quantile-bins")))
         }
-        # What the note is for: .2231 is true.
+        # The truth is 0.2231: this is what the note is for.
         assert found["bins"] < 0.01
         assert found["quantile-bins"] > 0.1
 

@@ -18,7 +18,8 @@ from tests.lightning.marks import lightning_cli
 
 pytestmark = [
     lightning_cli,
-    # Of Lightning: the first as on the command line, the second its own use of PyTorch.
+    # Both warnings are Lightning's: the first comes on the command line too, the second is its own
+    # use of PyTorch.
     pytest.mark.filterwarnings("ignore:.*does not have many workers which may be a bottleneck"),
     pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\).* is deprecated"),
 ]
@@ -76,7 +77,7 @@ def test_the_penalty_removes_what_the_code_tells_about_sex_on_patients_not_train
     (r2, mi), (fair_r2, fair_mi) = (rows.mean(0).tolist() for rows in results.values())
     assert mi > 0.15
     assert fair_mi < mi / 2
-    # Progression and sex are almost independent (r = .04), so here nothing has to be given up.
+    # Progression and sex are almost independent (r = 0.04), so here nothing has to be given up.
     assert fair_r2 > r2 - 0.05
 
 

@@ -174,8 +174,8 @@ class Training(pl.LightningModule):
 def test_losses_train_in_every_precision(loss, precision, accelerator):
     bins = {} if loss is KDEMutualInformationLoss else {"num_bins": 8}
     module = Training(loss(**bins, pool="batch"))
-    # y is the sum of the features: the first map has as much of it as there is, .8 nats, the second
-    # nothing.
+    # The first map has all the information that there is about y, the sum of the features: 0.8
+    # nats. The second has nothing.
     start = [[1.0, 1.0, 1.0, 1.0]] if loss is MutualInformationPenalty else [[1.0, -1.0, 1.0, -1.0]]
     module.net.weight.data.copy_(torch.tensor(start))
     trainer = pl.Trainer(
@@ -189,7 +189,7 @@ def test_losses_train_in_every_precision(loss, precision, accelerator):
     assert values.isfinite().all()
     assert module.net.weight.isfinite().all()
     first, last = values[:2].mean(), values[-8:].mean()
-    # What smooth tables of 128 samples show of 0 and .8 nats.
+    # Smooth tables of 128 samples show this of 0 and 0.8 nats.
     large = first if loss is MutualInformationPenalty else -last
     small = last if loss is MutualInformationPenalty else -first
     assert large > 0.4
