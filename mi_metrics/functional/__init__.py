@@ -2,9 +2,13 @@
 
 from mi_metrics.functional.binned import binned_joint, binned_mutual_information
 from mi_metrics.functional.gaussian import gaussian_mutual_information
+from mi_metrics.functional.inference import (
+    confidence_interval,
+    independence_p_value,
+    pointwise_mutual_information,
+)
 from mi_metrics.functional.information import (
     entropies,
-    independence_p_value,
     mutual_information,
     standard_error,
 )
@@ -14,6 +18,7 @@ from mi_metrics.functional.knn import knn_mutual_information
 __all__ = [
     "binned_joint",
     "binned_mutual_information",
+    "confidence_interval",
     "entropies",
     "gaussian_mutual_information",
     "independence_p_value",
@@ -21,5 +26,6 @@ __all__ = [
     "kde_mutual_information",
     "knn_mutual_information",
     "mutual_information",
+    "pointwise_mutual_information",
     "standard_error",
 ]

@@ -232,50 +232,6 @@ def standard_error(counts: Tensor, *, unit: Unit = "nats") -> Tensor:
     return from_nats(torch.where(total > 0, error, torch.nan), unit)
 
 
-def independence_p_value(counts: Tensor) -> Tensor:
-    r"""Compute the p-value of the G-test of independence from a table of counts.
-
-    Under independence :math:`G = 2 N I` (I in nats) follows a χ² law with :math:`(K_x - 1)(K_y -
-    1)` degrees of freedom, K the occupied rows and columns; the p-value is the law's upper tail at
-    G.
-
-    Conventions:
-        Range: 0 … 1; 1 when a single row or column is occupied. NaN without samples.
-        The χ² law is asymptotic: it needs expected counts of about 5 or more in every cell. Tables
-        of automatic bins have fewer: of independent samples, up to a quarter of the p-values are
-        then below .05. Test on a coarser one. Samples that depend on each other make it too small.
-        Gradient: none. Exact under splits and ranks: add the tables first.
-
-    Args:
-        counts: Whole counts ≥ 0, shape ``(..., B_x, B_y)``.
-
-    Returns:
-        float64 of shape ``(...)``.
-
-    Raises:
-        TypeError: If ``counts`` is not a real tensor.
-        ValueError: If it has fewer than two dimensions, or negative, non-finite or fractional
-            entries.
-
-    Example:
-        >>> import torch
-        >>> from mi_metrics.functional import independence_p_value
-        >>> print(f"{independence_p_value(torch.tensor([[12, 8], [7, 13]])):.4f}")
-        0.1115
-
-    References:
-        R. R. Sokal, F. J. Rohlf, "Biometry" (1981), chapter 17.
-    """
-    _check_whole(_check_counts(counts), "The G-test")
-    counts = _float64(counts).detach()
-    total = counts.sum((-2, -1))
-    freedom = (_occupied(counts.sum(-1), 1) - 1) * (_occupied(counts.sum(-2), 1) - 1)
-    # Plug-in values of (nearly) independent tables can be -1e-17; the law starts at 0.
-    statistic = (2 * total * information(counts)).clamp_min(0)
-    tail = torch.special.gammaincc(freedom.clamp_min(1) / 2, statistic / 2)
-    return torch.where(total > 0, torch.where(freedom > 0, tail, 1), torch.nan)
-
-
 def information(
     counts: Tensor,
     *,
