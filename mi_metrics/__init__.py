@@ -3,6 +3,10 @@ losses.
 """
 
 from mi_metrics.functional.cautions import MutualInformationWarning
+from mi_metrics.gaussian_losses import (
+    GaussianMutualInformationLoss,
+    GaussianMutualInformationPenalty,
+)
 from mi_metrics.losses import (
     KDEMutualInformationLoss,
     MutualInformationLoss,
@@ -17,6 +21,8 @@ from mi_metrics.sampler import UnpaddedDistributedSampler
 __all__ = [
     "BinnedMutualInformation",
     "GaussianMutualInformation",
+    "GaussianMutualInformationLoss",
+    "GaussianMutualInformationPenalty",
     "KDEMutualInformation",
     "KDEMutualInformationLoss",
     "KNNMutualInformation",

@@ -8,6 +8,9 @@ respect to both inputs:
 - :class:`MutualInformationPenalty`: plus the same. What shall share none.
 - :class:`KDEMutualInformationLoss`: minus :func:`mi_metrics.functional.kde_mutual_information`, to
   a stated tolerance.
+- :class:`GaussianMutualInformationLoss` and :class:`GaussianMutualInformationPenalty`: minus and
+  plus :func:`mi_metrics.functional.gaussian_mutual_information`, for whole vectors
+  (:mod:`mi_metrics.gaussian_losses`).
 
 There is no loss of the nearest-neighbour estimate: it is ψ of *counts* of neighbours, and counts do
 not change when a sample moves a little. Its gradient is 0 wherever it exists.
@@ -58,6 +61,12 @@ from mi_metrics.functional.tables.axis import (
     scaled_axis,
 )
 from mi_metrics.functional.tables.bspline import soft_counts
+from mi_metrics.gaussian_losses import (
+    GaussianMutualInformationLoss as GaussianMutualInformationLoss,
+)
+from mi_metrics.gaussian_losses import (
+    GaussianMutualInformationPenalty as GaussianMutualInformationPenalty,
+)
 
 SoftKernel = Literal["linear", "cubic"]
 Pool = Literal["image", "batch"]

@@ -1,0 +1,160 @@
+"""Gaussian mutual information to differentiate: of any batch, with finite gradients.
+
+Of few samples, or of coordinates that repeat each other, correlations have no inverse. Here every
+correlation R between two coordinates of N samples is shrunk,
+
+    R ← (1 − ρ) R + ρ 1,
+
+which is what independent noise added to every coordinate would do, so that the information is
+finite, and 0 for a constant variable. ρ is the larger of two numbers, both 0 for batches from which
+a covariance can be told:
+
+* (5 d − N) / (2 (5 d + N)) for N < 5 d, where d = d_x + d_y;
+* 2⁻²⁷/d − 1 / tr R⁻¹, where 1 / tr R⁻¹ lies between the least eigenvalue and a d-th of it.
+
+The first was chosen by how well the gradient of a batch points where that of the population does:
+for 16 + 32 dimensions and 64 samples their cosine is 0.45 so, 0.28 without, 0.43 with twice the
+shrinkage; from N = 4 d on all are the same.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from mi_metrics.functional.options import cast
+from mi_metrics.functional.ranks import Reduce
+
+LEAST_EIGENVALUE = 2.0**-27
+# Of samples of which the largest is 1: rounding leaves a constant column less.
+LEAST_VARIANCE = 2.0**-96
+
+
+class _Products(NamedTuple):
+    """Centred products of all ranks' samples, in units in which the largest of each is 1."""
+
+    number: Tensor  # (), float64
+    centred: Tensor  # (N, d), of this rank
+    products: Tensor  # (d, d), divided by the number
+
+
+def shrunk_information(x: Tensor, y: Tensor, reduce: Reduce) -> Tensor:
+    """Return the mutual information of ``(N, d_x)`` and ``(N, d_y)`` in nats, float64."""
+    samples = torch.cat((cast(x, torch.float64), cast(y, torch.float64)), 1)
+    x_dim, dim = x.shape[1], samples.shape[1]
+    number, _, products = _centred_products(samples, reduce)
+    unit, absent = _units(products)
+    correlation = products * unit.unsqueeze(1) * unit
+    shrinkage = _shrinkage(correlation + absent.diag(), number, dim)
+    joint = _shrink(correlation, absent, shrinkage)
+
+    # The last factors of the joint matrix are those of y given x.
+    given_x = _log_diagonal(joint)[x_dim:]
+    return (_log_diagonal(joint[x_dim:, x_dim:]) - given_x).sum()
+
+
+def shrunk_information_of_labels(
+    x: Tensor, codes: Tensor, num_classes: int, reduce: Reduce
+) -> Tensor:
+    """Return the mutual information of ``(N, d_x)`` and classes in nats, float64.
+
+    It is that of x and one-hot labels: half the log ratio of the determinants of the covariance and
+    of the covariance within classes. Noise is added to x alone.
+
+    Args:
+        x: Samples.
+        codes: Numbers of their classes, int64 ``(N,)`` in 0 … ``num_classes`` − 1.
+        num_classes: The most classes there may be.
+        reduce: How to add up over processes.
+    """
+    number, centred, products = _centred_products(cast(x, torch.float64), reduce)
+    unit, absent = _units(products)
+    total = products * unit.unsqueeze(1) * unit
+
+    sums = reduce.sum(
+        _sums(torch.cat((torch.ones_like(centred[:, :1]), centred), 1), codes, num_classes)
+    )
+    counts = sums[:, 0].detach()
+    means = sums[:, 1:] * unit * (counts.clamp_min(1) * number).rsqrt().unsqueeze(1)
+    within = total - means.mT @ means
+
+    dim = x.shape[1] + (counts > 0).sum() - 1
+    shrinkage = _shrinkage(within + absent.diag(), number, dim)
+    both = (_log_diagonal(_shrink(v, absent, shrinkage)) for v in (total, within))
+    return next(both).sum() - next(both).sum()
+
+
+def class_codes(labels: Tensor) -> Tensor:
+    """Return the labels' ranks among the distinct ones, int64 ``(N,)``: shapes known beforehand."""
+    order = labels.argsort()
+    ordered = labels[order]
+    rank = torch.zeros_like(order)
+    rank[1:] = (ordered[1:] != ordered[:-1]).cumsum(0)
+    return torch.zeros_like(order).scatter(0, order, rank)
+
+
+def class_codes_of_all_ranks(labels: Tensor) -> tuple[Tensor, int]:
+    """Return this rank's labels as ranks among those of all processes, and how many there are."""
+    world, device = dist.get_world_size(), labels.device
+    sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(world)]
+    dist.all_gather(sizes, torch.tensor([len(labels)], device=device))
+    lengths = [int(size) for size in sizes]
+    padded = torch.zeros(max(lengths), dtype=torch.int64, device=device)
+    padded[: len(labels)] = labels
+    parts = [torch.empty_like(padded) for _ in range(world)]
+    dist.all_gather(parts, padded)
+    codes = class_codes(torch.cat([p[:n] for p, n in zip(parts, lengths, strict=True)]))
+    start = sum(lengths[: dist.get_rank()])
+    return codes[start : start + len(labels)], int(codes.max()) + 1
+
+
+def _centred_products(samples: Tensor, reduce: Reduce) -> _Products:
+    # A constant to the gradient: the information doesn't depend on it.
+    scale = samples.detach().abs()
+    scale = torch.cat((scale, torch.zeros_like(scale.sum(0, keepdim=True)))).amax(0)
+    # Not so small that the gradient, its inverse, overflows.
+    scale = reduce.max(scale).clamp_min(2.0**-960)
+    samples = samples / scale
+    sums = torch.cat((torch.full_like(samples[..., :1].sum(0), len(samples)), samples.sum(0)))
+    sums = reduce.sum(sums)
+    number = sums[0].detach()
+    centred = samples - sums[1:] / number
+    return _Products(number, centred, reduce.sum(centred.mT @ centred) / number)
+
+
+def _units(products: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the inverse deviation of each coordinate, 0 for constant ones, and 1 for these."""
+    variance = products.diagonal()
+    # Not ">": NaN has to stay NaN.
+    absent = variance <= LEAST_VARIANCE
+    return torch.where(absent, 1, variance).rsqrt() * ~absent, absent.double()
+
+
+def _shrinkage(correlation: Tensor, number: Tensor, dim: int | Tensor) -> Tensor:
+    """Return ρ, a constant to the gradient."""
+    d = correlation.shape[-1]
+    floor = LEAST_EIGENVALUE / d
+    identity = torch.eye(d, dtype=torch.float64, device=correlation.device)
+    factor = torch.linalg.cholesky_ex(correlation.detach() + floor / 16 * identity)[0]
+    inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
+    singular = floor - 1 / inverse.square().sum()
+    few = (5 * dim - number) / (2 * (5 * dim + number))
+    return torch.maximum(few, singular).clamp_min(0)
+
+
+def _shrink(correlation: Tensor, absent: Tensor, shrinkage: Tensor) -> Tensor:
+    """Return correlations with independent noise; constant coordinates become independent ones."""
+    return (1 - shrinkage) * correlation + (shrinkage + (1 - shrinkage) * absent).diag_embed()
+
+
+def _log_diagonal(matrix: Tensor) -> Tensor:
+    """Return the logarithms of the diagonal of the Cholesky factor."""
+    factor: Tensor = torch.linalg.cholesky_ex(matrix)[0]
+    return factor.diagonal().log()
+
+
+def _sums(rows: Tensor, codes: Tensor, num_classes: int) -> Tensor:
+    """Return the sums of the rows of each class, in an order that does not change."""
+    sums = torch.zeros(num_classes, rows.shape[1], dtype=rows.dtype, device=rows.device)
+    return sums.index_put((codes,), rows, accumulate=True)
