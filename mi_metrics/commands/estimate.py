@@ -18,7 +18,6 @@ from mi_metrics.commands.estimate_options import Settings, parser
 from mi_metrics.commands.estimate_report import Estimate, lines, notes, square, write
 from mi_metrics.functional import mutual_information, standard_error
 from mi_metrics.functional.cautions import Kind, MutualInformationWarning
-from mi_metrics.metrics.base import IGNORED, SEEN
 from mi_metrics.settings import ESTIMATORS
 from mi_metrics.states import grid
 
@@ -192,8 +191,8 @@ def _metric(name: str, settings: Settings) -> Any:
 
 
 def _evaluate(pair: tuple[str, str], name: str, metric: Any, settings: Settings) -> Estimate:
-    ignored = int(metric.counters[IGNORED])
-    n = valid = int(metric.counters[SEEN]) - ignored
+    ignored = int(metric.ignored)
+    n = valid = int(metric.seen) - ignored
     columns = [label(name) for name in pair]
     both = " and ".join(columns)
     if not n:
