@@ -105,6 +105,10 @@ def require_information(value: Tensor, joint: Tensor, normalization: str, unit: 
         )
     else:
         least = 1.0 if normalization == "studholme" else 0.0
+        if normalization == "adjusted":
+            # Below 0 where the dependence is less than chance makes.
+            require(not (value > 1 + 1e-9).any(), f"no adjusted value: {value}")
+            return
         # A ratio of nothing to nothing, where a soft kernel leaves 1e-16 in the next cell.
         sane = torch.minimum(hx, hy) > 1e-6
         require(
@@ -169,6 +173,30 @@ def _check_knn(call: Call, value: Tensor) -> None:
     x = call.args[0]
     require_number(value, x.shape[:-2] if x.ndim > 1 else ())
     _check_layout(call, value)
+
+
+def gaussian_mutual_information(random: Random) -> Call:
+    shape = inputs.shape(random)
+    options = {
+        "copula": (False, True),
+        "bias_correction": ("analytic", "none"),
+        "unit": inputs.UNITS,
+    }
+    args = tuple(inputs.tensor(random, (*shape, random.choice((1, 2, 5)))) for _ in range(2))
+    return Call(
+        "gaussian_mutual_information",
+        functional.gaussian_mutual_information,
+        args if random.random() < 0.8 else inputs.pair(random, shape),
+        inputs.arguments(random, options),
+        _check_gaussian,
+    )
+
+
+def _check_gaussian(call: Call, value: Tensor) -> None:
+    x = call.args[0]
+    require_number(value, x.shape[:-2] if x.ndim > 1 else ())
+    if call.kwargs.get("bias_correction") == "none":
+        require((value >= -1e-9).all(), f"a negative value: {value.tolist()}")
 
 
 def table(random: Random) -> Any:
@@ -280,6 +308,7 @@ FUNCTIONS = (
     kde_mutual_information,
     kde_joint,
     knn_mutual_information,
+    gaussian_mutual_information,
     mutual_information,
     entropies,
     standard_error,

@@ -206,6 +206,15 @@ def arguments(random: Random, options: dict[str, Sequence[Any]]) -> dict[str, An
     return chosen
 
 
+def mask(random: Random, shape: Sequence[int]) -> Any:
+    """Return which samples count: mostly some, now and then all, none, or what is not a mask."""
+    if random.random() < 0.04:
+        return random.choice([*NONSENSE, torch.ones(tuple(shape)), torch.ones(7, dtype=torch.bool)])
+    generator = torch.Generator().manual_seed(random.getrandbits(31))
+    share = random.choice((0.0, 0.3, 0.8, 1.0))
+    return torch.rand(tuple(shape), generator=generator) < share
+
+
 RANGES = (
     None,
     None,
@@ -216,7 +225,7 @@ RANGES = (
     (0, 1e-320),
     (1e6, 1e6 + 1),
 )
-NORMALIZATIONS = ("none", "arithmetic", "geometric", "min", "max", "joint", "studholme")
+NORMALIZATIONS = ("none", "arithmetic", "geometric", "min", "max", "joint", "studholme", "adjusted")
 UNITS = ("nats", "bits")
 BANDWIDTHS = ("silverman", "scott", 0.3, (0.25, 0.4), 1e-300, 1e300, [1, 2])
 BINS = (1, 2, 5, 32, (5, 8), [3, 70], (1, 6), "auto", 2**16)

@@ -1,5 +1,6 @@
 """Random calls of the losses, forward and backward."""
 
+import inspect
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -19,11 +20,19 @@ COMMON: dict[str, Any] = {
     "reduction": ("none", "mean", "sum"),
     "gather": (False, False, True),
 }
-BINNED = COMMON | {"num_bins": inputs.BINS, "kernel": ("linear", "cubic")}
+BINNED = COMMON | {
+    "num_bins": inputs.BINS,
+    "kernel": ("linear", "cubic"),
+    "clip_quantile": (0.0, 0.01, 0.3),
+    "standardize": (False, True),
+}
 KDE = COMMON | {"bandwidth": inputs.BANDWIDTHS, "grid_size": (4, 5, 16, 64)}
 
 
 def _case(cls: type[torch.nn.Module], options: dict[str, Any]) -> Callable[[Random], Call]:
+    known = inspect.signature(cls).parameters
+    options = {name: choices for name, choices in options.items() if name in known}
+
     def case(random: Random) -> Call:
         kwargs = inputs.arguments(random, options)
         seed = random.getrandbits(32)

@@ -13,9 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mi_metrics import BinnedMutualInformation, KDEMutualInformation, KNNMutualInformation
+from mi_metrics import (
+    BinnedMutualInformation,
+    GaussianMutualInformation,
+    KDEMutualInformation,
+    KNNMutualInformation,
+)
 from mi_metrics.functional import binned_mutual_information, knn_mutual_information
-from mi_metrics.metrics.base import IGNORED, SEEN, MutualInformationMetric
+from mi_metrics.metrics.base import MutualInformationMetric
 from tests.fuzzing import functions, inputs
 from tests.fuzzing.outcome import Call, attempt, require, require_close, require_number, same
 
@@ -37,6 +42,11 @@ BINNED = (
     | {"num_bins": inputs.BINS, "bias_correction": functions.CORRECTIONS}
 )
 KDE = COMMON | TABLE | functions.KDE
+GAUSSIAN = {k: v for k, v in COMMON.items() if k != "num_outputs"} | {
+    "x_dim": (1, 1, 2, 5),
+    "y_dim": (1, 1, 3),
+    "bias_correction": ("analytic", "none"),
+}
 KNN = COMMON | {
     "n_neighbors": (1, 2, 3, 3, 10),
     "x_dim": (1, 1, 1, 2),
@@ -77,14 +87,16 @@ def _live(metric: MutualInformationMetric, random: Random) -> None:
     life = Life(metric, [])
     shape = _batch_shape(metric, random)
     for _ in range(random.choice((0, 1, 2, 4))):
-        _feed(life, *_batch(metric, random, shape), random.choice(("update", "update", "forward")))
+        x, y = _batch(metric, random, shape)
+        how = random.choice(("update", "update", "forward"))
+        _feed(life, x, y, _mask(metric, random, x), how)
         step = random.choice((_nothing, _nothing, _nothing, _saved, _pickled, _merged, _computed))
         step(life, random)
     _check(life)
 
 
 def _batch_shape(metric: MutualInformationMetric, random: Random) -> tuple[int, ...]:
-    if getattr(metric, "x_dim", 1) > 1 or getattr(metric, "y_dim", 1) > 1:
+    if _vectors_are_given(metric):
         return (inputs.size(random),)
     if metric.num_outputs > 1:
         return (inputs.size(random), metric.num_outputs, *random.choice(((), (), (3,))))
@@ -94,25 +106,52 @@ def _batch_shape(metric: MutualInformationMetric, random: Random) -> tuple[int, 
 def _batch(
     metric: MutualInformationMetric, random: Random, shape: tuple[int, ...]
 ) -> tuple[Any, Any]:
-    if isinstance(metric, KNNMutualInformation):
-        if (metric.x_dim, metric.y_dim) != (1, 1):
-            return tuple(
-                inputs.tensor(random, (*shape, dim)) for dim in (metric.x_dim, metric.y_dim)
-            )
-        if metric.discrete_y and random.random() < 0.8:
-            return inputs.tensor(random, shape), inputs.cast(
-                inputs.numbers(random, shape), torch.int32
-            )
+    if _vectors_are_given(metric):
+        x, y = (inputs.tensor(random, (*shape, dim)) for dim in (metric.x_dim, metric.y_dim))
+        return x, y
+    if getattr(metric, "discrete_y", False) and random.random() < 0.8:
+        labels = inputs.cast(inputs.numbers(random, shape), torch.int32)
+        return inputs.tensor(random, shape), labels
     return inputs.pair(random, shape)
 
 
-def _feed(life: Life, x: Any, y: Any, how: str) -> None:
+def _mask(metric: MutualInformationMetric, random: Random, x: Any) -> Any:
+    """Return no mask mostly, else one that treats the outputs alike, so that rows can be taken."""
+    if random.random() < 0.7 or not isinstance(x, Tensor) or x.ndim == 0:
+        return None
+    if _vectors_are_given(metric):
+        return inputs.mask(random, x.shape[:1])
+    if metric.num_outputs == 1:
+        return inputs.mask(random, x.shape)
+    mask = inputs.mask(random, x.shape[:1])
+    if not isinstance(mask, Tensor) or mask.shape != x.shape[:1]:
+        return mask
+    return mask.view(-1, *[1] * (x.ndim - 1)).expand(x.shape)
+
+
+def _vectors_are_given(metric: MutualInformationMetric) -> bool:
+    return isinstance(metric, GaussianMutualInformation) or (
+        isinstance(metric, KNNMutualInformation) and (metric.x_dim, metric.y_dim) != (1, 1)
+    )
+
+
+def _masked(metric: MutualInformationMetric, v: Tensor, mask: Tensor) -> Tensor:
+    """Return the samples that a mask leaves, in a shape that the metric takes."""
+    if metric.num_outputs > 1:
+        return v[mask.flatten(1)[:, 0] if mask.numel() else mask.new_zeros(len(mask))]
+    return v[mask]
+
+
+def _feed(life: Life, x: Any, y: Any, mask: Any, how: str) -> None:
     """Give a metric a batch; if it is refused, check that the metric is as it was."""
     metric = life.metric
     before = {k: copy.copy(v) for k, v in metric.metric_state.items()}, metric.update_count
-    found = attempt(getattr(metric, how), x, y)
+    found = attempt(getattr(metric, how), x, y, **({} if mask is None else {"mask": mask}))
     if not isinstance(found, Exception):
-        life.taken.append((x.detach().clone(), y.detach().clone()))
+        x, y = (v.detach().clone() for v in (x, y))
+        if mask is not None:
+            x, y = (_masked(metric, v, mask) for v in (x, y))
+        life.taken.append((x, y))
         if how == "forward":
             require_number(found, _shape(metric), may_be_nan=True)
         return
@@ -169,17 +208,24 @@ def _check(life: Life) -> None:
     metric = life.metric
     value = attempt(metric.compute)
     require(not isinstance(value, Exception), f"compute raised {value!r}")
-    used = metric.counters[SEEN] - metric.counters[IGNORED]
-    few = used <= (
-        min(metric.n_neighbors, 2**62) if isinstance(metric, KNNMutualInformation) else 0
-    )
+    used = metric.seen - metric.ignored
+    few = used <= _too_few(metric)
     # No class of two members: nothing can be said.
     few = few | bool(getattr(metric, "discrete_y", False))
-    require_number(value, _shape(metric), few.view(_shape(metric)))
+    require_number(value, _shape(metric), few)
     if isinstance(metric, BinnedMutualInformation | KDEMutualInformation):
         _check_table(metric, used, value)
-    if life.taken and not metric.counters[IGNORED].any():
+    if life.taken and not metric.ignored.any():
         _compare(life, value)
+
+
+def _too_few(metric: MutualInformationMetric) -> int:
+    """Return the number of samples up to which a metric has no value."""
+    if isinstance(metric, KNNMutualInformation):
+        return min(metric.n_neighbors, 2**62)
+    if isinstance(metric, GaussianMutualInformation):
+        return metric.x_dim + metric.y_dim
+    return 0
 
 
 def _check_table(metric: Any, used: Tensor, value: Tensor) -> None:
@@ -188,9 +234,7 @@ def _check_table(metric: Any, used: Tensor, value: Tensor) -> None:
         not isinstance(counts, Exception) and not isinstance(joint, Exception),
         "a table was refused",
     )
-    require_close(
-        counts.sum((-2, -1)).double(), used.view(_shape(metric)).double(), 1e-12, "samples got lost"
-    )
+    require_close(counts.sum((-2, -1)).double(), used.double(), 1e-12, "samples got lost")
     if bool((used > 0).all()):
         require_close(
             joint.sum((-2, -1)), torch.ones(_shape(metric)), 1e-9, "a joint that does not sum to 1"
@@ -208,6 +252,8 @@ def _check_table(metric: Any, used: Tensor, value: Tensor) -> None:
 def _compare(life: Life, value: Tensor) -> None:
     """Compare with the functional call on all samples."""
     metric, dtypes = life.metric, {v.dtype for batch in life.taken for v in batch}
+    if not metric.seen.any():
+        return
     # Batches of several dtypes are evaluated each in its own; one call has one.
     if len(dtypes) > 1 or not dtypes <= {*inputs.FLOATS, *inputs.INTEGERS}:
         return
@@ -259,6 +305,7 @@ def _vectors(metric: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 CLASSES = (
     (BinnedMutualInformation, BINNED),
+    (GaussianMutualInformation, GAUSSIAN),
     (KDEMutualInformation, KDE),
     (KNNMutualInformation, KNN),
 )
