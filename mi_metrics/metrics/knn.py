@@ -9,11 +9,12 @@ from torch import Tensor
 from mi_metrics.functional.information import Unit
 from mi_metrics.functional.knn import (
     ALGORITHMS,
-    HIDDEN,
-    _sorted_rows,
-    hides_the_rest,
+    check_standardize,
     rows_mutual_information,
 )
+from mi_metrics.functional.neighbors.doubts import FAR, far_samples
+from mi_metrics.functional.neighbors.order import lexicographic_order, run_starts
+from mi_metrics.functional.neighbors.scaling import Standardize
 from mi_metrics.functional.options import (
     check_cells,
     check_choice,
@@ -75,7 +76,7 @@ class KNNMutualInformation(MutualInformationMetric):
         y_dim: Dimension of the variable y.
         algorithm: ``"ksg1"`` or ``"ksg2"``; without effect with ``discrete_y``.
         discrete_y: y holds class labels, integers or bool (Ross 2014).
-        standardize: Divide every coordinate by its own standard deviation.
+        standardize: True, False, ``"rank"`` or ``"joint"``, as in the function.
         max_samples: The most samples to keep, or None for all.
         unit: ``"nats"`` or ``"bits"``.
         num_outputs: Number of pairs of scalar variables that are evaluated side by side.
@@ -121,7 +122,7 @@ class KNNMutualInformation(MutualInformationMetric):
         y_dim: int = 1,
         algorithm: Literal["ksg1", "ksg2"] = "ksg1",
         discrete_y: bool = False,
-        standardize: bool = True,
+        standardize: Standardize = True,
         max_samples: int | None = None,
         unit: Unit = "nats",
         num_outputs: int = 1,
@@ -133,9 +134,9 @@ class KNNMutualInformation(MutualInformationMetric):
         num_outputs = check_integer("num_outputs", num_outputs, 1)
         check_choice("algorithm", algorithm, ALGORITHMS)
         check_choice("unit", unit, ("nats", "bits"))
-        for name, flag in (("discrete_y", discrete_y), ("standardize", standardize)):
-            if not isinstance(flag, bool):
-                raise TypeError(f"Expected `{name}` to be True or False, but got {flag!r}.")
+        if not isinstance(discrete_y, bool):
+            raise TypeError(f"Expected `discrete_y` to be True or False, but got {discrete_y!r}.")
+        check_standardize(standardize)
         if num_outputs > 1 and (x_dim, y_dim) != (1, 1):
             raise ValueError(
                 f"`num_outputs={num_outputs}` evaluates pairs of scalars and excludes vectors, but "
@@ -257,10 +258,10 @@ class KNNMutualInformation(MutualInformationMetric):
                 "is exact for repeated values.",
             )
         self._warn_once("copies", self._copies(rows))
-        if self.standardize and any(
-            hides_the_rest(r, self.x_dim, discrete_y=self.discrete_y) for r in rows
+        if self.standardize in (True, "joint") and any(
+            far_samples(r, self.x_dim, self.n_neighbors, discrete_y=self.discrete_y) for r in rows
         ):
-            self._warn_once("far samples", HIDDEN)
+            self._warn_once("far samples", FAR)
         values = [
             rows_mutual_information(
                 r,
@@ -408,5 +409,7 @@ def _check_scalars(x: Any, y: Any) -> None:
 
 
 def _count_distinct(rows: Tensor) -> int:
-    rows = _sorted_rows(rows)
-    return 1 + int((rows[1:] != rows[:-1]).any(1).sum())
+    columns = rows.T.contiguous()
+    order = lexicographic_order(list(columns))
+    starts = run_starts(list(columns[:, order]))
+    return 1 + int((starts[1:] != starts[:-1]).sum())

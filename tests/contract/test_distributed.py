@@ -312,7 +312,7 @@ def test_padding_inflates_the_nearest_neighbour_estimate():
     clean = knn_mutual_information(x, y).mean().item()
     padded = knn_mutual_information(*(torch.cat([v, v[:, :7]], 1) for v in (x, y))).mean().item()
     assert clean == pytest.approx(0.216, abs=0.01)
-    assert padded == pytest.approx(0.307, abs=0.01)
+    assert padded == pytest.approx(0.282, abs=0.01)
 
 
 class Twin(BinnedMutualInformation):

@@ -1,7 +1,7 @@
 """Nearest neighbours in the max norm, exact to the last bit.
 
 The neighbour estimators of mutual information (Kraskov, Stögbauer and Grassberger 2004, Ross 2014)
-ask two questions about every sample: how far away is its k-th neighbour in the joint space, and how
+ask two questions about a sample: how far away is its k-th neighbour in the joint space, and how
 many samples lie within a given distance of it in the space of one variable? The second is that of
 :mod:`mi_metrics.functional.neighbors.within`. The distance of two samples is the largest absolute
 difference over all coordinates. Both answers have to agree about who sits exactly on the border,
@@ -16,16 +16,12 @@ Which path serves which points:
 path    used for                                                  cost
 ======  ========================================================  ================================
 line    1 coordinate                                              N (log N + k), plain torch
-tree    CPU: 2 to 24 coordinates (SciPy's ``cKDTree``)   N log N  in few coordinates
+tree    CPU: 2 to 24 coordinates (SciPy's ``cKDTree``)            N log N in few coordinates
 strips  CUDA: 2 coordinates                                       about N, plain torch
 brute   the rest, and the few points that the others leave        N² time, O(N) memory and a chunk
 ======  ========================================================  ================================
 
 Where the tree ends was measured at N = 5000 to 20 000: up to 24 coordinates it wins by 1.3 to 4.
-
-Repeated samples are passed once, with ``weights`` that count them: quantised data then costs what
-its distinct values cost, and a run of a thousand equal samples cannot hide the next distinct
-neighbour.
 """
 
 from collections.abc import Sequence
@@ -36,8 +32,14 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from mi_metrics.functional.neighbors.steps import argsort, chunk_rows, gaps_to, on_cpu, take
-from mi_metrics.functional.neighbors.within import range_counts
+from mi_metrics.functional.neighbors.steps import (
+    argsort,
+    chunk_rows,
+    gaps_to,
+    in_tree_order,
+    on_cpu,
+    take,
+)
 
 TREE_DIMENSIONS = 24
 FOLD = 32
@@ -49,15 +51,12 @@ class Neighborhood(NamedTuple):
     """What the search finds around every point.
 
     Attributes:
-        radius: Distance to the k-th neighbour, the point itself not counted; 0 where at least k
-        others coincide. within: Number of samples at a distance of at most ``radius``, the point
-        itself included. reach: Per variable, the largest distance among these samples: half the
-        sides of the smallest rectangle
-            that holds them. Empty unless it was asked for.
+        radius: Distance to the k-th neighbour, the point itself not counted.
+        reach: Per variable, the largest distance among the samples at most ``radius`` away: half
+            the sides of the smallest rectangle that holds them. Empty unless it was asked for.
     """
 
     radius: Tensor
-    within: Tensor
     reach: tuple[Tensor, ...]
 
 
@@ -65,38 +64,31 @@ def nearest(
     points: Tensor,
     n_neighbors: int,
     *,
-    weights: Tensor | None = None,
     x_dim: int | None = None,
     queries: Tensor | None = None,
-    check_ties: bool = True,
     path: str | None = None,
 ) -> Neighborhood:
-    """Return the distance to the k-th neighbour of every point, and what lies within it.
+    """Return the distance to the k-th neighbour of points, and how far the neighbours reach.
 
     Args:
         points: Finite float64 coordinates, ``(N, d)``.
-        n_neighbors: k, smaller than the number of samples.
-        weights: How many samples each point stands for, int64 ``(N,)``; one each if ``None``.
+        n_neighbors: k, smaller than the number of points.
         x_dim: Where to cut the coordinates into two variables for ``reach``; ``None`` skips
             ``reach``.
         queries: Indices of the points to ask about; all if ``None``.
-        check_ties: With False, ``within`` may be given as k + 1 unseen, which a caller who counts
-            in the marginals can check for less: at least as many samples are on the border there.
         path: ``"tree"``, ``"strips"``, ``"line"`` or ``"brute"``; by default the fastest for these
             points.
     """
     path = path or _choose_path(points, queries)
     if path == "line":
-        found = _line(points, n_neighbors, weights, x_dim)
-    elif path == "strips":
-        found = _strips(points, n_neighbors, weights, x_dim)
-    elif path == "brute":
-        return _brute(points, queries, n_neighbors, weights, x_dim)
-    elif check_ties or weights is not None or x_dim is not None or queries is not None:
-        return _tree(points, queries, n_neighbors, weights, x_dim)
-    else:
-        return _tree_radius(points, n_neighbors)
-    return found if queries is None else _at(found, queries)
+        return _line(points, queries, n_neighbors, x_dim)
+    if path == "strips":
+        return _strips(points, queries, n_neighbors, x_dim)
+    if path == "brute":
+        return _brute(points, queries, n_neighbors, x_dim)
+    if x_dim is None:
+        return _tree_radius(points, queries, n_neighbors)
+    return _tree(points, queries, n_neighbors, x_dim)
 
 
 def _choose_path(points: Tensor, queries: Tensor | None) -> str:
@@ -114,27 +106,20 @@ def _choose_path(points: Tensor, queries: Tensor | None) -> str:
 # Neighbours by comparing all pairs, and what every path has in common with it
 
 
-def _brute(
-    points: Tensor, queries: Tensor | None, k: int, weights: Tensor | None, x_dim: int | None
-) -> Neighborhood:
+def _brute(points: Tensor, queries: Tensor | None, k: int, x_dim: int | None) -> Neighborhood:
     if queries is None:
         queries = torch.arange(len(points), device=points.device)
     padded = _pad(points, -len(points) % FOLD)
-    counts = (
-        None
-        if weights is None
-        else torch.nn.functional.pad(weights, (0, len(padded) - len(points)))
-    )
     candidates, size = list(padded.T[:, None]), chunk_rows(points, len(padded))
     found = _empty(queries, x_dim)
     for start in range(0, len(queries), size):
         chunk = slice(start, start + size)
-        _replace(found, chunk, _inspect(points[queries[chunk]], candidates, k, counts, x_dim))
+        _replace(found, chunk, _inspect(points[queries[chunk]], candidates, k, x_dim))
     return found
 
 
 def _inspect(
-    queries: Tensor, candidates: Sequence[Tensor], k: int, weights: Tensor | None, x_dim: int | None
+    queries: Tensor, candidates: Sequence[Tensor], k: int, x_dim: int | None
 ) -> Neighborhood:
     """Find the neighbourhood of each query among its own row of candidates, itself included.
 
@@ -143,47 +128,34 @@ def _inspect(
     """
     gaps = gaps_to(queries, candidates, x_dim)
     distance = gaps[0] if len(gaps) == 1 else torch.maximum(gaps[0], gaps[1])
-    radius = _kth_smallest(distance, k + 1, weights)
+    radius = _kth_smallest(distance, k + 1)
+    return Neighborhood(radius, () if x_dim is None else _reach(gaps, distance, radius))
+
+
+def _reach(gaps: Sequence[Tensor], distance: Tensor, radius: Tensor) -> tuple[Tensor, ...]:
+    """Return per variable the largest gap among the candidates within the radius."""
     inside = distance <= radius[:, None]
-    within = inside.sum(1) if weights is None else (inside * weights).sum(1)
-    reach = () if x_dim is None else tuple(torch.where(inside, gap, 0.0).amax(1) for gap in gaps)
-    return Neighborhood(radius, within, reach)
+    return tuple(torch.where(inside, gap, 0.0).amax(1) for gap in gaps)
 
 
-def _kth_smallest(distance: Tensor, k: int, weights: Tensor | None) -> Tensor:
-    """Return per row the least distance within which k samples lie.
+def _kth_smallest(distance: Tensor, k: int) -> Tensor:
+    """Return the k-th smallest number of each row.
 
     ``topk`` over the whole row would be three quarters of all the work. So the row is first folded
     into blocks: the k blocks with the least minima hold k distances that no other block can
-    undercut, and only these blocks are sorted out further. With weights, fewer than k distances may
-    do; then k are more than enough.
+    undercut, and only these blocks are sorted out further.
     """
     rows, width = distance.shape
-    weights = None if weights is None else weights.expand(rows, width)
     blocks = width // FOLD
     if width % FOLD == 0 and k < blocks:
         folded = distance.view(rows, FOLD, blocks)
         best = folded.amin(1).topk(k, largest=False, sorted=False).indices
-        best = best[:, None, :].expand(rows, FOLD, k)
-        distance = folded.gather(2, best).flatten(1)
-        if weights is not None:
-            weights = weights.reshape(rows, FOLD, blocks).gather(2, best).flatten(1)
-    if weights is None and on_cpu(distance) and distance.shape[1] <= 1024:
+        distance = folded.gather(2, best[:, None, :].expand(rows, FOLD, k)).flatten(1)
+    if on_cpu(distance) and distance.shape[1] <= 1024:
         # NumPy sorts a short row in a fifth of the time that torch takes to find its least
         # elements.
         return torch.from_numpy(np.sort(distance.numpy(), 1)[:, k - 1].copy())
-    least, index = distance.topk(min(k, distance.shape[1]), largest=False)
-    return (
-        least[:, -1].clone()
-        if weights is None
-        else _kth_of_sorted(least, k, weights.gather(1, index))
-    )
-
-
-def _kth_of_sorted(distance: Tensor, k: int, weights: Tensor) -> Tensor:
-    """Return, for rows of increasing distances, the first by which k samples are reached."""
-    first = (weights.cumsum(1) < k).sum(1, keepdim=True)
-    return distance.gather(1, first).squeeze(1)
+    return distance.topk(k, largest=False).values[:, -1].clone()
 
 
 def _replace(found: Neighborhood, index: Tensor | slice, better: Neighborhood) -> None:
@@ -193,22 +165,19 @@ def _replace(found: Neighborhood, index: Tensor | slice, better: Neighborhood) -
     fragment the heap, and comparing 20 000 points took 3 GB.
     """
     found.radius[index] = better.radius
-    found.within[index] = better.within
     for whole, part in zip(found.reach, better.reach, strict=True):
         whole[index] = part
 
 
-def _at(found: Neighborhood, index: Tensor) -> Neighborhood:
-    return Neighborhood(
-        found.radius[index], found.within[index], tuple(side[index] for side in found.reach)
-    )
+def _at(found: Neighborhood, index: Tensor | None) -> Neighborhood:
+    if index is None:
+        return found
+    return Neighborhood(found.radius[index], tuple(side[index] for side in found.reach))
 
 
 def _empty(queries: Tensor, x_dim: int | None) -> Neighborhood:
-    size, device = len(queries), queries.device
-    radius = torch.empty(size, dtype=torch.float64, device=device)
-    within = torch.empty(size, dtype=torch.int64, device=device)
-    return Neighborhood(radius, within, () if x_dim is None else (radius.clone(), radius.clone()))
+    radius = torch.empty(len(queries), dtype=torch.float64, device=queries.device)
+    return Neighborhood(radius, () if x_dim is None else (radius.clone(), radius.clone()))
 
 
 def _pad(points: Tensor, number: int) -> Tensor:
@@ -220,87 +189,62 @@ def _pad(points: Tensor, number: int) -> Tensor:
 # Neighbours from the k-d tree
 
 
-def _tree_radius(points: Tensor, k: int) -> Neighborhood:
+def _tree_radius(points: Tensor, queries: Tensor | None, k: int) -> Neighborhood:
     tree = cKDTree(points.numpy(), leafsize=16)
-    order = torch.from_numpy(tree.indices)
-    radius = torch.empty(len(points), dtype=torch.float64)
-    radius[order] = torch.from_numpy(
-        tree.query(_take_rows(points, order), k=[k + 1], p=np.inf)[0][:, 0]
-    )
-    return Neighborhood(radius, torch.full_like(order, k + 1), ())
+    found, todo = _empty(points, None), in_tree_order(tree, queries)
+    answer = tree.query(points.numpy().take(todo.numpy(), 0), k=[k + 1], p=np.inf)
+    found.radius[todo] = torch.from_numpy(answer[0][:, 0])
+    return _at(found, queries)
 
 
-def _tree(
-    points: Tensor, queries: Tensor | None, k: int, weights: Tensor | None, x_dim: int | None
-) -> Neighborhood:
+def _tree(points: Tensor, queries: Tensor | None, k: int, x_dim: int) -> Neighborhood:
     """Ask for one neighbour more than needed: where it is farther than the k-th, nothing is tied
     with the k-th.
 
     Tied points ask again for more neighbours, and the few that are tied with very many compare all
-    pairs. Queries go in the order of the tree's leaves, whose neighbours share the cache: 2.7 times
-    faster for a million points in no order.
+    pairs.
     """
     tree = cKDTree(points.numpy(), leafsize=16)
-    found = _empty(points, x_dim)
-    todo = torch.from_numpy(tree.indices)
-    if queries is not None:
-        wanted = torch.zeros(len(points), dtype=torch.bool).index_fill_(0, queries, True)
-        todo = todo[wanted[todo]]
+    found, todo = _empty(points, x_dim), in_tree_order(tree, queries)
     number = k + 2
     while len(todo) and number <= max(64, 4 * (k + 2)):
         number = min(number, len(points))
         tied = []
         for chunk in torch.split(todo, max(1, 2**20 // number)):
-            better, settled = _ask_tree(tree, points, chunk, number, k, weights, x_dim)
+            better, settled = _ask_tree(tree, points, chunk, number, k, x_dim)
             _replace(found, chunk, better)
             tied.append(chunk[~settled])
         todo = torch.cat(tied)
         number *= 4
     if len(todo):
-        _replace(found, todo, _brute(points, todo, k, weights, x_dim))
-    return found if queries is None else _at(found, queries)
+        _replace(found, todo, _brute(points, todo, k, x_dim))
+    return _at(found, queries)
 
 
 def _ask_tree(
-    tree: cKDTree,
-    points: Tensor,
-    queries: Tensor,
-    number: int,
-    k: int,
-    weights: Tensor | None,
-    x_dim: int | None,
+    tree: cKDTree, points: Tensor, queries: Tensor, number: int, k: int, x_dim: int
 ) -> tuple[Neighborhood, Tensor]:
     """Read the neighbourhoods off the nearest ``number`` points, and say which of them are surely
     whole.
     """
-    answer = tree.query(_take_rows(points, queries), k=list(range(1, number + 1)), p=np.inf)
+    rows = points.numpy().take(queries.numpy(), 0)
+    answer = tree.query(rows, k=list(range(1, number + 1)), p=np.inf)
     distance, index = torch.from_numpy(answer[0]), torch.from_numpy(answer[1])
-    multiplicity = None if weights is None else weights[index]
-    radius = (
-        distance[:, k] if multiplicity is None else _kth_of_sorted(distance, k + 1, multiplicity)
-    )
-    inside = distance <= radius[:, None]
-    within = inside.sum(1) if multiplicity is None else (inside * multiplicity).sum(1)
-    reach: tuple[Tensor, ...] = ()
-    if x_dim is not None:
-        candidates = [column[index] for column in points.T]
-        gaps = gaps_to(points[queries], candidates, x_dim)
-        reach = tuple(torch.where(inside, gap, 0.0).amax(1) for gap in gaps)
+    radius = distance[:, k].clone()
+    gaps = gaps_to(torch.from_numpy(rows), [column[index] for column in points.T], x_dim)
     settled = (
-        torch.full_like(inside[:, 0], True) if number == len(points) else distance[:, -1] > radius
+        torch.full_like(radius, True, dtype=torch.bool)
+        if number == len(points)
+        else distance[:, -1] > radius
     )
-    return Neighborhood(radius, within, reach), settled
-
-
-def _take_rows(points: Tensor, index: Tensor) -> np.ndarray:
-    return points.numpy().take(index.numpy(), 0)
+    return Neighborhood(radius, _reach(gaps, distance, radius)), settled
 
 
 # --------------------------------------------------------------------------------------------------
 # Neighbours on a line
 
 
-def _line(points: Tensor, k: int, weights: Tensor | None, x_dim: int | None) -> Neighborhood:
+def _line(points: Tensor, queries: Tensor | None, k: int, x_dim: int | None) -> Neighborhood:
     """The k nearest of a number and itself are k + 1 consecutive sorted values: take the tightest
     such run.
     """
@@ -308,10 +252,8 @@ def _line(points: Tensor, k: int, weights: Tensor | None, x_dim: int | None) -> 
         raise ValueError(
             "A line has no rectangle: expected `x_dim` to be None for points of one coordinate."
         )
-    samples = points[:, 0] if weights is None else points[:, 0].repeat_interleave(weights)
-    order = argsort(samples)
-    values = _pad_line(samples[order], k)
-    size = len(samples)
+    order, size = argsort(points[:, 0]), len(points)
+    values = _pad_line(take(points[:, 0], order), k)
     sorted_radius = torch.full((size,), float("inf"), dtype=torch.float64, device=points.device)
     here = values[k : k + size]
     for below in range(k + 1):
@@ -322,9 +264,7 @@ def _line(points: Tensor, k: int, weights: Tensor | None, x_dim: int | None) -> 
         torch.minimum(sorted_radius, torch.maximum(here - first, last - here), out=sorted_radius)
     radius = torch.empty_like(sorted_radius)
     radius[order] = sorted_radius
-    if weights is not None:
-        radius = radius[weights.cumsum(0) - 1]
-    return Neighborhood(radius, range_counts(points, radius, weights=weights)[1], ())
+    return _at(Neighborhood(radius, ()), queries)
 
 
 def _pad_line(values: Tensor, number: int) -> Tensor:
@@ -345,7 +285,6 @@ class _Strips(NamedTuple):
 
     x: Tensor
     y: Tensor
-    weights: Tensor | None
     rank: Tensor
     key: Tensor
     first_x: Tensor
@@ -353,7 +292,7 @@ class _Strips(NamedTuple):
     size: int
 
 
-def _strips(points: Tensor, k: int, weights: Tensor | None, x_dim: int | None) -> Neighborhood:
+def _strips(points: Tensor, queries: Tensor | None, k: int, x_dim: int | None) -> Neighborhood:
     """Look at the points around a query's rank in y, in its own strip of x and the strips beside
     it.
 
@@ -363,10 +302,12 @@ def _strips(points: Tensor, k: int, weights: Tensor | None, x_dim: int | None) -
     """
     size, window = max(int((STRIP_AREA * k * len(points)) ** 0.5), 1), WINDOW * (k + 1)
     if size < window:
-        return _brute(points, None, k, weights, x_dim)
-    strips, order = _cut(points, weights, size)
+        return _brute(points, queries, k, x_dim)
+    strips, order = _cut(points, size)
     found = _empty(points, x_dim)
-    todo, reach = (order < len(points)).nonzero().squeeze(1), 1
+    wanted = torch.zeros(len(order), dtype=torch.bool, device=points.device)
+    wanted[queries if queries is not None else slice(len(points))] = True
+    todo, reach = wanted[order].nonzero().squeeze(1), 1
     for _ in range(3):
         uncertain = []
         for chunk in torch.split(todo, 2**20 // (2 * reach + 1)):
@@ -376,13 +317,13 @@ def _strips(points: Tensor, k: int, weights: Tensor | None, x_dim: int | None) -
             uncertain.append(chunk[better.radius >= unseen])
         todo = torch.cat(uncertain)
         if not len(todo):
-            return found
+            return _at(found, queries)
         reach, window = 2 * reach, min(4 * window, size)
-    _replace(found, order[todo], _brute(points, order[todo], k, weights, x_dim))
-    return found
+    _replace(found, order[todo], _brute(points, order[todo], k, x_dim))
+    return _at(found, queries)
 
 
-def _cut(points: Tensor, weights: Tensor | None, size: int) -> tuple[_Strips, Tensor]:
+def _cut(points: Tensor, size: int) -> tuple[_Strips, Tensor]:
     """Return the strips, and which point each of their places holds."""
     number = -(-len(points) // size)
     padding = (number + 1) * size - len(points)
@@ -393,11 +334,10 @@ def _cut(points: Tensor, weights: Tensor | None, size: int) -> tuple[_Strips, Te
     key = places // size * len(padded) + rank[by_x]
     by_key = argsort(key)
     order = by_x[by_key]
-    counts = None if weights is None else torch.nn.functional.pad(weights, (0, padding))[order]
     first_x, last_x = padded[by_x[::size], 0], padded[by_x[size - 1 :: size], 0]
     x, y = padded[order].unbind(1)
     return _Strips(
-        x.contiguous(), y.contiguous(), counts, rank[order], key[by_key], first_x, last_x, size
+        x.contiguous(), y.contiguous(), rank[order], key[by_key], first_x, last_x, size
     ), order
 
 
@@ -443,8 +383,7 @@ def _look(
     for first in range(0, len(queries), size):
         chunk = slice(first, first + size)
         place = (start[chunk, :, None] + steps).flatten(1)
-        weights = None if strips.weights is None else strips.weights[place]
         candidates = (take(strips.x, place), take(strips.y, place))
         points = torch.stack((strips.x[queries[chunk]], strips.y[queries[chunk]]), 1)
-        _replace(found, chunk, _inspect(points, candidates, k, weights, x_dim))
+        _replace(found, chunk, _inspect(points, candidates, k, x_dim))
     return found

@@ -7,187 +7,178 @@ under the same predicate.
 path   used for                                                  cost
 =====  ========================================================  ================================
 line   1 coordinate                                              N log N, plain torch
-tree   CPU: 2 to 4 coordinates (SciPy's ``cKDTree``)    N log N  , and what the balls hold
+tree   CPU: 2 to 5 coordinates (SciPy's ``cKDTree``)             N log N, and what the balls hold
 brute  the rest                                                  N² time, O(N) memory and a chunk
 =====  ========================================================  ================================
 
-The balls hold a good part of all samples, and from 5 coordinates on comparing all is faster (N =
-5000 to 20 000).
+The balls hold a good part of all samples, and from some number of coordinates on comparing all is
+faster (N = 5000 to 20 000).
 """
-
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from mi_metrics.functional.neighbors.steps import argsort, bisect, chunk_rows, gaps_to, on_cpu, take
+from mi_metrics.functional.neighbors.steps import (
+    argsort,
+    bisect,
+    chunk_rows,
+    gaps_to,
+    in_tree_order,
+    on_cpu,
+    take,
+)
 
-COUNT_DIMENSIONS = 4
+COUNT_DIMENSIONS = 5
+# Two sorted lists are merged by one sort where the shorter has at least this share of the longer.
+MERGE = 1 / 8
 
 
 def range_counts(
-    points: Tensor, radius: Tensor, *, weights: Tensor | None = None, path: str | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return how many samples lie nearer than ``radius`` to each point, and how many at most that
-    far.
-
-    The point itself is included in both, whatever the radius; so a radius of 0 gives the number of
-    samples that coincide with the point, twice.
+    points: Tensor, radius: Tensor, *, queries: Tensor | None = None, path: str | None = None
+) -> Tensor:
+    """Return how many samples lie at most ``radius`` away from points, themselves included.
 
     Args:
         points: Finite float64 coordinates of one variable, ``(N, d)``.
-        radius: Distance per point, ``(N,)``.
-        weights: How many samples each point stands for, int64 ``(N,)``; one each if ``None``.
+        radius: Distance per query, ``(N,)`` or ``(Q,)``.
+        queries: Indices of the points to ask about, ``(Q,)``, each once; all if ``None``.
         path: ``"line"``, ``"tree"`` or ``"brute"``; by default the fastest.
+
+    Returns:
+        int64 ``(N,)`` or ``(Q,)``.
     """
     if path is None:
         dimensions = points.shape[1]
         tree = dimensions <= COUNT_DIMENSIONS and on_cpu(points)
         path = "line" if dimensions == 1 else "tree" if tree else "brute"
     count = {"line": _count_line, "tree": _count_tree, "brute": _count_brute}[path]
-    return count(points, radius, weights)
+    return count(points, radius, queries)
 
 
-def _count_brute(points: Tensor, radius: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    size, candidates = chunk_rows(points, len(points)), list(points.T[:, None])
-    strict, closed = (
-        torch.empty(len(points), dtype=torch.int64, device=points.device) for _ in range(2)
-    )
-    for start in range(0, len(points), size):
-        chunk = slice(start, start + size)
-        (gap,) = gaps_to(points[chunk], candidates, None)
-        near = radius[chunk, None]
-        for counts, chosen in ((strict, gap < near), (closed, gap <= near)):
-            counts[chunk] = chosen.sum(1) if weights is None else (chosen * weights).sum(1)
-    return _with_self(strict, closed, radius)
+def strict_counts(
+    points: Tensor, radius: Tensor, *, queries: Tensor | None = None, path: str | None = None
+) -> Tensor:
+    """Return how many samples lie nearer than ``radius``, the point itself included.
 
-
-def _count_tree(points: Tensor, radius: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Count in balls; the strict count is that of the ball of the next smaller radius.
-
-    It differs from the closed one only where a sample is at exactly the radius, hence at exactly
-    the radius in some coordinate: which the sorted coordinates tell at a fraction of the cost of
-    asking the tree again.
+    A distance below a number is one of at most the number before it. Of a radius of 0 the count is
+    that of the samples at distance 0, so that no count is ever empty. Arguments as for
+    :func:`range_counts`.
     """
-    samples = points if weights is None else points.repeat_interleave(weights, 0)
-    tree = cKDTree(samples.numpy(), leafsize=16)
-
-    def ask(queries: Tensor, near: Tensor) -> Tensor:
-        balls = tree.query_ball_point(queries.numpy(), near.numpy(), p=np.inf, return_length=True)
-        return torch.from_numpy(np.asarray(balls, dtype=np.int64))
-
-    closed = ask(points, radius)
-    on_border = torch.zeros_like(radius, dtype=torch.bool)
-    for column in points.T:
-        nearer, near = _count_line(column[:, None], radius, None)
-        on_border |= near > nearer
-    strict = closed.clone()
-    index = on_border.nonzero().squeeze(1)
-    if len(index):
-        inner = torch.from_numpy(np.nextafter(radius[index].numpy(), 0.0))
-        strict[index] = ask(points[index], inner)
-    return _with_self(strict, closed, radius)
+    before = torch.nextafter(radius, torch.zeros_like(radius))
+    return range_counts(points, before, queries=queries, path=path)
 
 
-def _count_line(points: Tensor, radius: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Find the first and the last of the sorted values within the radius of each, and within less
-    than it.
+def _count_brute(points: Tensor, radius: Tensor, queries: Tensor | None) -> Tensor:
+    size, candidates = chunk_rows(points, len(points)), list(points.T[:, None])
+    asked = points if queries is None else points[queries]
+    counts = torch.empty(len(asked), dtype=torch.int64, device=points.device)
+    for start in range(0, len(asked), size):
+        chunk = slice(start, start + size)
+        (gap,) = gaps_to(asked[chunk], candidates, None)
+        counts[chunk] = (gap <= radius[chunk, None]).sum(1)
+    return counts
+
+
+def _count_tree(points: Tensor, radius: Tensor, queries: Tensor | None) -> Tensor:
+    tree = cKDTree(points.numpy(), leafsize=16)
+    order = in_tree_order(tree, queries)
+    reach = radius
+    if queries is not None:
+        reach = torch.empty(len(points), dtype=torch.float64)
+        reach[queries] = radius
+    balls = tree.query_ball_point(
+        points.numpy().take(order.numpy(), 0),
+        take(reach, order).numpy(),
+        p=np.inf,
+        return_length=True,
+    )
+    counts = torch.empty(len(points), dtype=torch.int64)
+    counts[order] = torch.from_numpy(np.asarray(balls, dtype=np.int64))
+    return counts if queries is None else counts[queries]
+
+
+def _count_line(points: Tensor, radius: Tensor, queries: Tensor | None) -> Tensor:
+    """Find the first and the last of the sorted values within the radius of each.
 
     A search for ``value ± radius`` is only a guess: the rounding of the sum misplaces up to one
     value in a hundred, because the k-th neighbour sits exactly on the border. So the predicate is
     asked on both sides of the border.
     """
-    size = len(points)
     order = argsort(points[:, 0])
-    values, near = take(points[:, 0], order), take(radius, order)
-    here = torch.arange(size, device=values.device)
-    side = torch.tensor([[-1], [1]], device=values.device)
-    ends = _settle(values, near, _guess_ends(values, near), here, side)
-    # A step inside where the end is on the border; more than one only where several are.
-    on_border = (values - take(values, ends)).abs_() == near
-    inner = torch.where(on_border & (near > 0), ends - side, ends)
-    index = ((values - take(values, inner)).abs_() >= near).flatten().nonzero().squeeze(1)
-    index = index[near[index % size] > 0]
-    if len(index):
-        inner.view(-1)[index] = _outermost(values, near, index, torch.lt)
-    if weights is None:
-        nearer, within = inner[1] - inner[0] + 1, ends[1] - ends[0] + 1
+    values = take(points[:, 0], order)
+    here = asked = torch.arange(len(order), device=points.device)
+    if queries is not None:
+        rank = torch.empty_like(order)
+        rank[order] = here
+        asked = argsort(rank[queries])
+        here = take(rank, take(queries, asked))
+        near = take(radius, asked)
     else:
-        total = torch.nn.functional.pad(weights[order].cumsum(0), (1, 0))
-        nearer, within = total[inner[1] + 1] - total[inner[0]], total[ends[1] + 1] - total[ends[0]]
-    strict, closed = torch.empty_like(order), torch.empty_like(order)
-    strict[order], closed[order] = nearer, within
-    return _with_self(strict, closed, radius)
+        asked, near = order, take(radius, order)
+    first, last = _settle(values, near, _guess_ends(values, here, near), here)
+    counts = torch.empty_like(here)
+    counts[asked] = last - first + 1
+    return counts
 
 
-def _guess_ends(values: Tensor, radius: Tensor) -> Tensor:
+def _guess_ends(values: Tensor, here: Tensor, radius: Tensor) -> Tensor:
     """Return about the first and the last index of the sorted values within the radius of each,
-    ``(2, N)``.
+    ``(2, Q)``.
     """
-    low, high = values - radius, values + radius
-    if not on_cpu(values):
+    centre = take(values, here)
+    low, high = centre - radius, centre + radius
+    size, asked = len(values), len(here)
+    if not on_cpu(values) or asked < MERGE * size:
         return torch.stack(
             (torch.searchsorted(values, low), torch.searchsorted(values, high, right=True) - 1)
         )
     # Sorting all three lists into one is three times faster than two binary searches, whose
     # branches cannot be predicted.
-    size = len(values)
     order = argsort(torch.cat((values, low, high)))
     rank = torch.empty_like(order)
     rank[order] = (order < size).cumsum(0)
-    ends = rank[size:].view(2, size)
+    ends = rank[size:].view(2, asked)
     ends[1] -= 1
     return ends
 
 
-def _settle(values: Tensor, radius: Tensor, guess: Tensor, here: Tensor, side: Tensor) -> Tensor:
+def _settle(values: Tensor, radius: Tensor, guess: Tensor, here: Tensor) -> Tensor:
     """Move each guess to the outermost index on its side whose distance is at most the radius."""
-    last = len(values) - 1
+    side = torch.tensor([[-1], [1]], device=values.device)
+    centre = take(values, here)
     ends = torch.stack((torch.minimum(guess[0], here), torch.maximum(guess[1], here)))
-    beyond = (ends + side).clamp_(0, last)
-    inward = (values - take(values, ends)).abs_() > radius
-    outward = ((values - take(values, beyond)).abs_() <= radius) & (beyond != ends)
+    beyond = (ends + side).clamp_(0, len(values) - 1)
+    inward = (centre - take(values, ends)).abs_() > radius
+    outward = ((centre - take(values, beyond)).abs_() <= radius) & (beyond != ends)
     index = (inward | outward).flatten().nonzero().squeeze(1)
-    if len(index):  # one step is nearly always enough
-        ends += side * (outward.long() - inward.long())
-        query = index % len(values)
-        value, near, end = values[query], radius[query], ends.view(-1)[index]
-        beyond = (end + torch.where(index > last, 1, -1)).clamp_(0, last)
-        settled = (value - values[end]).abs_() <= near
-        settled &= ((value - values[beyond]).abs_() > near) | (beyond == end)
-        index = index[~settled]
-        if len(index):
-            ends.view(-1)[index] = _outermost(values, radius, index, torch.le)
+    if not len(index):
+        return ends
+    # One step is nearly always enough.
+    ends += side * (outward.long() - inward.long())
+    query, outer = index % len(here), torch.where(index < len(here), -1, 1)
+    value, near, end = centre[query], radius[query], ends.view(-1)[index]
+    beyond = (end + outer).clamp_(0, len(values) - 1)
+    settled = (value - values[end]).abs_() <= near
+    settled &= ((value - values[beyond]).abs_() > near) | (beyond == end)
+    left = (~settled).nonzero().squeeze(1)
+    if len(left):
+        query, outer = query[left], outer[left]
+        ends.view(-1)[index[left]] = _outermost(values, radius[query], here[query], outer)
     return ends
 
 
-def _outermost(
-    values: Tensor, radius: Tensor, index: Tensor, near: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
-    """Bisect for the outermost near value: to the left of the queries ``index < N``, to the right
-    of ``index - N``.
+def _outermost(values: Tensor, radius: Tensor, here: Tensor, side: Tensor) -> Tensor:
+    """Bisect for the outermost value at most the radius away, to the left or right of each query.
 
-    The query itself counts as near.
+    The query itself always is.
     """
-    size = len(values)
-    query, side = index % size, torch.where(index < size, -1, 1)
-    value, distance, most = (
-        values[query],
-        radius[query],
-        torch.where(index < size, query, size - 1 - query),
-    )
+    centre = values[here]
+    most = torch.where(side < 0, here, len(values) - 1 - here)
     steps = bisect(
         torch.zeros_like(most),
         most,
-        lambda less: near((value - values[query + side * (most - less)]).abs_(), distance),
+        lambda less: (centre - values[here + side * (most - less)]).abs_() <= radius,
     )
-    return query + side * (most - steps)
-
-
-def _with_self(strict: Tensor, closed: Tensor, radius: Tensor) -> tuple[Tensor, Tensor]:
-    """Count the point and what coincides with it also where the radius is 0, and "nearer" is
-    empty.
-    """
-    return torch.where(radius > 0, strict, closed), closed
+    return here + side * (most - steps)

@@ -15,7 +15,7 @@ from torch import Tensor
 from mi_metrics.functional.neighbors import search as neighbors
 from mi_metrics.functional.neighbors import steps as _steps
 from mi_metrics.functional.neighbors.search import nearest
-from mi_metrics.functional.neighbors.within import range_counts
+from mi_metrics.functional.neighbors.within import range_counts, strict_counts
 
 NAMES = [
     "continuous",
@@ -64,45 +64,33 @@ def distances(points: Tensor) -> np.ndarray:
     return np.abs(values[:, None, :] - values[None, :, :]).max(-1)
 
 
-def oracle(
-    points: Tensor, k: int, x_dim: int, weights: Tensor | None = None
-) -> tuple[np.ndarray, ...]:
-    """Radius, number within and reach of each point, after repeating the points as the
-    weights say.
-    """
-    counts = np.ones(len(points), dtype=int) if weights is None else weights.cpu().numpy()
-    copies = points.cpu().repeat_interleave(torch.from_numpy(counts), 0)
-    first = np.cumsum(counts) - counts
-    joint, x, y = distances(copies), distances(copies[:, :x_dim]), distances(copies[:, x_dim:])
+def oracle(points: Tensor, k: int, x_dim: int) -> tuple[np.ndarray, ...]:
+    """Radius and reach of each point."""
+    joint, x, y = distances(points), distances(points[:, :x_dim]), distances(points[:, x_dim:])
     radius = np.sort(joint, axis=1)[:, k]  # column 0 is the point itself
     inside = joint <= radius[:, None]
-    found = radius, inside.sum(1), np.where(inside, x, 0).max(1), np.where(inside, y, 0).max(1)
-    return tuple(values[first] for values in found)
+    return radius, np.where(inside, x, 0).max(1), np.where(inside, y, 0).max(1)
 
 
-def oracle_counts(
-    points: Tensor, radius: Tensor, weights: Tensor | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    counts = np.ones(len(points), dtype=int) if weights is None else weights.cpu().numpy()
+def assert_nearest(points: Tensor, k: int, x_dim: int, path: str) -> None:
+    found = nearest(points, k, x_dim=x_dim, path=path)
+    for got, expected in zip((found.radius, *found.reach), oracle(points, k, x_dim), strict=True):
+        np.testing.assert_array_equal(got.cpu().numpy(), expected)
+    alone = nearest(points, k, path=path)
+    assert torch.equal(alone.radius, found.radius)
+    assert alone.reach == ()
+
+
+def assert_counts(points: Tensor, radius: Tensor, path: str) -> None:
     gap, near = distances(points), radius.cpu().numpy()[:, None]
-    closed = ((gap <= near) * counts).sum(1)
-    return np.where(near[:, 0] > 0, ((gap < near) * counts).sum(1), closed), closed
-
-
-def assert_nearest(
-    points: Tensor, k: int, x_dim: int, path: str, weights: Tensor | None = None
-) -> None:
-    found = nearest(points, k, x_dim=x_dim, path=path, weights=weights)
-    for got, expected in zip(
-        (found.radius, found.within, *found.reach), oracle(points, k, x_dim, weights), strict=True
-    ):
-        np.testing.assert_array_equal(got.cpu().numpy(), expected)
-
-
-def assert_counts(points: Tensor, radius: Tensor, path: str, weights: Tensor | None = None) -> None:
-    found = range_counts(points, radius, path=path, weights=weights)
-    for got, expected in zip(found, oracle_counts(points, radius, weights), strict=True):
-        np.testing.assert_array_equal(got.cpu().numpy(), expected)
+    closed = (gap <= near).sum(1)
+    strict = np.where(near[:, 0] > 0, (gap < near).sum(1), closed)
+    some = torch.from_numpy(np.random.default_rng(0).permutation(len(points))[:40])
+    some = some.to(points.device)
+    for count, expected in ((range_counts, closed), (strict_counts, strict)):
+        np.testing.assert_array_equal(count(points, radius, path=path).cpu().numpy(), expected)
+        part = count(points, radius[some], queries=some, path=path)
+        np.testing.assert_array_equal(part.cpu().numpy(), expected[some.cpu().numpy()])
 
 
 def paths(device: torch.device, *names: str) -> list[str]:
@@ -145,28 +133,13 @@ def test_strips_at_full_size(correlation: float, device: torch.device) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.usefixtures("small_strips")
-def test_weights_are_repetitions(name: str, device: torch.device) -> None:
-    points = make(name, 2, 150).to(device)
-    weights = torch.from_numpy(np.random.default_rng(0).geometric(0.4, 150)).to(device)
-    for path in paths(device, "tree", "brute", "strips"):
-        for k in (1, 4, 20):
-            assert_nearest(points, k, 1, path, weights)
-    radius = nearest(points, 4, weights=weights).radius
-    for path in paths(device, "tree", "brute", "line"):
-        assert_counts(points[:, 1:], radius, path, weights)
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_line_equals_all_pairs(name: str, device: torch.device) -> None:
     points = make(name, 2).to(device)[:, 1:]
-    weights = torch.from_numpy(np.random.default_rng(1).integers(1, 4, len(points))).to(device)
     for k in (1, 3, 40, 299):
-        for counts in (None, weights):
-            found = nearest(points, k, weights=counts, path="line")
-            radius, within, *_ = oracle(points.repeat(1, 2), k, 1, counts)
-            np.testing.assert_array_equal(found.radius.cpu().numpy(), radius)
-            np.testing.assert_array_equal(found.within.cpu().numpy(), within)
+        found = nearest(points, k, path="line")
+        np.testing.assert_array_equal(
+            found.radius.cpu().numpy(), oracle(points.repeat(1, 2), k, 1)[0]
+        )
 
 
 @pytest.mark.parametrize("dimensions", [1, 2, 4])
@@ -187,7 +160,7 @@ def test_rounding_decides_on_the_border(device: torch.device) -> None:
     rng = np.random.default_rng(0)
     points = torch.from_numpy(rng.standard_normal((2000, 2))).to(device)
     radius = nearest(points, 3).radius
-    strict, _ = oracle_counts(points[:, :1], radius)
+    strict = (distances(points[:, :1]) < radius.cpu().numpy()[:, None]).sum(1)
     values = np.sort(points[:, 0].cpu().numpy())
     x, eps = points[:, 0].cpu().numpy(), radius.cpu().numpy()
     naive = np.searchsorted(values, x + eps) - np.searchsorted(values, x - eps, side="right")
@@ -237,19 +210,12 @@ def test_any_numbers(device: torch.device, data: np.ndarray, k: int) -> None:
 
 
 @pytest.mark.parametrize("width", [1, 31, 32, 200, 2048, 4000])
-@pytest.mark.parametrize("weighted", [False, True])
-def test_folded_selection(width: int, weighted: bool, device: torch.device) -> None:
+def test_folded_selection(width: int, device: torch.device) -> None:
     rng = np.random.default_rng(width)
     for distance in (rng.random((7, width)), rng.integers(0, 5, (7, width)).astype(float)):
-        weights = rng.integers(1, 5, (7, width)) if weighted else np.ones((7, width), dtype=int)
         for k in {1, min(2, width), min(40, width), width}:
-            tensors = (torch.from_numpy(values).to(device) for values in (distance, weights))
-            got = neighbors._kth_smallest(next(tensors), k, next(tensors) if weighted else None)
-            expected = [
-                np.sort(row.repeat(count))[k - 1]
-                for row, count in zip(distance, weights, strict=True)
-            ]
-            np.testing.assert_array_equal(got.cpu().numpy(), expected)
+            got = neighbors._kth_smallest(torch.from_numpy(distance).to(device), k)
+            np.testing.assert_array_equal(got.cpu().numpy(), np.sort(distance)[:, k - 1])
 
 
 def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
@@ -271,7 +237,7 @@ def test_memory_is_linear(path: str) -> None:
     script = f"""
 import resource, torch
 from mi_metrics.functional.neighbors.search import nearest
-from mi_metrics.functional.neighbors.within import range_counts
+from mi_metrics.functional.neighbors.within import range_counts, strict_counts
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 torch.set_num_threads(1)
 points = torch.randn(6000, 2, generator=torch.Generator().manual_seed(0)).double()
@@ -293,19 +259,13 @@ def test_queries_select_points(path: str, device: torch.device) -> None:
         pytest.skip("the tree is the CPU's")
     points = make("fine grid", 2).to(device)[:, : 1 if path == "line" else 2]
     some = torch.tensor([5, 3, 250], device=device)
-    whole, part = nearest(points, 3, path=path), nearest(points, 3, queries=some, path=path)
-    assert torch.equal(part.radius, whole.radius[some])
-    assert torch.equal(part.within, whole.within[some])
-    assert torch.equal(nearest(points, 3, queries=some).within, whole.within[some])
-
-
-def test_unchecked_ties_are_only_unchecked(device: torch.device) -> None:
-    points = make("fine grid", 2).to(device)
-    checked, unchecked = nearest(points, 3), nearest(points, 3, check_ties=False)
-    assert torch.equal(checked.radius, unchecked.radius)
-    if device.type == "cpu":
-        assert unchecked.within.unique().tolist() == [4]
-    assert checked.within.max() > 4
+    for x_dim in (None,) if path == "line" else (None, 1):
+        whole = nearest(points, 3, path=path, x_dim=x_dim)
+        for chosen in (path, None):
+            part = nearest(points, 3, queries=some, path=chosen, x_dim=x_dim)
+            assert torch.equal(part.radius, whole.radius[some])
+            for side, of_all in zip(part.reach, whole.reach, strict=True):
+                assert torch.equal(side, of_all[some])
 
 
 def test_paths_by_default(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
@@ -316,6 +276,7 @@ def test_paths_by_default(monkeypatch: pytest.MonkeyPatch, device: torch.device)
 
     for name in ("tree", "strips", "line", "brute"):
         monkeypatch.setattr(neighbors, f"_{name}", note(name))
+    monkeypatch.setattr(neighbors, "_tree_radius", note("tree"))
     for dimensions in (1, 2, 3, neighbors.TREE_DIMENSIONS, neighbors.TREE_DIMENSIONS + 1):
         nearest(torch.zeros(50, dimensions, dtype=torch.float64, device=device), 3)
     cuda = ["line", "strips", "brute", "brute", "brute"]

@@ -1,0 +1,79 @@
+"""Sorted rows, and runs of equal ones: what makes an estimate independent of the order of its
+samples.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from mi_metrics.functional.neighbors.steps import argsort, take
+
+
+def lexicographic_order(columns: Sequence[Tensor]) -> Tensor:
+    """Return the order that sorts rows by their first column, then by the second, and so on.
+
+    Each column after the first decides only among the rows that are equal so far, most often few.
+
+    Args:
+        columns: Tensors of ``(N,)``, the columns of the table.
+
+    Returns:
+        int64 ``(N,)``; rows that are equal in all columns come in any order.
+    """
+    order = argsort(columns[0])
+    start = run_starts([take(columns[0], order)])
+    for column in columns[1:]:
+        places = _in_company(start)
+        if not len(places):
+            break
+        rows = take(order, places)
+        # Sorted by the run first, rows stay where their run is.
+        by_run = argsort(take(start, places) * len(rows) + _ranks(take(column, rows)))
+        rows = take(rows, by_run)
+        order[places] = rows
+        new = take(start, places), take(column, rows)
+        start[places] = take(places, run_starts(new))
+    return order
+
+
+def run_starts(columns: Sequence[Tensor]) -> Tensor:
+    """Return for each row of a table the place of the first of the equal rows around it.
+
+    Args:
+        columns: Tensors of ``(N,)``, the columns of the table.
+
+    Returns:
+        int64 ``(N,)``.
+    """
+    places = torch.arange(len(columns[0]), device=columns[0].device)
+    same = columns[0][1:] == columns[0][:-1]
+    for column in columns[1:]:
+        same &= column[1:] == column[:-1]
+    if not bool(same.any()):
+        return places
+    starts = places.clone()
+    starts[1:].masked_fill_(same, 0)
+    return starts.cummax(0).values
+
+
+def run_lengths(starts: Tensor) -> Tensor:
+    """Return for each row how many rows its run has, from what :func:`run_starts` returns."""
+    return take(torch.bincount(starts, minlength=len(starts)), starts)
+
+
+def _in_company(start: Tensor) -> Tensor:
+    """Return the places whose run has more than one row."""
+    alone = start == torch.arange(len(start), device=start.device)
+    alone[:-1] &= alone[1:].clone()
+    return (~alone).nonzero().squeeze(1)
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Return the rank of each value among the distinct ones."""
+    order = argsort(values)
+    ordered = take(values, order)
+    ranks = torch.empty_like(order)
+    ranks[order[1:]] = (ordered[1:] != ordered[:-1]).cumsum(0)
+    ranks[order[:1]] = 0
+    return ranks
