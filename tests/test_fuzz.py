@@ -22,6 +22,7 @@ from mi_metrics import (
 from mi_metrics.functional import (
     binned_joint,
     binned_mutual_information,
+    confidence_interval,
     entropies,
     independence_p_value,
     kde_joint,
@@ -279,3 +280,16 @@ def test_an_unknown_kernel_is_named_whatever_the_correction(kernel):
             ValueError, match="Expected `kernel` to be one of 'hard', 'linear', 'cubic', but got"
         ):
             binned_mutual_information(X, Y, kernel=kernel, bias_correction=correction)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [confidence_interval, lambda counts: independence_p_value(counts, method="permutation")],
+)
+def test_counts_are_checked_before_tables_are_drawn(function):
+    with pytest.raises(ValueError, match="at least one bin of x"):
+        function(torch.zeros(0, 2))
+    with pytest.raises(TypeError, match="`counts`"):
+        function(10)
+    # Counts with a gradient were turned into a number, of which torch warns.
+    assert function(torch.tensor([[9.0, 1.0], [2.0, 8.0]], requires_grad=True)).isfinite().all()

@@ -276,7 +276,8 @@ def _g_test(counts: Tensor) -> Tensor:
 
 def _check_size(counts: Any, remedy: str) -> None:
     """Refuse tables of more samples than can be drawn again."""
-    largest = float(_float64(_check_counts(counts)).sum((-2, -1)).max()) if counts.numel() else 0
+    totals = _float64(_check_counts(counts)).detach().sum((-2, -1))
+    largest = float(totals.max()) if totals.numel() else 0.0
     if largest > MOST_SAMPLES:
         raise ValueError(
             f"Expected `counts` of at most 2**31 samples, but got {largest:g}. Random tables of so "

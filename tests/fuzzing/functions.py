@@ -240,19 +240,71 @@ def standard_error(random: Random) -> Call:
     )
 
 
+RESAMPLING = (1, 9, 19)
+
+
 def independence_p_value(random: Random) -> Call:
+    options = {"method": ("g", "permutation"), "num_permutations": RESAMPLING, "seed": (0, 7)}
     return Call(
         "independence_p_value",
         functional.independence_p_value,
         (table(random),),
-        {},
+        {"num_permutations": 9} | inputs.arguments(random, options),
         _check_measure,
     )
 
 
+def confidence_interval(random: Random) -> Call:
+    options = {
+        "level": (0.5, 0.9, 0.999),
+        "num_resamples": RESAMPLING,
+        "seed": (0, 7),
+        "unit": inputs.UNITS,
+    }
+    return Call(
+        "confidence_interval",
+        functional.confidence_interval,
+        (table(random),),
+        {"num_resamples": 9} | inputs.arguments(random, options),
+        _check_interval,
+    )
+
+
+def _check_interval(call: Call, ends: Tensor) -> None:
+    (counts,) = call.args
+    empty = _is_empty(counts)
+    require_number(ends, (*counts.shape[:-2], 2), empty.unsqueeze(-1))
+    low, high = ends[~empty].unbind(-1)
+    # A raw estimate of 0 scatters around it, and so may the lower end.
+    require(((low <= high) & (high >= 0)).all(), f"no interval: {ends}")
+
+
+def pointwise_mutual_information(random: Random) -> Call:
+    kwargs = inputs.arguments(random, {"unit": inputs.UNITS})
+    return Call(
+        "pointwise_mutual_information",
+        functional.pointwise_mutual_information,
+        (table(random),),
+        kwargs,
+        _check_pointwise,
+    )
+
+
+def _check_pointwise(call: Call, values: Tensor) -> None:
+    (counts,) = call.args
+    empty = _is_empty(counts)
+    require_number(values, counts.shape, empty[..., None, None])
+    nothing = (counts.detach().double() == 0) & ~empty[..., None, None]
+    require((values[nothing] == 0).all(), f"information where there are no samples: {values}")
+
+
+def _is_empty(counts: Tensor) -> Tensor:
+    return (counts.detach().double() == 0).flatten(-2).all(-1)
+
+
 def _check_measure(call: Call, value: Tensor) -> None:
     (counts,) = call.args
-    empty = (counts.detach().double() == 0).flatten(-2).all(-1)
+    empty = _is_empty(counts)
     require_number(value, counts.shape[:-2], empty)
     full = value[~empty]
     if call.name == "independence_p_value":
@@ -266,7 +318,7 @@ def _check_measure(call: Call, value: Tensor) -> None:
 
 def _check_entropies(call: Call, found: tuple[Tensor, Tensor, Tensor]) -> None:
     (counts,) = call.args
-    empty = (counts.detach().double() == 0).flatten(-2).all(-1)
+    empty = _is_empty(counts)
     for h in found:
         require_number(h, counts.shape[:-2], empty)
         require((h[~empty] >= -1e-12).all(), f"a negative entropy: {h}")
@@ -313,5 +365,7 @@ FUNCTIONS = (
     entropies,
     standard_error,
     independence_p_value,
+    confidence_interval,
+    pointwise_mutual_information,
 )
 KINDS = {function.__name__: function for function in FUNCTIONS}

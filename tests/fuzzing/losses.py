@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mi_metrics import KDEMutualInformationLoss, MutualInformationLoss, MutualInformationPenalty
+from mi_metrics import (
+    GaussianMutualInformationLoss,
+    GaussianMutualInformationPenalty,
+    KDEMutualInformationLoss,
+    MutualInformationLoss,
+    MutualInformationPenalty,
+)
 from tests.fuzzing import inputs
 from tests.fuzzing.outcome import Call, attempt, require, require_gradient
 
@@ -94,9 +100,47 @@ def _positive(weights: Tensor | None) -> bool:
     return weights is None or bool(((weights.double() > 1e-150) & (weights.double() < 1e150)).all())
 
 
+def _gaussian_case(cls: type[torch.nn.Module]) -> Callable[[Random], Call]:
+    def case(random: Random) -> Call:
+        kwargs = inputs.arguments(random, {"unit": inputs.UNITS, "gather": (False, False, True)})
+        seed = random.getrandbits(32)
+        name = f"{cls.__name__}, called with seed {seed},"
+        return Call(name, cls, (), kwargs, lambda _, loss: _use_vectors(loss, Random(seed)))
+
+    return case
+
+
+def _use_vectors(loss: Any, random: Random) -> None:
+    """Call a loss of vectors, or of vectors and labels."""
+    n = random.choice((0, 1, 2, 5, 17, 64))
+    x = inputs.tensor(random, (n, random.choice((1, 1, 3, 20))), dtypes=_floats)
+    if random.random() < 0.3:
+        y = inputs.cast(inputs.numbers(random, (n,)).clamp(-9, 9), random.choice(inputs.INTEGERS))
+    else:
+        y = inputs.tensor(random, random.choice(((n,), (n, 1), (n, 4))), dtypes=_floats)
+    # Torch itself keeps inference tensors out of graphs.
+    x, y = (v.clone() if v.is_inference() else v.detach() for v in (x, y))
+    x, y = (v.requires_grad_() if v.is_floating_point() else v for v in (x, y))
+    value = attempt(loss, x, y)
+    if isinstance(value, Exception) or value.is_meta:
+        return
+    require(value.shape == (), f"a loss of shape {tuple(value.shape)}")
+    if not (_sound(x) and _sound(y)):
+        return
+    require(value.isfinite(), f"a loss that is not finite: {value.tolist()}")
+    leaves = [v for v in (x, y) if v.requires_grad]
+    if value.requires_grad:
+        for leaf, gradient in zip(leaves, torch.autograd.grad(value, leaves), strict=True):
+            require_gradient(gradient, leaf)
+    else:
+        require(not leaves, "a loss without a gradient")
+
+
 CLASSES = (
     (MutualInformationLoss, BINNED),
     (MutualInformationPenalty, BINNED),
     (KDEMutualInformationLoss, KDE),
 )
+GAUSSIAN = (GaussianMutualInformationLoss, GaussianMutualInformationPenalty)
 KINDS = {cls.__name__: _case(cls, options) for cls, options in CLASSES}
+KINDS |= {cls.__name__: _gaussian_case(cls) for cls in GAUSSIAN}
