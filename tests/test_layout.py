@@ -11,6 +11,7 @@ import torchmetrics
 
 import mi_metrics
 import mi_metrics.functional
+from campaigns import imports as imports_of
 
 PACKAGE = Path(mi_metrics.__file__).parent
 HEAVY = ("lightning", "matplotlib", "sklearn", "jsonargparse", "pyarrow", "tqdm")
@@ -73,6 +74,44 @@ def test_functional_imports_nothing_of_the_package_above_it(path):
             name
         )
         assert top != "mi_metrics" or name.startswith("mi_metrics.functional"), name
+
+
+# Which rooms of the package a room may import: CONTRIBUTING, "What imports what".
+BELOW = {
+    "functional": set(),
+    "states": {"functional"},
+    "metrics": {"functional", "plotting", "states"},
+    "losses": {"functional", "gaussian_losses"},
+    "gaussian_losses": {"functional"},
+    "sampler": {"functional"},
+    "plotting": {"functional"},
+    "distributions": {"functional"},
+    "settings": {"functional", "metrics"},
+    "commands": {"distributions", "functional", "metrics", "plotting", "settings", "states"},
+    "lightning": {"functional", "metrics", "plotting", "sampler"},
+    "examples": {"functional", "lightning", "losses", "metrics", "plotting", "sampler"},
+}
+
+
+def test_rooms_import_downwards_and_in_no_circle():
+    known = imports_of.modules(PACKAGE)
+    graph = imports_of.arrows(known, "mi_metrics")
+    for name, found in graph.items():
+        room = name.split(".")[0]
+        if room in BELOW:
+            assert {other.split(".")[0] for other in found} <= BELOW[room] | {room}, name
+    assert imports_of.cycle(graph) == []
+
+
+def test_the_tree_in_contributing_names_every_room():
+    text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
+    tree = text.split("```\nmi_metrics/\n")[1].split("```")[0]
+    rooms = [PACKAGE, PACKAGE / "functional", PACKAGE / "states"]
+    for path in (path for room in rooms for path in room.iterdir()):
+        if path.suffix == ".py" and not path.stem.startswith("__"):
+            assert path.name in tree, path
+        elif path.is_dir() and (path / "__init__.py").exists():
+            assert f"{path.name}/" in tree, path
 
 
 def test_lightning_is_imported_under_its_folder_only():
