@@ -11,8 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from mi_metrics.functional.information import Unit
-from mi_metrics.functional.options import UNITS, check_choice, check_tensor, from_nats
+from mi_metrics.functional.options import (
+    UNITS,
+    Unit,
+    check_choice,
+    check_flag,
+    from_nats,
+    hints_keywords,
+)
 from mi_metrics.functional.ranks import ALONE, OVER_RANKS
 from mi_metrics.functional.shrinkage import (
     class_codes,
@@ -20,6 +26,7 @@ from mi_metrics.functional.shrinkage import (
     shrunk_information,
     shrunk_information_of_labels,
 )
+from mi_metrics.functional.tensors import check_same_device, check_tensor
 
 
 class GaussianMutualInformationLoss(nn.Module):
@@ -84,11 +91,11 @@ class GaussianMutualInformationLoss(nn.Module):
 
     sign: ClassVar[int] = -1
 
+    @hints_keywords
     def __init__(self, *, unit: Unit = "nats", gather: bool = False) -> None:
         super().__init__()
         check_choice("unit", unit, UNITS)
-        if not isinstance(gather, bool):
-            raise TypeError(f"Expected `gather` to be True or False, but got {gather!r}.")
+        check_flag("gather", gather)
         self.unit, self.gather = unit, gather
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -142,16 +149,7 @@ class GaussianMutualInformationLoss(nn.Module):
                 "Expected `x` and `y` of shapes (N, d_x) and (N, d_y) with d ≥ 1, but got "
                 f"{shapes}. Samples are paired by position; flatten what is one variable."
             )
-        if y.device != x.device:
-            raise ValueError(
-                f"Expected `y` on the same device as `x`, {x.device}, but got {y.device}. Move it "
-                "with y.to(x.device)."
-            )
-        if x.device.type == "mps":
-            raise ValueError(
-                "Expected `x` on a device with float64, but got mps. Move the inputs with .cpu(); "
-                "gradients come back by themselves."
-            )
+        check_same_device({"x": x, "y": y})
         if len(x) < 2 and self._world_size() == 1:
             raise ValueError(
                 f"Expected at least 2 samples, but got shapes {shapes}. Use larger batches, or "

@@ -41,17 +41,29 @@ learns that its scale is too large.
 """
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from mi_metrics.functional.binned import ValueRange
 from mi_metrics.functional.densities.differentiable import soft_kde_information
-from mi_metrics.functional.densities.gaussian import Bandwidth, check_kde_options
-from mi_metrics.functional.information import Normalization, Unit, check_options, information
-from mi_metrics.functional.options import cast, check_choice, check_tensor, shapes_differ
+from mi_metrics.functional.densities.gaussian import check_kde_options
+from mi_metrics.functional.information import check_options, information
+from mi_metrics.functional.options import (
+    POOLS,
+    REDUCTIONS,
+    Bandwidth,
+    Normalization,
+    Pool,
+    Reduction,
+    SoftKernel,
+    Unit,
+    ValueRange,
+    check_choice,
+    check_flag,
+    hints_keywords,
+)
 from mi_metrics.functional.ranks import ALONE, OVER_RANKS, Reduce
 from mi_metrics.functional.tables.axis import (
     Axis,
@@ -61,16 +73,13 @@ from mi_metrics.functional.tables.axis import (
     scaled_axis,
 )
 from mi_metrics.functional.tables.bspline import soft_counts
+from mi_metrics.functional.tensors import cast, check_same_device, check_tensor, shapes_differ
 from mi_metrics.gaussian_losses import (
     GaussianMutualInformationLoss as GaussianMutualInformationLoss,
 )
 from mi_metrics.gaussian_losses import (
     GaussianMutualInformationPenalty as GaussianMutualInformationPenalty,
 )
-
-SoftKernel = Literal["linear", "cubic"]
-Pool = Literal["image", "batch"]
-Reduction = Literal["none", "mean", "sum"]
 
 
 class _Rows(NamedTuple):
@@ -103,10 +112,9 @@ class _Loss(nn.Module):
     ):
         super().__init__()
         check_options(normalization, "none", unit)
-        check_choice("pool", pool, ("image", "batch"))
-        check_choice("reduction", reduction, ("none", "mean", "sum"))
-        if not isinstance(gather, bool):
-            raise TypeError(f"Expected `gather` to be True or False, but got {gather!r}.")
+        check_choice("pool", pool, POOLS)
+        check_choice("reduction", reduction, REDUCTIONS)
+        check_flag("gather", gather)
         if gather and pool == "image":
             raise ValueError(
                 '`gather=True` sums tables over processes and needs pool="batch", but got '
@@ -200,18 +208,7 @@ class _Loss(nn.Module):
                     f"samples, but got {tuple(weights.shape)}. Give every sample its weight, or a "
                     "mask of shape (B, 1, ...)."
                 )
-        for name, v in tensors.items():
-            if v.device != x.device:
-                raise ValueError(
-                    f"Expected `{name}` on the same device as `x`, {x.device}, but got {v.device}. "
-                    f"Move it with {name}.to(x.device)."
-                )
-        if x.device.type == "mps":
-            raise ValueError(
-                "Expected `x` on a device with float64, which tables need to count beyond 2**24 "
-                "samples, but got mps. Move the inputs with .cpu(); gradients come back by "
-                "themselves."
-            )
+        check_same_device({"x": x, **tensors})
 
     def _rows(self, x: Tensor, y: Tensor, weights: Tensor | None) -> _Rows:
         if weights is not None:
@@ -319,6 +316,7 @@ class MutualInformationLoss(_Loss):
         the chest using free-form deformations" (2003), doi:10.1109/TMI.2003.809072.
     """
 
+    @hints_keywords
     def __init__(
         self,
         num_bins: int | tuple[int, int] = 32,
@@ -480,6 +478,7 @@ class KDEMutualInformationLoss(_Loss):
         estimators" (1995), doi:10.1103/PhysRevE.52.2318.
     """
 
+    @hints_keywords
     def __init__(
         self,
         *,

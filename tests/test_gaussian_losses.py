@@ -374,7 +374,7 @@ REFUSED = {
     ),
     "a number": (lambda x, y: (x[0, 0], y), ValueError, r"\(\) and \(20, 2\)"),
     "no coordinate": (lambda x, y: (x[:, :0], y), ValueError, "d ≥ 1"),
-    "devices": (lambda x, y: (x, y.to("meta")), ValueError, r"y\.to\(x\.device\)"),
+    "devices": (lambda x, y: (x, y.to("meta")), ValueError, r"`x` and `y` on the same device"),
     "one sample": (lambda x, y: (x[:1], y[:1]), ValueError, "at least 2 samples"),
 }
 

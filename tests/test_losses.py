@@ -654,13 +654,13 @@ def test_bad_options_of_the_kde_loss():
             "image",
             (X, X.to("meta")),
             ValueError,
-            "`y` on the same device as `x`, cpu, but got meta",
+            "`x` and `y` on the same device, but got cpu and meta",
         ),
         (
             "image",
             (X, X, X.to("meta")),
             ValueError,
-            "`weights` on the same device as `x`, cpu, but got meta",
+            "`x` and `weights` on the same device, but got cpu and meta",
         ),
         (
             "image",

@@ -20,33 +20,27 @@ References:
     information for multiresolution image registration" (2000), doi:10.1109/83.887976.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mi_metrics.functional.cautions import caution
-from mi_metrics.functional.information import (
-    BiasCorrection,
-    Normalization,
-    Unit,
-    check_options,
-    information,
-    undersampled,
-)
+from mi_metrics.functional.information import check_options, information, undersampled
 from mi_metrics.functional.options import (
-    cast,
+    KERNELS,
+    BiasCorrection,
+    Binning,
+    Kernel,
+    Normalization,
+    NumBins,
+    Unit,
+    ValueRange,
     check_choice,
-    check_finite,
-    check_pair,
-    check_tensor,
-    check_values,
-    lift,
+    hints_keywords,
 )
 from mi_metrics.functional.tables.axis import (
-    KERNELS,
     Axis,
-    Interval,
     auto_num_bins,
     check_binning,
     correlation,
@@ -58,12 +52,11 @@ from mi_metrics.functional.tables.bspline import chunk_size
 from mi_metrics.functional.tables.bspline import chunks as chunks
 from mi_metrics.functional.tables.bspline import kernel_matrix as kernel_matrix
 from mi_metrics.functional.tables.bspline import soft_counts as soft_counts
-
-NumBins = int | tuple[int, int] | Literal["auto"]
-ValueRange = Interval | tuple[Interval, Interval] | None
-Binning = Literal["uniform", "quantile"]
-Kernel = Literal["hard", "linear", "cubic"]
-
+from mi_metrics.functional.tensors import (
+    cast,
+    check_finite,
+    paired_rows,
+)
 
 # Up to here a chunk is counted in a table of its own and added.
 SMALL_TABLE = 2**14
@@ -78,6 +71,7 @@ class Table(NamedTuple):
     effective_samples: Tensor | None
 
 
+@hints_keywords
 def binned_mutual_information(
     x: Tensor,
     y: Tensor,
@@ -193,6 +187,7 @@ def binned_mutual_information(
     return value.reshape(x.shape[:-1])
 
 
+@hints_keywords
 def binned_joint(
     x: Tensor,
     y: Tensor,
@@ -333,32 +328,18 @@ def _table(
     y: Tensor,
     num_bins: object,
     value_range: object,
-    binning: str,
+    binning: object,
     clip_quantile: float,
     margin: float,
     kernel: str,
     weights: Tensor | None,
 ) -> Table:
     bins, ranges = check_binning(num_bins, value_range, binning, clip_quantile, margin, kernel)
-    x, y = check_pair(x, y)
-    check_values("x", x)
-    if x.ndim == 0:
-        raise ValueError(
-            "Expected `x` and `y` of shape (..., N), but got scalars. Pass at least one dimension."
-        )
-    effective = None
-    if weights is not None:
-        weights = _check_weights(weights, x)
-        x, y = (torch.where(weights > 0, v, torch.zeros_like(v)) for v in (x, y))
-        weights = weights.reshape(-1, weights.shape[-1])
-        effective = weights.sum(1).square() / weights.square().sum(1)
-    x, y = lift(x), lift(y)
     hard = kernel == "hard" and weights is None
     # Ranges and bins from the data need to know first; else the counting finds out.
     unchecked = hard and ranges is not None and bins is not None
-    if not unchecked:
-        check_finite(x, y)
-    x, y = (v.reshape(-1, v.shape[-1]) for v in (x, y))
+    x, y, weights = paired_rows(x, y, weights, finite=not unchecked)
+    effective = None if weights is None else weights.sum(1).square() / weights.square().sum(1)
     if kernel != "hard":
         x, y = cast(x, torch.float64), cast(y, torch.float64)
 
@@ -377,36 +358,6 @@ def _table(
             hard_counts(x.detach(), y.detach(), axes, shape, None, unchecked=unchecked), None
         )
     return Table(soft_counts(x, y, axes, shape, kernel, weights), effective)
-
-
-def _check_weights(weights: Tensor, x: Tensor) -> Tensor:
-    check_tensor("weights", weights)
-    if weights.shape != x.shape:
-        raise ValueError(
-            f"Expected `weights` of the samples' shape {tuple(x.shape)}, but got "
-            f"{tuple(weights.shape)}. Give every sample its weight, for example with "
-            "weights.expand_as(x)."
-        )
-    if weights.device != x.device:
-        raise ValueError(
-            f"Expected `weights` on the samples' device {x.device}, but got {weights.device}. "
-            "Move them with weights.to(x.device)."
-        )
-    weights = weights.detach().double()
-    if not bool(((weights >= 0) & (weights < torch.inf)).all()):
-        raise ValueError(
-            "Expected `weights` to be finite and not negative, but got values from "
-            f"{float(weights.min())} to {float(weights.max())}. Use 0 to exclude a sample."
-        )
-    largest = weights.amax(-1, keepdim=True)
-    if bool((largest == 0).any()):
-        raise ValueError(
-            "Expected `weights` to leave at least one sample, but they are all 0. Check the mask."
-        )
-    # Only ratios of weights matter, and sums of very large or small ones are no numbers. Whole
-    # weights stay whole.
-    extreme = (largest > 2.0**53) | (largest < 2.0**-53)
-    return torch.where(extreme, weights / largest, weights)
 
 
 def _bins_per_row(

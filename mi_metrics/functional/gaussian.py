@@ -13,23 +13,23 @@ them and takes products again: rounding then grows with the condition of the sam
 that of their products, which is its square.
 """
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mi_metrics.functional.cautions import Kind, caution
-from mi_metrics.functional.information import Unit
 from mi_metrics.functional.options import (
+    GAUSSIAN_CORRECTIONS,
     UNITS,
+    GaussianCorrection,
+    Unit,
     check_choice,
-    check_finite,
-    check_tensor,
+    check_flag,
     from_nats,
+    hints_keywords,
 )
-
-Correction = Literal["none", "analytic"]
-CORRECTIONS: tuple[str, ...] = get_args(Correction)
+from mi_metrics.functional.tensors import check_exact, check_finite, paired_vectors
 
 # Below this share of the largest, an eigenvalue of a block of d correlations is that of a
 # coordinate that repeats others: d · 2**-40, where rounding reaches about d · 2**-50.
@@ -64,12 +64,13 @@ class Estimate(NamedTuple):
     dropped: Tensor  # (...), bool: a direction was left out that may not be rounding
 
 
+@hints_keywords
 def gaussian_mutual_information(
     x: Tensor,
     y: Tensor,
     *,
     copula: bool = False,
-    bias_correction: Correction = "analytic",
+    bias_correction: GaussianCorrection = "analytic",
     unit: Unit = "nats",
 ) -> Tensor:
     r"""Estimate the mutual information of jointly Gaussian variables, in nats or bits.
@@ -155,10 +156,9 @@ def gaussian_mutual_information(
         information estimated via a Gaussian copula, Hum. Brain Mapp. 38 (2017) 1541,
         doi:10.1002/hbm.23471.
     """
-    check_choice("bias_correction", bias_correction, CORRECTIONS)
+    check_choice("bias_correction", bias_correction, GAUSSIAN_CORRECTIONS)
     check_choice("unit", unit, UNITS)
-    if not isinstance(copula, bool):
-        raise TypeError(f"Expected `copula` to be True or False, but got {copula!r}. Pass a bool.")
+    check_flag("copula", copula)
     x, y = _check_samples(x, y)
     rows = torch.cat((x.double(), y.double()), -1)
     if copula:
@@ -332,29 +332,8 @@ def _of_ranks(terms: Tensor, x_rank: Tensor, y_rank: Tensor) -> Tensor:
 
 def _check_samples(x: Any, y: Any) -> tuple[Tensor, Tensor]:
     """Return x and y as ``(..., N, d)``, or say what is wrong with them."""
-    x, y = check_tensor("x", x).detach(), check_tensor("y", y).detach()
-    if x.device != y.device:
-        raise ValueError(
-            f"Expected `x` and `y` on the same device, but got {x.device} and {y.device}. "
-            "Move one of them with .to(device)."
-        )
-    if x.device.type == "mps":
-        raise TypeError(
-            "Expected a device with float64, but MPS has none. Move `x` and `y` to the CPU first."
-        )
+    x, y = paired_vectors(x, y)
     shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
-    x, y = (v.unsqueeze(-1) if v.ndim == 1 else v for v in (x, y))
-    if x.ndim == 0 or y.ndim == 0 or x.shape[:-1] != y.shape[:-1]:
-        raise ValueError(
-            "Expected `x` and `y` of shapes (..., N, d_x) and (..., N, d_y) that agree in all but "
-            f"the last dimension, but got {shapes}. The last dimension is the variable's: for a "
-            "batch of scalars use x.unsqueeze(-1), y.unsqueeze(-1)."
-        )
-    if not (x.shape[-1] and y.shape[-1]):
-        raise ValueError(
-            f"Expected at least one coordinate in `x` and `y`, but got {shapes}. Pass (..., N, d) "
-            "with d ≥ 1."
-        )
     if x.shape[-2] <= x.shape[-1] + y.shape[-1]:
         raise ValueError(
             "Expected more samples than coordinates of `x` and `y` together, but got "
@@ -365,4 +344,6 @@ def _check_samples(x: Any, y: Any) -> tuple[Tensor, Tensor]:
         )
     if x.numel() and y.numel():
         check_finite(x, y)
+        check_exact("x", x)
+        check_exact("y", y)
     return x, y

@@ -26,7 +26,6 @@ from scipy.stats import binom, random_table
 from torch import Tensor
 
 from mi_metrics.functional.information import (
-    Unit,
     _check_counts,
     _check_whole,
     _float64,
@@ -36,10 +35,12 @@ from mi_metrics.functional.information import (
 )
 from mi_metrics.functional.options import (
     UNITS,
+    Unit,
     check_choice,
     check_integer,
     check_number,
     from_nats,
+    hints_keywords,
 )
 
 Method = Literal["g", "permutation"]
@@ -59,6 +60,7 @@ STEPS = 30
 Array = NDArray[np.float64]
 
 
+@hints_keywords
 def independence_p_value(
     counts: Tensor, *, method: Method = "g", num_permutations: int = 999, seed: int = 0
 ) -> Tensor:
@@ -135,6 +137,7 @@ def independence_p_value(
     return _of_each(counts, "The permutation test", test, 1).squeeze(-1)
 
 
+@hints_keywords
 def confidence_interval(
     counts: Tensor,
     level: float = 0.95,
@@ -219,6 +222,7 @@ def confidence_interval(
     return from_nats(_of_each(counts, "A confidence interval", interval, 2), unit)
 
 
+@hints_keywords
 def pointwise_mutual_information(counts: Tensor, *, unit: Unit = "nats") -> Tensor:
     r"""Compute the pointwise mutual information of each cell of a table of counts, in nats or bits.
 

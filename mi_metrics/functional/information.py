@@ -30,25 +30,28 @@ References:
     doi:10.1016/S0031-3203(98)00091-0.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from mi_metrics.functional.cautions import caution
-from mi_metrics.functional.options import check_choice, check_tensor, check_values, from_nats
-
-Normalization = Literal["none", "arithmetic", "geometric", "min", "max", "joint", "studholme"]
-BiasCorrection = Literal["none", "miller_madow", "grassberger"]
-Unit = Literal["nats", "bits"]
-
-NORMALIZATIONS = ("none", "arithmetic", "geometric", "min", "max", "joint", "studholme")
-BIAS_CORRECTIONS = ("none", "miller_madow", "grassberger")
+from mi_metrics.functional.options import (
+    BIAS_CORRECTIONS,
+    NORMALIZATIONS,
+    UNITS,
+    BiasCorrection,
+    Normalization,
+    Unit,
+    check_choice,
+    from_nats,
+    hints_keywords,
+)
+from mi_metrics.functional.tensors import check_device, check_tensor, check_values
 
 # Above this expected bias, in nats, an uncorrected value says more about N than about the data.
 UNDERSAMPLED = 0.1
 
 
+@hints_keywords
 def entropies(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     r"""Compute the plug-in entropies of x, of y and of the pair from a table of counts, in nats.
 
@@ -88,6 +91,7 @@ def entropies(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return _plug_in(p.sum(-1), 1), _plug_in(p.sum(-2), 1), _plug_in(p, 2)
 
 
+@hints_keywords
 def mutual_information(
     counts: Tensor,
     *,
@@ -175,6 +179,7 @@ def mutual_information(
     )
 
 
+@hints_keywords
 def standard_error(counts: Tensor, *, unit: Unit = "nats") -> Tensor:
     r"""Compute the analytic standard error of the plug-in mutual information of a table, in nats or
     bits.
@@ -297,7 +302,7 @@ def check_options(normalization: str, bias_correction: str, unit: str) -> None:
     """Refuse unknown names; every estimator that ends in a table takes these three."""
     check_choice("normalization", normalization, NORMALIZATIONS)
     check_choice("bias_correction", bias_correction, BIAS_CORRECTIONS)
-    check_choice("unit", unit, ("nats", "bits"))
+    check_choice("unit", unit, UNITS)
 
 
 def _ratio(
@@ -322,8 +327,7 @@ def _ratio(
 
 
 def _float64(counts: Tensor) -> Tensor:
-    # MPS has no float64; a table is small enough to be evaluated on the CPU.
-    return (counts.cpu() if counts.device.type == "mps" else counts).to(torch.float64)
+    return counts.to(torch.float64)
 
 
 def _probabilities(counts: Tensor) -> Tensor:
@@ -361,7 +365,7 @@ def _grassberger(n: Tensor, dims: int) -> Tensor:
 
 
 def _check_counts(counts: Tensor) -> Tensor:
-    check_tensor("counts", counts)
+    check_device(check_tensor("counts", counts).device)
     if counts.ndim < 2:
         raise ValueError(
             f"Expected `counts` of shape (..., B_x, B_y), but got {tuple(counts.shape)}. "

@@ -42,7 +42,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.binned import ValueRange
 from mi_metrics.functional.cautions import caution
 from mi_metrics.functional.densities.counted import display_grids, smoothed_display
 from mi_metrics.functional.densities.gaussian import (
@@ -53,7 +52,6 @@ from mi_metrics.functional.densities.gaussian import (
     OUTLIERS,
     RESOLVED,
     SINGULAR,
-    Bandwidth,
     CountedAxis,
     CountedTable,
     Display,
@@ -71,13 +69,21 @@ from mi_metrics.functional.densities.gaussian import (
     sheppard,
     too_wide,
     warn_about,
-    with_float64,
 )
-from mi_metrics.functional.information import Normalization, Unit
-from mi_metrics.functional.options import check_finite, check_pair, from_nats, lift
-from mi_metrics.functional.tables.axis import Interval, parse_value_range
+from mi_metrics.functional.options import (
+    Bandwidth,
+    Interval,
+    Normalization,
+    Unit,
+    ValueRange,
+    from_nats,
+    hints_keywords,
+)
+from mi_metrics.functional.tables.axis import parse_value_range
+from mi_metrics.functional.tensors import paired_rows
 
 
+@hints_keywords
 def kde_mutual_information(
     x: Tensor,
     y: Tensor,
@@ -174,6 +180,7 @@ def kde_mutual_information(
     return from_nats(estimate.value, unit) if normalization == "none" else estimate.value
 
 
+@hints_keywords
 def kde_joint(
     x: Tensor,
     y: Tensor,
@@ -263,9 +270,7 @@ def kde_from_samples(
     dtypes = (torch.float64, torch.bool, torch.bool)
     return Estimate(
         *(
-            torch.tensor(v, dtype=d, device=x.device if x.device.type != "mps" else "cpu").reshape(
-                x.shape[:-1]
-            )
+            torch.tensor(v, dtype=d, device=x.device).reshape(x.shape[:-1])
             for v, d in zip((value, outliers, coarse), dtypes, strict=True)
         )
     )
@@ -297,15 +302,9 @@ class _Pair(NamedTuple):
 
 
 def _pairs(x: Any, y: Any, value_range: Any) -> Iterator[_Pair]:
-    x, y = check_pair(x, y)
-    if x.ndim == 0:
-        raise ValueError(
-            "Expected `x` and `y` of shape (..., N), but got scalars. Pass at least one dimension."
-        )
-    check_finite(x, y)
+    rows = paired_rows(*(v.detach() if isinstance(v, Tensor) else v for v in (x, y)))
     ranges = parse_value_range(value_range)
-    rows = [lift(with_float64(v.detach())).reshape(-1, v.shape[-1]) for v in (x, y)]
-    for pair in zip(*rows, strict=True):
+    for pair in zip(rows.x, rows.y, strict=True):
         ends, scales = [], []
         for axis, v in enumerate(pair):
             lo, hi = (float(e) for e in torch.aminmax(v))

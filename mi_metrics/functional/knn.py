@@ -18,7 +18,7 @@ The order of the samples cannot change a single bit: they are sorted before anyt
 is read from integer histograms of the counts, whose sum has an order of its own.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +26,6 @@ from scipy.special import psi
 from torch import Tensor
 
 from mi_metrics.functional.cautions import caution
-from mi_metrics.functional.information import Unit
 from mi_metrics.functional.neighbors.doubts import FAR, far_samples
 from mi_metrics.functional.neighbors.scaling import STANDARDIZE, Standardize
 from mi_metrics.functional.neighbors.search import nearest
@@ -34,18 +33,20 @@ from mi_metrics.functional.neighbors.steps import argsort
 from mi_metrics.functional.neighbors.ties import Samples, tell_apart
 from mi_metrics.functional.neighbors.within import range_counts, strict_counts
 from mi_metrics.functional.options import (
+    ALGORITHMS,
     UNITS,
+    Algorithm,
+    Unit,
     check_choice,
-    check_finite,
+    check_flag,
     check_integer,
-    check_tensor,
     from_nats,
+    hints_keywords,
 )
-
-Algorithm = Literal["ksg1", "ksg2"]
-ALGORITHMS = ("ksg1", "ksg2")
+from mi_metrics.functional.tensors import check_exact, check_finite, check_tensor, paired_vectors
 
 
+@hints_keywords
 def knn_mutual_information(
     x: Tensor,
     y: Tensor,
@@ -161,10 +162,7 @@ def knn_mutual_information(
     n_neighbors = check_integer("n_neighbors", n_neighbors, 1)
     check_choice("algorithm", algorithm, ALGORITHMS)
     check_choice("unit", unit, UNITS)
-    if not isinstance(discrete_y, bool):
-        raise TypeError(
-            f"Expected `discrete_y` to be True or False, but got {discrete_y!r}. Pass a bool."
-        )
+    check_flag("discrete_y", discrete_y)
     check_standardize(standardize)
     x, y = _check_samples(x, y, n_neighbors, discrete_y)
     if discrete_y:
@@ -325,45 +323,21 @@ def check_standardize(value: Any) -> None:
 
 def _check_samples(x: Any, y: Any, n_neighbors: int, discrete_y: bool) -> tuple[Tensor, Tensor]:
     """Return x and y as (..., N, d), or say what is wrong with them."""
-    x, y = check_tensor("x", x).detach(), check_tensor("y", y).detach()
-    if x.device != y.device:
-        raise ValueError(
-            f"Expected `x` and `y` on the same device, but got {x.device} and {y.device}. "
-            "Move one of them with .to(device)."
-        )
-    if x.device.type == "mps":
-        raise TypeError(
-            "Expected a device with float64, but MPS has none. Move `x` and `y` to the CPU first."
-        )
-    if discrete_y and (y.is_floating_point()):
+    x, y = check_tensor("x", x), check_tensor("y", y)
+    if discrete_y and y.is_floating_point():
         raise TypeError(
             "Expected `y` to hold integer or bool class labels with discrete_y=True, but got "
             f"{y.dtype}. Convert labels with y.long(), or pass discrete_y=False for numbers."
         )
     shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
-    if x.ndim == 0 or y.ndim == 0:
-        raise ValueError(
-            f"Expected `x` and `y` of shape (..., N, d) or (N,), but got {shapes}. Pass more than "
-            f"one sample."
-        )
-    x = x.unsqueeze(-1) if x.ndim == 1 else x
-    y = y.unsqueeze(-1) if y.ndim == 1 or (discrete_y and y.ndim == x.ndim - 1) else y
-    if x.shape[:-1] != y.shape[:-1]:
-        raise ValueError(
-            "Expected `x` and `y` of shapes (..., N, d_x) and (..., N, d_y) that agree in all but "
-            f"the last dimension, but got {shapes}. The last dimension is the variable's: for a "
-            "batch of scalars use x.unsqueeze(-1), y.unsqueeze(-1)."
-        )
+    if discrete_y and 1 < x.ndim == y.ndim + 1:
+        y = y.unsqueeze(-1)
+    x, y = paired_vectors(x, y)
     if discrete_y and y.shape[-1] != 1:
         raise ValueError(
             "Expected one class label per sample with discrete_y=True, `y` of shape (..., N) or "
             f"(..., N, 1), but got {shapes}. Number the combinations of several labels, for "
             "example with torch.unique(dim=0)."
-        )
-    if not (x.shape[-1] and y.shape[-1]):
-        raise ValueError(
-            f"Expected at least one coordinate in `x` and `y`, but got {shapes}. Pass (..., N, d) "
-            f"with d ≥ 1."
         )
     if x.shape[-2] <= n_neighbors:
         raise ValueError(
@@ -374,4 +348,7 @@ def _check_samples(x: Any, y: Any, n_neighbors: int, discrete_y: bool) -> tuple[
         )
     if x.numel() and y.numel():
         check_finite(x, y)
+        check_exact("x", x)
+        if not discrete_y:  # labels are numbered, which is exact
+            check_exact("y", y)
     return x, y

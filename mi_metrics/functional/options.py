@@ -1,16 +1,119 @@
-"""Checks of arguments, shared by the estimators: each message names what came and how to fix it."""
+"""The options of every call: their names, their checks, and the wordings of errors about them."""
 
+import difflib
+import functools
+import importlib
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from numbers import Integral, Real
-from typing import Any
+from types import ModuleType
+from typing import Any, Literal, ParamSpec, TypeVar, get_args
 
-import torch
 from torch import Tensor
 
-UNITS = ("nats", "bits")
+from mi_metrics.functional.tensors import cast as cast
+from mi_metrics.functional.tensors import check_finite as check_finite
+from mi_metrics.functional.tensors import check_pair as check_pair
+from mi_metrics.functional.tensors import check_tensor as check_tensor
+from mi_metrics.functional.tensors import check_values as check_values
+from mi_metrics.functional.tensors import lift as lift
+from mi_metrics.functional.tensors import narrow as narrow
+from mi_metrics.functional.tensors import non_finite as non_finite
+from mi_metrics.functional.tensors import shapes_differ as shapes_differ
+
+# -- names -----------------------------------------------------------------------------------------
+
+Unit = Literal["nats", "bits"]
+UNITS: tuple[Unit, ...] = get_args(Unit)
+
+Normalization = Literal["none", "arithmetic", "geometric", "min", "max", "joint", "studholme"]
+NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
+
+BiasCorrection = Literal["none", "miller_madow", "grassberger"]
+BIAS_CORRECTIONS: tuple[BiasCorrection, ...] = get_args(BiasCorrection)
+GaussianCorrection = Literal["none", "analytic"]
+GAUSSIAN_CORRECTIONS: tuple[GaussianCorrection, ...] = get_args(GaussianCorrection)
+
+Interval = tuple[float, float]
+ValueRange = Interval | tuple[Interval, Interval] | None
+NumBins = int | tuple[int, int] | Literal["auto"]
+
+BinKind = Literal["auto", "uniform", "quantile", "values"]
+BIN_KINDS: tuple[BinKind, ...] = get_args(BinKind)
+Binning = BinKind | tuple[BinKind, BinKind]
+
+SoftKernel = Literal["linear", "cubic"]
+SOFT_KERNELS: tuple[SoftKernel, ...] = get_args(SoftKernel)
+Kernel = Literal["hard", "linear", "cubic"]
+KERNELS: tuple[Kernel, ...] = get_args(Kernel)
+
+BandwidthRule = Literal["silverman", "scott"]
+BANDWIDTH_RULES: tuple[BandwidthRule, ...] = get_args(BandwidthRule)
+Bandwidth = float | tuple[float, float] | BandwidthRule
+
+Algorithm = Literal["ksg1", "ksg2"]
+ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
+
+Scaling = Literal["rank", "joint"]
+SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
+Standardize = bool | Scaling
+
+NanStrategy = Literal["error", "ignore"]
+NAN_STRATEGIES: tuple[NanStrategy, ...] = get_args(NanStrategy)
+
+Pool = Literal["image", "batch"]
+POOLS: tuple[Pool, ...] = get_args(Pool)
+Reduction = Literal["none", "mean", "sum"]
+REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
+
 # A gibibyte of counts. Far below it, samples that fill a table are hard to find.
 MAX_CELLS = 2**27
+
+# What other libraries and the literature call an option, and how it is called here.
+ALIASES: dict[str, tuple[str, ...]] = {
+    "algo": ("algorithm",),
+    "bandwidths": ("bandwidth",),
+    "base": ("unit",),
+    "bias": ("bias_correction",),
+    "bins": ("num_bins", "grid_size"),
+    "bw": ("bandwidth",),
+    "bw_method": ("bandwidth",),
+    "classes": ("discrete_y", "num_conditions"),
+    "clip": ("clip_quantile",),
+    "correction": ("bias_correction",),
+    "discrete": ("discrete_y",),
+    "discrete_features": ("discrete_y",),
+    "discrete_target": ("discrete_y",),
+    "estimator": ("algorithm",),
+    "h": ("bandwidth",),
+    "k": ("n_neighbors",),
+    "log_base": ("unit",),
+    "method": ("algorithm", "bias_correction"),
+    "n_bins": ("num_bins", "grid_size"),
+    "nan_policy": ("nan_strategy",),
+    "nbins": ("num_bins", "grid_size"),
+    "neighbors": ("n_neighbors",),
+    "normalized": ("normalization",),
+    "num_classes": ("num_conditions", "num_bins"),
+    "num_neighbors": ("n_neighbors",),
+    "output": ("num_outputs",),
+    "random_state": ("seed",),
+    "range": ("value_range",),
+    "sample_weight": ("weights",),
+    "scale": ("standardize",),
+    "sigma": ("bandwidth",),
+    "sigma_ratio": ("bandwidth",),
+    "strategy": ("binning",),
+    "target": ("y",),
+    "preds": ("x",),
+}
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+# -- checks ----------------------------------------------------------------------------------------
 
 
 def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
@@ -19,6 +122,13 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
         raise ValueError(
             f"Expected `{name}` to be one of {', '.join(map(repr, choices))}, but got {value!r}."
         )
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Return a bool; refuse everything else, 0 and 1 included."""
+    if not isinstance(value, bool):
+        raise TypeError(f"Expected `{name}` to be True or False, but got {value!r}. Pass a bool.")
+    return value
 
 
 def check_integer(name: str, value: Any, least: int) -> int:
@@ -33,18 +143,6 @@ def check_integer(name: str, value: Any, least: int) -> int:
     if value < least:
         raise ValueError(f"Expected `{name}` to be at least {least}, but got {value}.")
     return int(value)
-
-
-def check_cells(what: str, cells: int, most: int = MAX_CELLS) -> None:
-    """Refuse states that hardly any memory holds, before asking for it; ``what`` names the
-    arguments and values.
-    """
-    if cells > most:
-        gibibytes = -(-8 * cells >> 30)
-        raise ValueError(
-            f"Expected what fits in {most >> 27} GiB, 2**{most.bit_length() - 1} numbers, but got "
-            f"{what}, which takes {gibibytes} GiB. Use fewer."
-        )
 
 
 def check_number(name: str, value: Any) -> float:
@@ -63,139 +161,112 @@ def check_number(name: str, value: Any) -> float:
     return number
 
 
-def check_tensor(name: str, value: Any) -> Tensor:
-    """Return a dense tensor of real numbers as it is; refuse everything else."""
-    if not isinstance(value, Tensor):
-        raise TypeError(
-            f"Expected `{name}` to be a torch.Tensor, but got {type(value).__name__}. "
-            "Convert it with torch.as_tensor first."
-        )
-    if value.is_complex():
-        raise TypeError(
-            f"Expected `{name}` to be real, but got {value.dtype}. Pass its real part, its "
-            "magnitude, or both as two variables."
-        )
-    if value.layout != torch.strided:
-        raise TypeError(
-            f"Expected `{name}` to be a dense tensor, but got the layout {value.layout}. Convert "
-            f"it with {name}.to_dense()."
-        )
-    if value.is_floating_point() and value.dtype.itemsize < 2:
-        raise TypeError(
-            f"Expected `{name}` in a dtype that has arithmetic, but got {value.dtype}, which only "
-            f"stores numbers. Convert it with {name}.float()."
-        )
-    return value
-
-
-def shapes_differ(x: Tensor, y: Tensor, remedy: str) -> ValueError:
-    """Return the error of a pair whose samples can't be paired."""
-    return ValueError(
-        f"Expected `x` and `y` to have the same shape, but got {tuple(x.shape)} and "
-        f"{tuple(y.shape)}. {remedy}"
-    )
-
-
-def check_pair(x: Any, y: Any) -> tuple[Tensor, Tensor]:
-    """Refuse a pair that does not hold paired samples: real tensors of one shape on one device, not
-    empty.
+def check_cells(what: str, cells: int, most: int = MAX_CELLS) -> None:
+    """Refuse states that hardly any memory holds, before asking for it; ``what`` names the
+    arguments and values.
     """
-    x, y = check_tensor("x", x), check_tensor("y", y)
-    if x.shape != y.shape:
-        raise shapes_differ(
-            x, y, "Samples are paired by position; reshape or expand one of them first."
-        )
-    if x.device != y.device:
+    if cells > most:
+        gibibytes = -(-8 * cells >> 30)
         raise ValueError(
-            f"Expected `x` and `y` on the same device, but got {x.device} and {y.device}. "
-            "Move one of them with .to(device)."
+            f"Expected what fits in {most >> 27} GiB, 2**{most.bit_length() - 1} numbers, but got "
+            f"{what}, which takes {gibibytes} GiB. Use fewer."
         )
-    if x.numel() == 0:
-        raise ValueError(
-            f"Expected at least one sample, but got shape {tuple(x.shape)}. Skip empty batches."
-        )
-    return x, y
-
-
-def lift(x: Tensor) -> Tensor:
-    """Return x in the dtype that the arithmetic uses.
-
-    Half precision is lifted to float32, because its 11 bits merge neighbouring bins; integers and
-    bool go to float64, which holds every one of them up to 2**53 exactly.
-    """
-    # NumPy reads the memory behind a tensor, where a pending minus sign does not stand.
-    x = x.resolve_neg()
-    if x.dtype in (torch.float32, torch.float64):
-        return x
-    return cast(x, torch.float32) if x.is_floating_point() else x.double()
-
-
-def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return x in a wider dtype, its gradient in its own as `narrow` does it."""
-    if not x.requires_grad or x.dtype == dtype:
-        return x.to(dtype)
-    wide: Tensor = _Cast.apply(x, dtype)  # type: ignore[no-untyped-call]
-    return wide
-
-
-class _Cast(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, dtype: torch.dtype) -> Tensor:
-        return x.to(dtype)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, torch.dtype], output: Tensor) -> None:
-        ctx.dtype = inputs[0].dtype
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return narrow(grad, ctx.dtype), None
-
-
-def narrow(gradient: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a gradient in a dtype; where it is larger than any number of that, the largest one.
-
-    In half precision infinity: there GradScaler has to see that its scale is too large.
-    """
-    if dtype != torch.float16:
-        most = torch.finfo(dtype).max
-        gradient = gradient.clamp(-most, most)
-    return gradient.to(dtype)
-
-
-def check_finite(x: Tensor, y: Tensor) -> None:
-    """Refuse NaN and infinite samples, and such as have no values at all."""
-    check_values("x", x)
-    for name, values in (("x", x), ("y", y)):
-        # The sum shows every NaN and infinity, in a quarter of the time; where it merely
-        # overflowed, count.
-        if not values.is_floating_point() or bool(values.detach().sum().isfinite()):
-            continue
-        if count := non_finite(values):
-            raise ValueError(
-                f"Expected `{name}` to be finite, but it holds {count} NaN or infinite of "
-                f"{values.numel()} values. Remove these samples from `x` and `y` first, for "
-                "example with keep = x.isfinite() & y.isfinite()."
-            )
-
-
-def check_values(name: str, values: Tensor) -> None:
-    """Refuse a tensor that has a shape and a dtype only."""
-    if values.is_meta:
-        raise ValueError(
-            f"Expected `{name}` to hold values, but it is on the device meta. Move real data to "
-            f"the CPU."
-        )
-
-
-def non_finite(values: Tensor) -> int:
-    """Return how many values are NaN or infinite."""
-    return int((~torch.isfinite(values)).sum())
 
 
 def from_nats(value: Tensor, unit: str) -> Tensor:
     """Return a quantity in nats in the unit that is asked for."""
     check_choice("unit", unit, UNITS)
     return value / math.log(2) if unit == "bits" else value
+
+
+# -- names of keywords -----------------------------------------------------------------------------
+
+
+def hints_keywords(function: Callable[P, R], upstream: Collection[str] = ()) -> Callable[P, R]:
+    """Refuse unknown keyword arguments by naming the one that was meant.
+
+    A decorator for functions and for ``__init__``, where the class of the object is named.
+
+    Args:
+        function: What is called.
+        upstream: Names that ``**kwargs`` of the function may hold.
+    """
+    names = [
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY)
+        and name != "self"
+    ]
+    known = frozenset((*names, *upstream))
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not known.issuperset(kwargs):
+            unknown = next(name for name in kwargs if name not in known)
+            is_class = function.__name__ == "__init__"
+            raise TypeError(
+                f"Expected arguments that {_owner(checked, args)} has, but got `{unknown}`. "
+                + _hint(unknown, names, is_class=is_class)
+            )
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def _owner(function: Callable[..., Any], args: Sequence[Any]) -> str:
+    """Return the name of a function, or of the class whose ``__init__`` it is."""
+    name = function.__qualname__.removesuffix(".__init__")
+    if name != function.__qualname__ and args and type(args[0]).__init__ is function:
+        return type(args[0]).__name__  # which may inherit it
+    return name
+
+
+def _hint(unknown: str, names: Sequence[str], *, is_class: bool) -> str:
+    if unknown == "mask":
+        if is_class:
+            return "Give it with the samples, beside `x` and `y`."
+        if "weights" in names:
+            return "Give `weights`, which are 0 where the mask is False."
+        return "Select the samples first: x[mask] and y[mask]."
+    meant = {name: name for name in names}
+    for alias, targets in ALIASES.items():
+        if known := [name for name in targets if name in names]:
+            meant[alias] = known[0]
+    if near := difflib.get_close_matches(unknown, meant, 1):
+        return f"Did you mean `{meant[near[0]]}`?"
+    return f"It has {', '.join(f'`{name}`' for name in names)}."
+
+
+# -- optional dependencies -------------------------------------------------------------------------
+
+# Where the name in the package index is not that of the module.
+DISTRIBUTIONS = {"pyarrow": "PyArrow", "skimage": "scikit-image", "sklearn": "scikit-learn"}
+
+
+class MissingExtraError(ModuleNotFoundError):
+    """An optional dependency is not installed; the message says how to install it."""
+
+
+def require(module: str, extra: str, what: str) -> ModuleType:
+    """Import a module of an optional dependency.
+
+    Args:
+        module: Its full name.
+        extra: The extra of this package that installs it.
+        what: What needs it, in the plural, for the message.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        root = module.partition(".")[0]
+        # What the dependency itself lacks is a matter of its own.
+        if error.name is None or error.name.partition(".")[0] != root:
+            raise
+        raise MissingExtraError(
+            f"{what} need {DISTRIBUTIONS.get(root, root)}. Install it with: "
+            f'pip install "mi-metrics[{extra}]"',
+            name=error.name,
+        ) from error

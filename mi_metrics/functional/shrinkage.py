@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from mi_metrics.functional.options import cast
 from mi_metrics.functional.ranks import Reduce
+from mi_metrics.functional.tensors import cast
 
 LEAST_EIGENVALUE = 2.0**-27
 # Of samples of which the largest is 1: rounding leaves a constant column less.

@@ -1,17 +1,19 @@
 """The base of every metric: its configuration, its counters and the samples of a batch."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, ParamSpec
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from mi_metrics.functional.cautions import Kind, caution
-from mi_metrics.functional.options import (
-    check_choice,
+from mi_metrics.functional.options import check_choice, check_integer, hints_keywords
+from mi_metrics.functional.tensors import (
+    check_device,
+    check_exact,
     check_finite,
-    check_integer,
     check_pair,
     check_tensor,
     lift,
@@ -20,6 +22,19 @@ from mi_metrics.metrics.hardened import HardenedMetric
 from mi_metrics.states import header as headers
 
 SEEN, IGNORED, OUTSIDE, WIDE_X, WIDE_Y = range(5)
+
+P = ParamSpec("P")
+# The names of torchmetrics' own options, which it takes from ``**kwargs`` one by one.
+UPSTREAM = frozenset(
+    name
+    for name in Metric.__init__.__code__.co_consts
+    if isinstance(name, str) and name.isidentifier()
+)
+
+
+def keywords(init: Callable[P, None]) -> Callable[P, None]:
+    """Refuse unknown keyword arguments of a metric by naming the one that was meant."""
+    return hints_keywords(init, UPSTREAM)
 
 
 # What torchmetrics calls the two arguments of most of its metrics.
@@ -123,9 +138,10 @@ class MutualInformationMetric(HardenedMetric):
             if bool((given == most).all()):
                 x, y = (self._by_output(v)[mask].view(-1, most) for v in (x, y))
             else:
-                x, y = (torch.where(mask, lift(self._by_output(v)), 0) for v in (x, y))
+                x, y = (self._by_output(v) for v in (x, y))
+                x, y = (torch.where(mask, v, torch.zeros_like(v)) for v in (x, y))
                 valid = mask
-        x, y = lift(x), lift(y)
+        x, y = lift(x, "x"), lift(y, "y")
         if self.nan_strategy == "error":
             check_finite(x, y)
         else:
@@ -176,6 +192,7 @@ class MutualInformationMetric(HardenedMetric):
                 f"{tuple(vector.shape)}. Flatten what is one variable, and set its dimension in "
                 "the constructor."
             )
+        check_exact(name, vector)
         return vector.detach()
 
     def _over_outputs(self, x: Any, y: Any) -> Any:
@@ -209,6 +226,7 @@ class MutualInformationMetric(HardenedMetric):
         )
 
     def _check_device(self, x: Tensor) -> None:
+        check_device(x.device)
         self._check_has_values()
         if x.device != self.counters.device:
             raise ValueError(

@@ -1,38 +1,34 @@
 """Mutual information from a joint table of bins, as a metric."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mi_metrics.functional.binned import (
-    Binning,
-    Kernel,
-    NumBins,
-    ValueRange,
-    check_correction,
-    kernel_matrix,
-)
-from mi_metrics.functional.information import (
+from mi_metrics.functional.binned import check_correction, kernel_matrix
+from mi_metrics.functional.information import check_options, information, undersampled
+from mi_metrics.functional.options import (
     BiasCorrection,
+    Binning,
+    Interval,
+    Kernel,
+    NanStrategy,
     Normalization,
+    NumBins,
     Unit,
-    check_options,
-    information,
-    undersampled,
+    ValueRange,
+    check_integer,
 )
-from mi_metrics.functional.options import check_integer
 from mi_metrics.functional.tables.axis import (
     MAX_AUTO_BINS,
     Axis,
-    Interval,
     auto_num_bins,
     check_binning,
     data_axis,
     table_correlation,
 )
-from mi_metrics.metrics.base import WIDE_X, WIDE_Y
+from mi_metrics.metrics.base import WIDE_X, WIDE_Y, keywords
 from mi_metrics.metrics.table import JointTableMetric
 from mi_metrics.states import grid
 
@@ -129,6 +125,7 @@ class BinnedMutualInformation(JointTableMetric):
         doi:10.1186/1471-2105-5-118.
     """
 
+    @keywords
     def __init__(
         self,
         num_bins: NumBins = 32,
@@ -142,7 +139,7 @@ class BinnedMutualInformation(JointTableMetric):
         bias_correction: BiasCorrection = "none",
         unit: Unit = "nats",
         num_outputs: int = 1,
-        nan_strategy: Literal["error", "ignore"] = "error",
+        nan_strategy: NanStrategy = "error",
         resolution: int = 256,
         **kwargs: Any,
     ) -> None:

@@ -1,26 +1,23 @@
 """Mutual information of jointly Gaussian vectors, as a metric that keeps their moments."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.gaussian import (
-    CORRECTIONS,
-    Correction,
-    canonical_information,
-    doubts,
-    moments,
-)
-from mi_metrics.functional.information import Unit
+from mi_metrics.functional.gaussian import canonical_information, doubts, moments
 from mi_metrics.functional.options import (
+    GAUSSIAN_CORRECTIONS,
     UNITS,
+    GaussianCorrection,
+    NanStrategy,
+    Unit,
     check_cells,
     check_choice,
     check_integer,
     from_nats,
 )
-from mi_metrics.metrics.base import IGNORED, SEEN, MutualInformationMetric
+from mi_metrics.metrics.base import IGNORED, SEEN, MutualInformationMetric, keywords
 from mi_metrics.states import moments as states
 
 
@@ -81,18 +78,19 @@ class GaussianMutualInformation(MutualInformationMetric):
 
     moments: Tensor
 
+    @keywords
     def __init__(
         self,
         *,
         x_dim: int = 1,
         y_dim: int = 1,
-        bias_correction: Correction = "analytic",
+        bias_correction: GaussianCorrection = "analytic",
         unit: Unit = "nats",
-        nan_strategy: Literal["error", "ignore"] = "error",
+        nan_strategy: NanStrategy = "error",
         **kwargs: Any,
     ) -> None:
         x_dim, y_dim = check_integer("x_dim", x_dim, 1), check_integer("y_dim", y_dim, 1)
-        check_choice("bias_correction", bias_correction, CORRECTIONS)
+        check_choice("bias_correction", bias_correction, GAUSSIAN_CORRECTIONS)
         check_choice("unit", unit, UNITS)
         dim = x_dim + y_dim
         check_cells(f"{x_dim=}, {y_dim=}", dim * (dim + states.HEAD))

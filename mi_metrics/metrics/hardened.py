@@ -31,6 +31,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.exceptions import TorchMetricsUserError
 
+from mi_metrics.functional.tensors import NO_FLOAT64, check_device
+
 # Arguments of every metric that a representation can spell out.
 _FLAGS = {
     "compute_on_cpu": False,
@@ -385,14 +387,10 @@ class HardenedMetric(Metric):
             try:
                 moved = fn(value)
             except TypeError as error:
-                if "float64" in str(error):
-                    raise TypeError(
-                        f"{type(self).__name__} accumulates in float64, which this device does not "
-                        f"have ({error}). "
-                        'Use kernel="hard", whose counts are integers, or keep the metric on the '
-                        "CPU and call update(x.cpu(), y.cpu())."
-                    ) from error
+                if "MPS" in str(error):
+                    raise TypeError(NO_FLOAT64) from error
                 raise
+            check_device(moved.device)
             return moved if moved.dtype == value.dtype else value.to(moved.device)
 
         return move

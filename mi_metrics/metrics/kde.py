@@ -1,24 +1,30 @@
 """Mutual information from a kernel density estimate, as a metric."""
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.binned import ValueRange
 from mi_metrics.functional.densities.counted import kde_from_table, kde_joint_from_table
 from mi_metrics.functional.densities.gaussian import (
     COARSE,
     OUTLIERS,
-    Bandwidth,
     Cells,
     Display,
     check_kde_options,
 )
-from mi_metrics.functional.information import Normalization, Unit
-from mi_metrics.functional.options import check_integer, from_nats
+from mi_metrics.functional.options import (
+    Bandwidth,
+    NanStrategy,
+    Normalization,
+    Unit,
+    ValueRange,
+    check_integer,
+    from_nats,
+)
 from mi_metrics.functional.tables.axis import parse_value_range
+from mi_metrics.metrics.base import keywords
 from mi_metrics.metrics.table import JointTableMetric
 from mi_metrics.states import grid
 
@@ -93,6 +99,7 @@ class KDEMutualInformation(JointTableMetric):
         estimators" (1995), doi:10.1103/PhysRevE.52.2318.
     """
 
+    @keywords
     def __init__(
         self,
         *,
@@ -102,7 +109,7 @@ class KDEMutualInformation(JointTableMetric):
         normalization: Normalization = "none",
         unit: Unit = "nats",
         num_outputs: int = 1,
-        nan_strategy: Literal["error", "ignore"] = "error",
+        nan_strategy: NanStrategy = "error",
         resolution: int = 256,
         **kwargs: Any,
     ) -> None:

@@ -1,33 +1,34 @@
 """Mutual information from nearest neighbours, as a metric that keeps samples."""
 
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mi_metrics.functional.information import Unit
-from mi_metrics.functional.knn import (
-    ALGORITHMS,
-    check_standardize,
-    rows_mutual_information,
-)
+from mi_metrics.functional.knn import check_standardize, rows_mutual_information
 from mi_metrics.functional.neighbors.doubts import FAR, far_samples
 from mi_metrics.functional.neighbors.order import lexicographic_order, run_starts
 from mi_metrics.functional.neighbors.scaling import Standardize
 from mi_metrics.functional.options import (
+    ALGORITHMS,
+    UNITS,
+    Algorithm,
+    NanStrategy,
+    Unit,
     check_cells,
     check_choice,
+    check_flag,
     check_integer,
-    check_tensor,
     from_nats,
-    shapes_differ,
 )
+from mi_metrics.functional.tensors import check_tensor, shapes_differ
 from mi_metrics.metrics.base import (
     IGNORED,
     SEEN,
     MutualInformationMetric,
     Samples,
+    keywords,
 )
 from mi_metrics.states import reservoir
 from mi_metrics.states.header import Value
@@ -114,28 +115,28 @@ class KNNMutualInformation(MutualInformationMetric):
     ]
     samples: list[Tensor] | Tensor
 
+    @keywords
     def __init__(
         self,
         n_neighbors: int = 3,
         *,
         x_dim: int = 1,
         y_dim: int = 1,
-        algorithm: Literal["ksg1", "ksg2"] = "ksg1",
+        algorithm: Algorithm = "ksg1",
         discrete_y: bool = False,
         standardize: Standardize = True,
         max_samples: int | None = None,
         unit: Unit = "nats",
         num_outputs: int = 1,
-        nan_strategy: Literal["error", "ignore"] = "error",
+        nan_strategy: NanStrategy = "error",
         **kwargs: Any,
     ) -> None:
         n_neighbors = check_integer("n_neighbors", n_neighbors, 1)
         x_dim, y_dim = check_integer("x_dim", x_dim, 1), check_integer("y_dim", y_dim, 1)
         num_outputs = check_integer("num_outputs", num_outputs, 1)
         check_choice("algorithm", algorithm, ALGORITHMS)
-        check_choice("unit", unit, ("nats", "bits"))
-        if not isinstance(discrete_y, bool):
-            raise TypeError(f"Expected `discrete_y` to be True or False, but got {discrete_y!r}.")
+        check_choice("unit", unit, UNITS)
+        check_flag("discrete_y", discrete_y)
         check_standardize(standardize)
         if num_outputs > 1 and (x_dim, y_dim) != (1, 1):
             raise ValueError(
@@ -288,15 +289,6 @@ class KNNMutualInformation(MutualInformationMetric):
         samples = self._samples(x, y, mask)
         if samples is None:
             return None
-        if (
-            self.discrete_y
-            and y.dtype in (torch.int64, torch.uint64)
-            and bool((samples.y.abs() >= 2.0**53).any())
-        ):
-            raise ValueError(
-                "Expected class labels in `y` below 2**53, but got larger ones, which float64 "
-                "would merge. Number the classes with torch.unique(y, return_inverse=True)."
-            )
         return torch.stack([samples.x.double(), samples.y.double()], 2), samples
 
     def _rows(self) -> list[Tensor]:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.binned import chunks, hard_counts, soft_counts
-from mi_metrics.functional.options import check_cells, check_integer
-from mi_metrics.functional.tables.axis import Axis, Interval, fixed_axis
+from mi_metrics.functional.options import Interval, check_cells, check_integer
+from mi_metrics.functional.tables.axis import Axis, fixed_axis
 from mi_metrics.metrics.base import IGNORED, SEEN, MutualInformationMetric
 from mi_metrics.states import grid
 from mi_metrics.states.header import Value

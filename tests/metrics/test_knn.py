@@ -192,7 +192,7 @@ def test_bad_options_are_refused_with_a_message(options, error, message):
             X,
             X.long() + 2**60,
             ValueError,
-            r"labels in `y` below 2\*\*53.*torch.unique",
+            r"numbers in `y` of at most 2\*\*53.*torch.unique",
         ),
         ({"x_dim": 2}, X, X, ValueError, r"`x` of shape \(N, 2\) for x_dim=2, but got \(20,\)"),
         ({"x_dim": 2}, X.view(10, 2), X, ValueError, "as many samples .* 10 and 20"),

@@ -40,7 +40,8 @@ from mi_metrics.functional.densities.gaussian import (
     too_wide,
     with_float64,
 )
-from mi_metrics.functional.tables.axis import Interval, parse_value_range
+from mi_metrics.functional.options import Interval
+from mi_metrics.functional.tables.axis import parse_value_range
 
 
 def kde_from_table(

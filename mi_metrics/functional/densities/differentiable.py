@@ -33,10 +33,11 @@ from torch.nn.functional import pad
 
 from mi_metrics.functional.densities.gaussian import LEAST_EXPONENT, MARGIN, RULES, SINGULAR
 from mi_metrics.functional.information import _ratio
-from mi_metrics.functional.options import cast, from_nats
+from mi_metrics.functional.options import from_nats
 from mi_metrics.functional.ranks import Reduce
 from mi_metrics.functional.tables.axis import Axis
 from mi_metrics.functional.tables.bspline import slope, soft_counts
+from mi_metrics.functional.tensors import cast
 
 # What a sample sees of all others is taken to be at least this part of its own kernel. Of a sample
 # that nobody is near, the grid does not know it better, and a logarithm close to 0 would push

@@ -5,17 +5,16 @@ in common.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from numbers import Real
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mi_metrics.functional.cautions import caution
 from mi_metrics.functional.information import check_options, information
-from mi_metrics.functional.options import check_cells, check_integer
-from mi_metrics.functional.tables.axis import Interval, parse_value_range
+from mi_metrics.functional.options import Interval, check_cells, check_integer
+from mi_metrics.functional.tables.axis import parse_value_range
 
-Bandwidth = float | tuple[float, float] | Literal["silverman", "scott"]
 Ranges = tuple[Interval, Interval] | None
 Values = Callable[[], Iterator[Tensor]]
 Stencil = tuple[tuple[tuple[float, ...], float], ...]

@@ -20,11 +20,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.options import check_cells, check_choice, check_integer, check_number
+from mi_metrics.functional.options import (
+    KERNELS,
+    Interval,
+    check_cells,
+    check_choice,
+    check_integer,
+    check_number,
+)
 from mi_metrics.functional.tables.quantiles import ordered, quantile, quantile_edges
 
 BINNINGS = ("uniform", "quantile")
-KERNELS = ("hard", "linear", "cubic")
 MAX_AUTO_BINS = 256
 MAX_MARGIN = 1000.0
 # Above it, whole numbers are not exact in float32.
@@ -33,8 +39,6 @@ MAX_BINS_FLOAT32 = 2**24
 # Samples are multiplied by it where (x - lo) * B would overflow; a power of two changes no other
 # rounding.
 SCALE = 2.0**-64
-
-Interval = tuple[float, float]
 
 
 class Axis(NamedTuple):
@@ -224,7 +228,7 @@ def data_axis(
     x: Tensor,
     bins: Tensor,
     weights: Tensor | None,
-    binning: str,
+    binning: object,
     clip_quantile: float,
     margin: float,
 ) -> Axis:

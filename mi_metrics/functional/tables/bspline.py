@@ -31,8 +31,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.options import narrow
 from mi_metrics.functional.tables.axis import Axis
+from mi_metrics.functional.tensors import narrow
 
 # Samples that are in flight at once. A chunk and its temporaries stay in a core's cache; a GPU
 # wants more work.
