@@ -13,12 +13,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import binned, estimate, kde, knn, losses
+from benchmarks import binned, estimate, gaussian, kde, knn, losses
 from benchmarks.timing import Row, print_rows
 
 SUITES = {
     "binned": binned.rows,
     "estimate": estimate.rows,
+    "gaussian": gaussian.rows,
     "kde": kde.rows,
     "knn": knn.rows,
     "losses": losses.rows,

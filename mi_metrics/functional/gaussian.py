@@ -183,8 +183,7 @@ def moments(rows: Tensor) -> Moments:
 
 def centred(rows: Tensor) -> tuple[Tensor, Moments]:
     """Return samples less their mean in units of 2**exponent, and the samples' moments."""
-    low, high = torch.aminmax(rows, dim=-2)
-    exponent = _exponent(torch.maximum(-low, high))
+    exponent = exponents(rows)
     rows = rows * power_of_two(-exponent).unsqueeze(-2)
     n = rows.shape[-2]
 
@@ -279,6 +278,15 @@ def normal_scores(rows: Tensor) -> Tensor:
     return scores.mT
 
 
+def exponents(rows: Tensor) -> Tensor:
+    """Return e of each coordinate of float64 samples ``(..., N, d)``, with all of them < 2**e."""
+    # A third of the time of aminmax.
+    magnitude = torch.maximum(rows.amax(-2), -rows.amin(-2))
+    # Not -0.0, whose bits are not those of a small number.
+    bits = magnitude.abs().view(torch.int64)
+    return ((bits >> 52) - 1022).clamp(-MOST_EXPONENT, MOST_EXPONENT)
+
+
 def power_of_two(exponent: Tensor) -> Tensor:
     """Return 2**exponent in float64, exactly, for int64 between -1022 and 1023."""
     return ((exponent + 1023) << 52).view(torch.float64)
@@ -289,12 +297,6 @@ def two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     total = a + b
     part = total - a
     return total, (a - (total - part)) + (b - part)
-
-
-def _exponent(magnitude: Tensor) -> Tensor:
-    """Return e with magnitude < 2**e, at most twice as large, of float64 numbers ≥ 0."""
-    bits = magnitude.clamp_min(0).contiguous().view(torch.int64)
-    return ((bits >> 52) - 1022).clamp(-MOST_EXPONENT, MOST_EXPONENT)
 
 
 class _Whitening(NamedTuple):

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.gaussian import canonical_information, doubts, moments
+from mi_metrics.functional.gaussian import canonical_information, doubts
 from mi_metrics.functional.options import (
     GAUSSIAN_CORRECTIONS,
     UNITS,
@@ -125,7 +125,7 @@ class GaussianMutualInformation(MutualInformationMetric):
         if samples.valid is not None:
             rows = rows[samples.valid[0]]
         if len(rows):
-            self.moments = states.merge(self.moments, states.pack(moments(rows)))
+            self.moments = states.add(self.moments, rows)
         self.counters = counters
 
     def compute(self) -> Tensor:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mi_metrics.functional.gaussian import moments, power_of_two
-from mi_metrics.states.moments import empty, fold, merge, pack, unpack
+from mi_metrics.states.moments import add, empty, fold, merge, pack, unpack
 
 
 def exact_products(rows):
@@ -117,6 +117,12 @@ def test_constant_coordinates_have_no_spread_to_the_bit(value):
     rows = samples(50, 2, 0)
     rows[:, 0] = value
     state = fold(torch.stack([pack(moments(part)) for part in rows.split([1, 20, 3, 26])]))
+    added = empty(2)
+    for part in rows.split([1, 20, 3, 26]):
+        added = add(added, part)
+    assert unpack(added).mean_rest[0] == 0
+    assert unpack(added).mean[0] == unpack(state).mean[0]
+    assert (unpack(added).products[0] == 0).all()
     found = unpack(state)
     assert (found.products[0] == 0).all()
     assert (found.products[:, 0] == 0).all()
@@ -124,6 +130,27 @@ def test_constant_coordinates_have_no_spread_to_the_bit(value):
     assert found.mean_rest[0] == 0
     # 2**-1074 in two factors, of which each is a normal number.
     assert found.mean[0] * power_of_two(found.exponent[0]) == value
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_samples_are_added_as_their_moments_are_merged(data):
+    n = data.draw(st.sampled_from([1, 2, 30, 1500]), label="samples")
+    place = data.draw(st.sampled_from(list(PLACES.values())), label="place")
+    seed = data.draw(st.integers(0, 2**31), label="seed")
+    rows = samples(n, 2, seed, *place)
+    if data.draw(st.booleans(), label="far"):
+        # The worst shift: the first sample alone lies far from all others.
+        rows[0] += 1e4 * (rows.abs().amax(0) - place[0])
+    state = data.draw(st.sampled_from([empty(2), pack(moments(samples(7, 2, 0, *place)))]))
+    one, other = unpack(add(state, rows)), unpack(merge(state, pack(moments(rows))))
+    assert one.number.equal(other.number)
+    assert one.exponent.equal(other.exponent)
+    scale = other.products.diagonal().sqrt()
+    difference = (one.products - other.products).abs()
+    assert (difference <= 1e-12 * scale.unsqueeze(1) * scale).all()
+    means = (one.mean - other.mean) + (one.mean_rest - other.mean_rest)
+    assert (means.abs() <= 1e-13 * scale + 1e-30).all()
 
 
 def test_no_samples_change_nothing_to_the_bit():
