@@ -91,9 +91,10 @@ def add(state: Tensor, rows: Tensor) -> Tensor:
         shift, shift_rest = two_sum(shift, mean)
         rows -= mean
         mean = rows.mean(0)
-    products = torch.addmm(old.products, rows.mT, rows)
-    new = Moments(torch.full_like(old.number, n), exponent, shift, shift_rest + mean, products)
-    return _joined(old, new, products, mean)
+    new = Moments(torch.full_like(old.number, n), exponent, shift, shift_rest + mean, old.products)
+    result = torch.empty_like(state)
+    torch.addmm(old.products, rows.mT, rows, out=result[HEAD:])
+    return _join(result, old, new, mean)
 
 
 def merge(first: Tensor, second: Tensor) -> Tensor:
@@ -101,29 +102,31 @@ def merge(first: Tensor, second: Tensor) -> Tensor:
     a, b = unpack(first), unpack(second)
     exponent = torch.maximum(a.exponent, b.exponent)
     a, b = _in_units(a, exponent), _in_units(b, exponent)
-    return _joined(a, b, a.products + b.products, torch.zeros_like(a.mean))
+    result = torch.empty_like(first)
+    torch.add(a.products, b.products, out=result[HEAD:])
+    return _join(result, a, b, torch.zeros_like(a.mean))
 
 
-def _joined(a: Moments, b: Moments, products: Tensor, offset: Tensor) -> Tensor:
-    """Return the state of two parts in the same units, from their products about two points: the
-    mean of the first, and of the second the mean less an offset.
+def _join(result: Tensor, a: Moments, b: Moments, offset: Tensor) -> Tensor:
+    """Complete a new state that holds the products of two parts in the same units about two points:
+    the mean of the first, and of the second the mean less an offset.
     """
     number = a.number + b.number
     weight = 1 / number.clamp_min(1)
     difference = (b.mean - a.mean) + (b.mean_rest - a.mean_rest)
     steps = torch.stack((difference, offset))
     factors = torch.stack((a.number * (b.number * weight), -b.number))
-    products = torch.addmm(products, (steps * factors.unsqueeze(1)).mT, steps)
+    result[HEAD:].addmm_((steps * factors.unsqueeze(1)).mT, steps)
 
     # From the mean of the larger part, which moves less; from an empty one nothing is taken.
     swap = b.number > a.number
-    start, start_rest = torch.where(
-        swap, torch.stack((b.mean, b.mean_rest)), torch.stack((a.mean, a.mean_rest))
-    )
+    start = torch.where(swap, b.mean, a.mean)
+    start_rest = torch.where(swap, b.mean_rest, a.mean_rest)
     step = difference * torch.where(swap, -a.number, b.number) * weight
     mean, lost = two_sum(start, step)
     mean, rest = two_sum(mean, start_rest + lost)
-    return pack(Moments(number, a.exponent, mean, rest, products))
+    torch.stack((number.expand_as(mean), a.exponent.double(), mean, rest), out=result[:HEAD])
+    return result
 
 
 def fold(states: Tensor) -> Tensor:
@@ -138,9 +141,8 @@ def _in_units(moments: Moments, exponent: Tensor) -> Moments:
     """Return moments in larger units: powers of two, so that nothing is rounded."""
     # What is smaller than that by 2**1000 has no bit in common with it.
     scale = power_of_two((moments.exponent - exponent).clamp_min(-MOST_EXPONENT))
-    return moments._replace(
-        exponent=exponent,
-        mean=moments.mean * scale,
-        mean_rest=moments.mean_rest * scale,
-        products=moments.products * scale.unsqueeze(1) * scale,
+    products = moments.products * scale
+    products *= scale.unsqueeze(1)
+    return Moments(
+        moments.number, exponent, moments.mean * scale, moments.mean_rest * scale, products
     )
