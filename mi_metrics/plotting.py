@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from mi_metrics.functional.options import require
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import QuadMesh
@@ -33,13 +35,7 @@ def require_matplotlib() -> None:
     Raises:
         ModuleNotFoundError: If it is not, with the extra that installs it.
     """
-    try:
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'Figures need matplotlib. Install it with: pip install "mi-metrics[plot]"',
-            name="matplotlib",
-        ) from error
+    require("matplotlib", "plot", "Figures")
 
 
 def plot_joint(

@@ -22,6 +22,7 @@ from torch.utils.dlpack import from_dlpack
 
 from mi_metrics.commands.column_names import listed, quoted, shown
 from mi_metrics.commands.csv_dialect import THOUSANDS, find_dialect
+from mi_metrics.functional.options import require
 
 # A chunk of few columns has ROWS rows, which spreads the fixed price of an update; one of many
 # columns has fewer, so that it holds about VALUES numbers, down to LEAST_ROWS.
@@ -192,14 +193,7 @@ class _Arrow(Table):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._pa = import_module("pyarrow")
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "CSV and Parquet files need PyArrow. Install it with: pip install "
-                '"mi-metrics[cli]"',
-                name="pyarrow",
-            ) from error
+        self._pa = require("pyarrow", "cli", "CSV and Parquet files")
         self._errors = (self._pa.ArrowException, OSError, ValueError)
         try:
             self._open()

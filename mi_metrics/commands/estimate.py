@@ -18,6 +18,7 @@ from mi_metrics.commands.estimate_options import Settings, parser
 from mi_metrics.commands.estimate_report import Estimate, lines, notes, square, write
 from mi_metrics.functional import mutual_information, standard_error
 from mi_metrics.functional.cautions import Kind, MutualInformationWarning
+from mi_metrics.functional.options import require
 from mi_metrics.settings import ESTIMATORS
 from mi_metrics.states import grid
 
@@ -279,13 +280,7 @@ def _distinct(name: str, metric: Any) -> list[int]:
 
 def _progress(what: str, total: float = 1.0) -> Any:
     """Return a progress bar that shows after two seconds, and on a terminal only."""
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'The command line needs tqdm. Install it with: pip install "mi-metrics[cli]"',
-            name="tqdm",
-        ) from error
+    tqdm = require("tqdm", "cli", "The commands").tqdm
     # `disable=None` hides the bar where stderr is not a terminal.
     bar_format = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
     return tqdm(total=total, desc=what, delay=2, leave=False, disable=None, bar_format=bar_format)

@@ -41,6 +41,7 @@ from mi_metrics.commands.study_table import (
     write,
 )
 from mi_metrics.distributions import DISTRIBUTIONS, Pair
+from mi_metrics.functional.options import require
 from mi_metrics.settings import ESTIMATORS
 
 # The most pairs that are held in memory at once: 2 GiB.
@@ -301,7 +302,9 @@ def main(args: Sequence[str]) -> None:
     """
     parsed = parser()
     options = parsed.parse_args(args[1:])
-    _require(figures=not options.no_figures)
+    require("tqdm", "cli", "The commands")
+    if not options.no_figures:
+        require("matplotlib", "cli", "Figures")
     sizes = sorted(set(options.sizes))
     if options.draws * sizes[-1] > MOST:
         parsed.error(
@@ -326,17 +329,6 @@ def main(args: Sequence[str]) -> None:
     )
     print(summary(rows))
     print("\nwritten:", *written, sep="\n  ")
-
-
-def _require(*, figures: bool) -> None:
-    try:
-        import tqdm  # noqa: F401
-
-        if figures:
-            import matplotlib  # noqa: F401
-    except ModuleNotFoundError as error:
-        message = f'The study needs {error.name}. Install it with: pip install "mi-metrics[cli]"'
-        raise ModuleNotFoundError(message, name=error.name) from error
 
 
 def _study(

@@ -8,6 +8,7 @@ from torch.utils.data.distributed import DistributedSampler
 
 from mi_metrics.examples import parts
 from mi_metrics.examples.parts import Part
+from mi_metrics.functional.options import require
 from mi_metrics.sampler import UnpaddedDistributedSampler
 
 # The sizes are odd on purpose: a sampler that pads would evaluate one scan twice on two processes.
@@ -40,15 +41,7 @@ class DigitsDataModule(pl.LightningDataModule):
         Args:
             stage: What is about to run; all parts are loaded for each.
         """
-        try:
-            from sklearn.datasets import load_digits
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "DigitsDataModule needs scikit-learn. Install it with: pip install "
-                '"mi-metrics[demo]"',
-                name="sklearn",
-            ) from error
-        digits = load_digits()
+        digits = require("sklearn.datasets", "demo", "The digits").load_digits()
         images = torch.as_tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
         labels = torch.as_tensor(digits.target, dtype=torch.int64)
         self._parts = parts.datasets(parts.rows(SIZES), images, labels)

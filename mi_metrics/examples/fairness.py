@@ -11,6 +11,7 @@ from torchmetrics import Metric, R2Score
 
 from mi_metrics.examples import parts
 from mi_metrics.examples.parts import Part
+from mi_metrics.functional.options import require
 from mi_metrics.losses import MutualInformationPenalty
 from mi_metrics.metrics.knn import KNNMutualInformation
 
@@ -47,15 +48,7 @@ class DiabetesDataModule(pl.LightningDataModule):
         Args:
             stage: What is about to run; all parts are loaded for each.
         """
-        try:
-            from sklearn.datasets import load_diabetes
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "DiabetesDataModule needs scikit-learn. Install it with: pip install "
-                '"mi-metrics[demo]"',
-                name="sklearn",
-            ) from error
-        data = load_diabetes()
+        data = require("sklearn.datasets", "demo", "The diabetes data").load_diabetes()
         values = torch.as_tensor(data.data), torch.as_tensor(data.target)
         sex = (values[0][:, data.feature_names.index("sex")] > 0).long()
         rows = parts.rows(SIZES, self.split_seed)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from mi_metrics.examples.affine import compose, mean_displacement, pixel_grid, sample
+from mi_metrics.functional.options import require
 
 # The divisor of width and height. The pixels of the photograph are finer than what the stains
 # share: at full resolution the map of largest mutual information is 0.5 to 1.1 pixels off the true
@@ -115,15 +116,9 @@ def load_stains() -> Tensor:
     Raises:
         ModuleNotFoundError: If scikit-image is not installed, with the extra that installs it.
     """
-    try:
-        from skimage.color import hdx_from_rgb
-        from skimage.data import immunohistochemistry
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            'StainsDataModule needs scikit-image. Install it with: pip install "mi-metrics[demo]"',
-            name="skimage",
-        ) from error
-    rgb = torch.as_tensor(immunohistochemistry())  # type: ignore[no-untyped-call]
+    hdx_from_rgb = require("skimage.color", "demo", "The stains").hdx_from_rgb
+    slide = require("skimage.data", "demo", "The stains").immunohistochemistry()
+    rgb = torch.as_tensor(slide)
     rgb = rgb.permute(2, 0, 1).float() / 255
     rgb = nn.functional.avg_pool2d(rgb, SHRINK)
     # Light is absorbed in proportion to its own intensity, so stains add up in the logarithm (Beer

@@ -297,8 +297,9 @@ class TestRefusals:
     def test_a_missing_extra_is_one_line(self, missing, tmp_path, monkeypatch, capsys):
         monkeypatch.setitem(sys.modules, missing, None)
         assert cli.main(["study", "--out", str(tmp_path), *SMALL]) == 1
+        what = {"tqdm": "The commands", "matplotlib": "Figures"}[missing]
         message = (
-            f"mi-metrics: The study needs {missing}. "
+            f"mi-metrics: {what} need {missing}. "
             'Install it with: pip install "mi-metrics[cli]"\n'
         )
         assert capsys.readouterr().err == message
