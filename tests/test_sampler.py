@@ -4,7 +4,8 @@ import re
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torch import distributed as dist
+from torch.utils.data import DataLoader, DistributedSampler, Subset, TensorDataset
 
 from mi_metrics import BinnedMutualInformation, UnpaddedDistributedSampler
 from tests.contract.ranks import shared_ranks
@@ -89,6 +90,73 @@ def test_without_a_process_group_there_is_one_rank():
     assert (sampler.rank, sampler.num_replicas, list(sampler)) == (0, 1, [0, 1, 2, 3, 4])
 
 
+def test_a_rank_that_the_process_group_lacks_is_refused_when_it_is_used():
+    sampler = UnpaddedDistributedSampler(range(5), rank=1)
+    for use in (len, list):
+        with pytest.raises(ValueError, match="Expected `rank` below num_replicas=1, but got 1"):
+            use(sampler)
+
+
+def test_the_arguments_of_pytorchs_sampler_are_taken():
+    """As when it is replaced by name, or built again with other arguments by a framework."""
+    sampler = UnpaddedDistributedSampler(
+        range(7), num_replicas=2, rank=1, shuffle=False, seed=3, drop_last=False
+    )
+    theirs = DistributedSampler(range(6), num_replicas=2, rank=1, shuffle=False, seed=3)
+    assert set(vars(theirs)) <= set(dir(sampler))
+    sampler.set_epoch(3)
+    assert (list(sampler), sampler.num_samples, sampler.total_size) == ([1, 3, 5], 3, 7)
+
+
+class Late(BinnedMutualInformation):
+    """A metric whose loader comes from the main script, made before there was a process group."""
+
+    def evaluate(self, sampler: UnpaddedDistributedSampler) -> torch.Tensor:
+        for x, y in DataLoader(sampler.dataset, batch_size=8, sampler=sampler):
+            self.update(x, y)
+        return torch.tensor([sampler.rank, sampler.num_replicas, len(sampler)])
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("n", [0, 1, 3, 57])
+def test_a_sampler_made_before_the_process_group_serves_each_sample_once(n: int):
+    ranks = shared_ranks()
+    dataset = samples(60)
+    sampler = UnpaddedDistributedSampler(Subset(dataset, range(n)))
+    assert (sampler.rank, sampler.num_replicas, len(sampler)) == (0, 1, n)
+    steps = [[("evaluate", sampler)]] * ranks.world_size
+    reports = ranks.run(Late, {"num_bins": (3, 4)}, steps)
+    whole = build()
+    if n:
+        whole.update(*(v[:n] for v in dataset.tensors))
+    for rank, report in enumerate(reports):
+        expected = [rank, ranks.world_size, len(range(rank, n, ranks.world_size))]
+        assert report.results[0].tolist() == expected
+    seen = sum(report.states[-1]["counters"][0] for report in reports)
+    assert torch.equal(seen, whole.counters[0])
+    assert (sampler.rank, sampler.num_replicas, len(sampler)) == (0, 1, n)
+
+
+def test_a_loader_with_persistent_workers_follows_the_process_group(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    loader = DataLoader(
+        range(7),
+        batch_size=2,
+        sampler=UnpaddedDistributedSampler(range(7)),
+        num_workers=1,
+        persistent_workers=True,
+    )
+    assert len(loader) == 4
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    for size, rank, expected in ((2, 1, [1, 3, 5]), (3, 0, [0, 3, 6])):
+        monkeypatch.setattr(dist, "get_world_size", lambda size=size: size)
+        monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
+        assert torch.cat(list(loader)).tolist() == expected
+    monkeypatch.undo()
+    assert torch.cat(list(loader)).tolist() == list(range(7))
+
+
 def test_length_follows_the_dataset():
     dataset = list(range(5))
     sampler = UnpaddedDistributedSampler(dataset, 2, 1)
@@ -125,11 +193,14 @@ def test_length_follows_the_dataset():
             ValueError,
             "Expected `rank` below num_replicas=2, but got 2.",
         ),
+        ({"shuffle": True}, ValueError, "Expected `shuffle=False`, but got True. The value of a"),
         (
-            {"rank": 1},
+            {"drop_last": True},
             ValueError,
-            "Expected `rank` below num_replicas=1, but got 1. Ranks are counted from 0.",
+            "Expected `drop_last=False`, but got True. It would leave",
         ),
+        ({"shuffle": 0}, TypeError, "Expected `shuffle` to be True or False, but got 0."),
+        ({"seed": 1.5}, TypeError, "Expected `seed` to be an int, but got 1.5"),
     ],
 )
 def test_wrong_ranks_are_refused(arguments: dict, error: type[Exception], message: str):
