@@ -231,7 +231,6 @@ class MutualInformationMetric(HardenedMetric):
 
     def _check_device(self, x: Tensor) -> None:
         check_device(x.device)
-        self._check_has_values()
         if x.device != self.counters.device:
             raise ValueError(
                 f"Expected samples on the metric's device {self.counters.device}, but got "
@@ -319,12 +318,14 @@ class MutualInformationMetric(HardenedMetric):
         return states | {"header": headers.complete(states["header"])}
 
     def _problems(self, states: dict[str, Any]) -> list[str]:
-        theirs = states["header"]
-        same_kind = isinstance(theirs, Tensor) and theirs.shape == self.header.shape
-        if same_kind and not torch.equal(theirs.to(self.header), self.header):
+        # The default, which has values on `meta` too.
+        theirs, ours = states["header"], self._defaults["header"]
+        assert isinstance(ours, Tensor)
+        same_kind = isinstance(theirs, Tensor) and theirs.shape == ours.shape
+        if same_kind and not torch.equal(theirs.to(ours), ours):
             return [
                 f"it belongs to a metric with {headers.describe(theirs)}, but this metric has "
-                f"{headers.describe(self.header)}. Build both with the same arguments"
+                f"{headers.describe(ours)}. Build both with the same arguments"
             ]
         return super()._problems(states) or self._impossible(states)
 

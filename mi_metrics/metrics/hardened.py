@@ -143,6 +143,7 @@ class HardenedMetric(Metric):
         @functools.wraps(update)
         def restoring(*args: Any, **kwargs: Any) -> None:
             self._check_unsynced("update")
+            self._check_has_values()
             before = {
                 name: self.__dict__[name]
                 for name in (*self._defaults, "_update_count", "_computed")
@@ -357,7 +358,8 @@ class HardenedMetric(Metric):
             name: None if emptied else _each(self._keeping_dtype(fn), getattr(self, name))
             for name in ("_computed", "_forward_cache")
         }
-        # Upstream asks for the new device by moving a tensor from the old one.
+        # Upstream moves what is cached too, and a tensor from the old device to find the new one.
+        self._computed = self._forward_cache = None
         self._device = _with_values(self._device)
         super()._apply(fn, exclude_state=tuple(self._defaults))
         for name, (default, value) in moved.items():

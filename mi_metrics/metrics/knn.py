@@ -239,7 +239,7 @@ class KNNMutualInformation(MutualInformationMetric):
 
     def compute(self) -> Tensor:
         """Return the mutual information of all samples since the last reset, of all ranks."""
-        rows = self._rows()
+        rows = self.rows()
         used = self.counters[SEEN] - self.counters[IGNORED]
         fewest = int(used.min())
         self._warn_once("no samples", self._without_samples())
@@ -291,8 +291,11 @@ class KNNMutualInformation(MutualInformationMetric):
             return None
         return torch.stack([samples.x.double(), samples.y.double()], 2), samples
 
-    def _rows(self) -> list[Tensor]:
-        """Return the samples of each output, float64 ``(n, x_dim + y_dim)``."""
+    def rows(self) -> list[Tensor]:
+        """Return the samples that are kept of each output, float64 ``(n, x_dim + y_dim)``.
+
+        Of this rank alone; enter ``metric.sync_context()`` on every rank for those of all.
+        """
         if self.max_samples is not None:
             return reservoir.rows(cast(Tensor, self.samples))
         # After a sync the list is one tensor.

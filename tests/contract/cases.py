@@ -68,6 +68,11 @@ class Case:
     def vectors(self) -> bool:
         return self.dims != (1, 1) or self.metric is GaussianMutualInformation
 
+    @property
+    def per_row(self) -> int:
+        """How many samples of one output are in a row of :meth:`samples`."""
+        return 1 if self.num_outputs == 1 else 2
+
     def on(self, device: torch.device) -> "Case":
         return replace(self, device=device)
 
@@ -108,8 +113,8 @@ class Case:
     def fed(self, batches: Sequence[Batch], **overrides: Any) -> Any:
         """Return a metric that has seen some batches."""
         metric = self.build(**overrides)
-        for x, y in batches:
-            metric.update(x, y)
+        for batch in batches:
+            metric.update(*batch)
         return metric
 
     def call_functional(self, batch: Batch) -> Tensor:
