@@ -269,7 +269,7 @@ def _distinct(name: str, metric: Any) -> list[int]:
     sample.
     """
     if name == "knn":
-        (rows,) = metric._rows()
+        (rows,) = metric.rows()
         return [len(column.unique()) for column in rows.unbind(1)]
     cells = grid.view(metric.table)
     return [
