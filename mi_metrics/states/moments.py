@@ -55,14 +55,15 @@ def problems(state: Tensor, total: Tensor) -> list[str]:
     number, exponent, _, _ = state[:HEAD].unbind(0)
     products = state[HEAD:]
     spread = products.diagonal().clamp_min(0).sqrt()
-    # Products are in units of the largest sample, so that 1e-30 is nothing.
-    most = spread.unsqueeze(1) * spread + 1e-30
+    # In units of the largest sample the products are at most n, up to rounding.
+    slack = 1e-12 * number
+    most = spread.unsqueeze(1) * spread + slack
     right = (
         state.isfinite().all()
         & (number == total).all()
         & (exponent == exponent.round()).all()
-        & (products.diagonal() >= 0).all()
-        & ((products - products.mT).abs() <= 1e-6 * most).all()
+        & (products.diagonal() >= -slack).all()
+        & ((products - products.mT).abs() <= 1e-6 * most + slack).all()
         & (products.abs() <= (1 + 1e-6) * most).all()
     )
     if bool(right):
