@@ -4,6 +4,7 @@ import ast
 import inspect
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,8 @@ BELOW = {
     "distributions": {"functional"},
     "settings": {"functional", "metrics"},
     "commands": {"distributions", "functional", "metrics", "plotting", "settings", "states"},
-    "lightning": {"functional", "metrics", "plotting", "sampler"},
+    "moved": set(),
+    "lightning": {"functional", "metrics", "moved", "plotting", "sampler"},
     "examples": {"functional", "lightning", "losses", "metrics", "plotting", "sampler"},
 }
 
@@ -134,10 +136,74 @@ def test_public_names_are_sorted_and_complete(module):
     assert list(module.__all__) == sorted(module.__all__)
     defined = {
         name
-        for name, value in vars(module).items()
-        if not name.startswith("_") and not inspect.ismodule(value)
+        for name in dir(module)
+        if not name.startswith("_") and not inspect.ismodule(getattr(module, name))
     }
-    assert defined == set(module.__all__)
+    assert defined - {"Any", "TYPE_CHECKING"} == set(module.__all__)
+
+
+def test_what_is_imported_when_asked_for_is_what_types_say():
+    (block,) = (
+        node
+        for node in ast.parse(Path(mi_metrics.__file__).read_text()).body
+        if isinstance(node, ast.If)
+    )
+    said = {
+        alias.name: node.module
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert said == {name: f"mi_metrics.{home}" for name, home in mi_metrics._HOMES.items()}
+    assert set(said) == set(mi_metrics.__all__)
+    for name in said:
+        assert getattr(mi_metrics, name).__name__ == name
+
+
+def test_the_version_is_that_of_the_distribution():
+    assert mi_metrics.__version__ == version("mi-metrics")
+    assert "__version__" in dir(mi_metrics)
+    with pytest.raises(AttributeError, match="no attribute 'absent'"):
+        mi_metrics.absent  # noqa: B018
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import mi_metrics", ("torch", "torchmetrics", "numpy", "scipy", "jsonargparse")),
+        (
+            "import mi_metrics.functional; mi_metrics.functional.knn_mutual_information",
+            ("torchmetrics", "lightning", "matplotlib"),
+        ),
+        ("import mi_metrics; mi_metrics.MutualInformationLoss", ("torchmetrics", "lightning")),
+        ("import mi_metrics; mi_metrics.KNNMutualInformation", ("lightning", "jsonargparse")),
+        (
+            "from mi_metrics.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass",
+            ("torch", "numpy", "jsonargparse", "lightning"),
+        ),
+        (
+            "from mi_metrics.cli import main\ntry: main(['--version'])\nexcept SystemExit: pass",
+            ("torch", "numpy", "jsonargparse", "lightning"),
+        ),
+    ],
+)
+def test_what_is_not_needed_is_not_imported(statement, absent):
+    code = f"{statement}\nimport sys; print('held:', *[n for n in {absent!r} if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1].strip() == "held:"
+
+
+def test_no_underscore_name_is_imported_from_outside_its_folder():
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mi_metrics"):
+                private = [
+                    part
+                    for part in (*node.module.split("."), *(alias.name for alias in node.names))
+                    if part.startswith("_") and not part.startswith("__")
+                ]
+                home = PACKAGE.parent.joinpath(*node.module.split("."))
+                assert not private or home.parent == path.parent, (path, private)
 
 
 def test_no_public_class_is_named_like_one_of_torchmetrics():

@@ -272,7 +272,7 @@ def information(
     mi = torch.where(constant, 0, hx + hy - hxy)
     if normalization == "none":
         return from_nats(mi, unit)
-    numerator, denominator = _ratio(normalization, mi, hx, hy, hxy)
+    numerator, denominator = normalized_ratio(normalization, mi, hx, hy, hxy)
     independent = 1.0 if normalization == "studholme" else 0.0
     # ~(d > 0) would also catch NaN, and a table without samples must stay NaN.
     undefined = constant | (denominator <= 0)
@@ -305,7 +305,7 @@ def check_options(normalization: str, bias_correction: str, unit: str) -> None:
     check_choice("unit", unit, UNITS)
 
 
-def _ratio(
+def normalized_ratio(
     normalization: str, mi: Tensor, hx: Tensor, hy: Tensor, hxy: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return numerator and denominator of a normalised form."""

@@ -25,6 +25,8 @@ again. A checkpoint of several processes holds the state of rank 0, and each ran
 there, leave metrics as they are and save after the epoch.
 """
 
+from mi_metrics.moved import forwarding
+
 try:
     from mi_metrics.lightning.callbacks import EpochTable, JointDistributionLogger
 except ModuleNotFoundError as error:
@@ -40,3 +42,5 @@ __all__ = [
     "EpochTable",
     "JointDistributionLogger",
 ]
+
+__getattr__ = forwarding(__name__)

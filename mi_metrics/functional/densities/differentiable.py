@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mi_metrics.functional.densities.gaussian import LEAST_EXPONENT, MARGIN, RULES, SINGULAR
-from mi_metrics.functional.information import _ratio
+from mi_metrics.functional.information import normalized_ratio
 from mi_metrics.functional.options import from_nats
 from mi_metrics.functional.ranks import Reduce
 from mi_metrics.functional.tables.axis import Axis
@@ -147,7 +147,7 @@ def soft_kde_information(
         grid_z.step / grid_y.step
     ).log().squeeze(2)
     hx, hy = _entropy(kernel_x.matrix @ alone_in_x), _entropy(kernel_y.matrix @ alone_in_y)
-    numerator, denominator = _ratio(normalization, hx + hy - hxy, hx, hy, hxy)
+    numerator, denominator = normalized_ratio(normalization, hx + hy - hxy, hx, hy, hxy)
     undefined = moments.constant | (denominator <= 0)
     ratio = numerator / torch.where(undefined, 1, denominator)
     return torch.where(undefined, 1.0 if normalization == "studholme" else 0.0, ratio).squeeze(1)
