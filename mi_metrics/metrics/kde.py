@@ -6,14 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.densities.counted import kde_from_table, kde_joint_from_table
-from mi_metrics.functional.densities.gaussian import (
-    COARSE,
-    OUTLIERS,
+from mi_metrics.functional.densities.counted import (
     Cells,
-    Display,
-    check_kde_options,
+    kde_from_table,
+    kde_joint_from_table,
 )
+from mi_metrics.functional.densities.gaussian import Display, check_kde_options
 from mi_metrics.functional.options import (
     Bandwidth,
     NanStrategy,
@@ -138,9 +136,10 @@ class KDEMutualInformation(JointTableMetric):
         ]
         self._warn_once("no samples", self._without_samples())
         self._warn_once("outside", self._outside_message())
-        self._warn_once("wide kernel", OUTLIERS if any(bool(e.outliers) for e in found) else None)
-        self._warn_once("narrow kernel", COARSE if any(bool(e.coarse) for e in found) else None)
-        value = torch.stack([e.value for e in found])
+        for _, doubts in found:
+            for kind, message in doubts.messages().items():
+                self._warn_once(kind, message)
+        value = torch.stack([value for value, _ in found])
         return self._squeeze(from_nats(value, self.unit) if self.normalization == "none" else value)
 
     def counts(self) -> Tensor:

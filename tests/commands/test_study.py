@@ -299,8 +299,7 @@ class TestRefusals:
         assert cli.main(["study", "--out", str(tmp_path), *SMALL]) == 1
         what = {"tqdm": "The commands", "matplotlib": "Figures"}[missing]
         message = (
-            f"mi-metrics: {what} need {missing}. "
-            'Install it with: pip install "mi-metrics[cli]"\n'
+            f'mi-metrics: {what} need {missing}. Install it with: pip install "mi-metrics[cli]"\n'
         )
         assert capsys.readouterr().err == message
         assert list(tmp_path.iterdir()) == []

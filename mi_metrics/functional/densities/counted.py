@@ -13,35 +13,52 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mi_metrics.functional.densities.doubts import Doubts, Estimate, doubts_about
 from mi_metrics.functional.densities.gaussian import (
-    CELL,
-    CENTRE,
-    FREQUENCIES,
-    MARGIN,
-    MOST_FREQUENCIES,
-    REACH,
     RESOLVED,
     SINGULAR,
-    Cells,
     CountedAxis,
     CountedTable,
     Display,
-    Estimate,
     Kernel,
     Moments,
     Ranges,
+    covering,
     gauss,
     kernel_of,
-    marginal_density,
+    line_kernel,
+    line_log_sums,
+    log_sums,
     mean_log_density,
     normalized_information,
     power_of_two,
     sheppard,
-    too_wide,
-    with_float64,
+    times,
 )
-from mi_metrics.functional.options import Interval
 from mi_metrics.functional.tables.axis import parse_value_range
+
+# Beyond this many standard deviations a kernel is nothing beside the rounding of the sum that it is
+# added to.
+REACH = 9.0
+# Frequencies that are summed at once, and the most of them.
+FREQUENCIES = 32
+MOST_FREQUENCIES = 2**13
+
+
+# Points of a cell, in cell widths from its centre, and their weight in the mean log density over
+# the cell's samples. Of a smooth density the mean is log f - (δ²/24) (log f)'': twice the centre
+# less Gauss's mean over the cell.
+CENTRE = (((0.0,), 1.0),)
+CELL = (((0.0,), 2.0), ((-1 / math.sqrt(12), 1 / math.sqrt(12)), -1.0))
+
+
+class Cells(NamedTuple):
+    """The cells of one axis: their centres ``(m,)`` in ascending order, gaps allowed, and their
+    common width.
+    """
+
+    centres: Tensor
+    width: float
 
 
 def kde_from_table(
@@ -77,27 +94,23 @@ def kde_from_table(
         normalization: ``"none"``, or a form of :func:`mutual_information`.
 
     Returns:
-        Three scalars: the value in float64, and two flags for :func:`warn_about`.
+        The value, a float64 scalar, and the doubts about it.
     """
     table = _counted(counts, x, y)
-    value, outliers, coarse = math.nan, False, False
-    if table is not None:
-        moments = _table_moments(table)
-        constant = 1 in table.n.shape
-        outliers = too_wide(moments, bandwidth, table.x, table.y)
-        if normalization != "none":
-            joint = _display(table, moments, bandwidth, grid_size, value_range).joint
-            value = normalized_information(joint, constant, normalization)
-        elif constant:
-            value = 0.0
-        else:
-            value, coarse = _table_information(table, kernel_of(moments, bandwidth, table.scales))
-    device = with_float64(counts).device
-    return Estimate(
-        torch.tensor(value, dtype=torch.float64, device=device),
-        torch.tensor(outliers, device=device),
-        torch.tensor(coarse, device=device),
-    )
+    if table is None:
+        nothing = torch.full((), math.nan, dtype=torch.float64, device=counts.device)
+        return Estimate(nothing, Doubts(*[nothing > 0] * 4))
+    moments = _moments(table)
+    kernel = kernel_of(moments, bandwidth, table.scales)
+    value, narrow = torch.zeros_like(moments.n), torch.zeros_like(moments.constant)
+    if normalization != "none":
+        joint = _display(table, kernel, grid_size, value_range).joint
+        value = normalized_information(joint, moments.constant, normalization)
+    elif not bool(moments.constant):
+        value, narrow = _information(table, kernel)
+    nats = value if normalization == "none" else None
+    doubts = doubts_about(nats, moments, kernel, bandwidth, (table.x, table.y), narrow)
+    return Estimate(value.squeeze(), doubts)
 
 
 def kde_joint_from_table(
@@ -112,8 +125,7 @@ def kde_joint_from_table(
     without warnings.
 
     Returns:
-        The probabilities ``(G, G)``, the edges of the cells in the units of the data, and the
-        outliers' flag.
+        The probabilities ``(G, G)``, and the edges of the cells in the units of the data.
 
     Raises:
         ValueError: If the table is empty.
@@ -123,62 +135,66 @@ def kde_joint_from_table(
         raise ValueError(
             "Expected `counts` to hold samples, but they are all 0. Call `update` first."
         )
-    return _display(table, _table_moments(table), bandwidth, grid_size, value_range)
+    kernel = kernel_of(_moments(table), bandwidth, table.scales)
+    display = _display(table, kernel, grid_size, value_range)
+    return Display(*(part.squeeze(0) for part in display))
 
 
 def _counted(counts: Tensor, x: Cells, y: Cells) -> CountedTable | None:
     """Return a table of its occupied rows and columns, scaled to sane units; None if it holds no
     samples.
     """
-    n = with_float64(counts).double()
-    keep = n.sum(1) > 0, n.sum(0) > 0
-    if not bool(keep[0].any()):
+    n = counts.double()
+    kept = [n.sum(axis).nonzero().squeeze(1) for axis in (1, 0)]
+    if len(kept[0]) == 0:
         return None
-    n = n[keep[0]][:, keep[1]]
+    n = n[kept[0]][:, kept[1]].unsqueeze(0)
     axes, scales = [], []
-    for cells, kept, mass in zip((x, y), keep, (n.sum(1), n.sum(0)), strict=True):
-        centres = with_float64(cells.centres).double()[kept]
-        scale = power_of_two(max(float(centres.abs().max()), float(cells.width)))
-        axes.append(CountedAxis(centres * scale, float(cells.width) * scale, mass))
+    for cells, places, mass in zip((x, y), kept, (n.sum(2), n.sum(1)), strict=True):
+        centres = cells.centres.double()[places].unsqueeze(0)
+        width = torch.full_like(centres[:, :1], float(cells.width))
+        scale = power_of_two(torch.maximum(centres.abs().amax(1, keepdim=True), width))
+        axes.append(CountedAxis(centres * scale, width * scale, mass))
         scales.append(scale)
     return CountedTable(n, axes[0], axes[1], (scales[0], scales[1]))
 
 
-def _table_moments(table: CountedTable) -> Moments:
+def _moments(table: CountedTable) -> Moments:
     n, x, y, _ = table
-    total = float(n.sum())
-    free = max(total - 1, 1)
-    dx, dy = (a.centres - float(a.n @ a.centres) / total for a in (x, y))
-    vx, vy, vxy = (
-        float(x.n @ dx.square()) / free,
-        float(y.n @ dy.square()) / free,
-        float(dx @ (n @ dy)) / free,
-    )
-    # Sheppard's correction supposes a smooth density; of a variable in two or three cells, half is
-    # left.
-    vx, vy = (
-        max(v - a.width**2 / 12, v / 2) if len(a.n) > 1 else 0.0 for v, a in ((vx, x), (vy, y))
-    )
-    if not (vx > 0 and vy > 0):
-        return Moments(total, vx, vy, 0.0, 1.0)
-    r = min(max(vxy / math.sqrt(vx) / math.sqrt(vy), -1.0), 1.0)
-    return Moments(total, vx, vy, r, max((1 - r) * (1 + r), SINGULAR))
+    total = x.n.sum(1, keepdim=True)
+    free = (total - 1).clamp_min(1)
+    dx, dy = (a.centres - (a.n * a.centres).sum(1, keepdim=True) / total for a in (x, y))
+    vxy = (dx * (n * dy.unsqueeze(1)).sum(2)).sum(1, keepdim=True) / free
+    variances = []
+    for d, a in ((dx, x), (dy, y)):
+        v = (a.n * d.square()).sum(1, keepdim=True) / free
+        # Sheppard's correction supposes a smooth density; of a variable in two or three cells, half
+        # is left.
+        v = torch.maximum(v - a.width.square() / 12, v / 2)
+        variances.append(v if a.n.shape[1] > 1 else torch.zeros_like(v))
+    vx, vy = variances
+    varies = (vx > 0) & (vy > 0)
+    r = torch.where(varies, (vxy / vx.sqrt() / vy.sqrt()).clamp(-1, 1), 0.0)
+    return Moments(total, vx, vy, r, ((1 - r) * (1 + r)).clamp_min(SINGULAR))
 
 
 class _Smoother(NamedTuple):
     """The pair's kernel between cells: deviation on x, slope, deviation of the residual, own
-    determinant, floored.
+    determinant, floored; each ``(R, 1)``.
     """
 
-    x: float
-    slope: float
-    residual: float
-    own: float
-    coarse: bool
+    x: Tensor
+    slope: Tensor
+    residual: Tensor
+    own: Tensor
+    coarse: Tensor
 
 
 def _smoother(
-    kernel: Kernel, widths: tuple[float, float], least: tuple[float, float], resolved: float = 0.5
+    kernel: Kernel,
+    widths: tuple[Tensor, Tensor],
+    least: tuple[Tensor, Tensor],
+    resolved: float = 0.5,
 ) -> _Smoother:
     """Take the cells' variance off the pair's kernel.
 
@@ -187,148 +203,155 @@ def _smoother(
     """
     vx, coarse_x = sheppard(kernel.x, widths[0], least[0], resolved)
     vy, coarse_y = sheppard(kernel.y, widths[1], least[1], resolved)
-    r = min(max(kernel.r * (kernel.x / math.sqrt(vx)) * (kernel.y / math.sqrt(vy)), -1.0), 1.0)
+    r = (kernel.r * (kernel.x / vx.sqrt()) * (kernel.y / vy.sqrt())).clamp(-1, 1)
     # In units of the kernel the principal axes are the diagonals, and their variances 1 + r and 1 -
     # r.
-    floor = (least[0] ** 2 / vx + least[1] ** 2 / vy) / 8
-    coarse = coarse_x or coarse_y or 1 - abs(r) < floor
-    up, down = max(1 + r, floor), max(1 - r, floor)
+    floor = (least[0].square() / vx + least[1].square() / vy) / 8
+    coarse = coarse_x | coarse_y | (1 - r.abs() < floor)
+    up, down = torch.maximum(1 + r, floor), torch.maximum(1 - r, floor)
     vx, vy = vx * (up + down) / 2, vy * (up + down) / 2
     r = (up - down) / (up + down)
-    residual = vy * max(4 * up * down / (up + down) ** 2, SINGULAR)
+    residual = vy * (4 * up * down / (up + down).square()).clamp_min(SINGULAR)
     own = (
         vx * residual
-        + (vx * widths[1] ** 2 + vy * widths[0] ** 2) / 12
-        + (widths[0] * widths[1] / 12) ** 2
+        + (vx * widths[1].square() + vy * widths[0].square()) / 12
+        + (widths[0] * widths[1] / 12).square()
     )
-    return _Smoother(math.sqrt(vx), r * math.sqrt(vy / vx), math.sqrt(residual), own, coarse)
+    return _Smoother(vx.sqrt(), r * (vy / vx).sqrt(), residual.sqrt(), own, coarse)
 
 
-def _table_information(table: CountedTable, kernel: Kernel) -> tuple[float, bool]:
+def _information(table: CountedTable, kernel: Kernel) -> tuple[Tensor, Tensor]:
+    """Return the information of one table, and whether a kernel was narrower than half a cell."""
     n, x, y, _ = table
-    total = float(n.sum())
-    occupied = n > 0
-    counts = n[occupied]
+    total = x.n.sum(1, keepdim=True)
     base = _smoother(kernel, (x.width, y.width), (x.width, y.width), RESOLVED)
-    value, coarse = 0.0, base.coarse
+    value, coarse = torch.zeros_like(total), base.coarse
     # Cells much smaller than the kernel, as few distinct values have them, are points.
-    fine = (x.width / base.x) ** 2 + (y.width / base.residual) ** 2 < 1e-3
-    for points, weight in CENTRE if fine else CELL:
-        px, py = (torch.cat([a.centres + p * a.width for p in points]) for a in (x, y))
-        line, smoother = _line(y.centres, py, base)
-        seen = _smooth(n, x.centres, px, line, smoother).view(
-            len(points), len(x.n), len(points), len(y.n)
-        )
-        determinant = (smoother.x * smoother.residual) ** 2
+    stencil = (
+        CENTRE if bool((x.width / base.x) ** 2 + (y.width / base.residual) ** 2 < 1e-3) else CELL
+    )
+    for points, weight in stencil:
+        px, py = (torch.cat([a.centres + p * a.width for p in points], 1) for a in (x, y))
+        circle, smoother = _line(y.centres, py, base)
+        seen = _smooth(n, x.centres, px, circle, smoother)
+        seen = seen.view(1, len(points), n.shape[1], len(points), n.shape[2])
+        determinant = (smoother.x * smoother.residual).square()
         for i, p in enumerate(points):
             for j, q in enumerate(points):
                 dx, dy = p * x.width, q * y.width
-                distance = (dx / smoother.x) ** 2 + (
+                distance = (dx / smoother.x).square() + (
                     (dy - smoother.slope * dx) / smoother.residual
-                ) ** 2
-                others = seen[i, :, j][occupied] - math.exp(-distance / 2)
-                density = mean_log_density(counts, others, determinant, smoother.own, total)
-                value += weight / len(points) ** 2 * density
-        coarse = coarse or smoother.coarse
+                ).square()
+                others = seen[:, i, :, j] - (-distance / 2).exp().unsqueeze(2)
+                logs = log_sums(n, others, (determinant / smoother.own).sqrt())
+                density = mean_log_density(logs, determinant, total)
+                value = value + weight / len(points) ** 2 * density
+        coarse = coarse | smoother.coarse
     for axis, h in ((x, kernel.x_alone), (y, kernel.y_alone)):
-        alone, coarse_alone = marginal_density(axis, h, total, CENTRE if fine else CELL)
-        value, coarse = value - alone, coarse or coarse_alone
+        line = line_kernel(axis, h)
+        logs = torch.zeros_like(total)
+        for points, weight in stencil:
+            for p in points:
+                logs = logs + weight / len(points) * line_log_sums(axis, line, p * axis.width)
+        value = value - mean_log_density(logs, line.variance, total)
+        coarse = coarse | line.coarse
     return value, coarse
 
 
-class _Grid(NamedTuple):
-    """Regular cells of a display: edges ``(G + 1,)``, centres ``(G,)``, width."""
+class Grid(NamedTuple):
+    """Regular cells of a display: edges ``(R, G + 1)``, centres ``(R, G)``, width ``(R, 1)``."""
 
     edges: Tensor
     centres: Tensor
-    width: float
+    width: Tensor
 
 
 def display_grids(
-    ends: tuple[Interval, Interval],
+    ends: tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]],
     kernel: Kernel,
     ranges: Ranges,
-    scales: tuple[float, float],
+    scales: tuple[Tensor, Tensor],
     size: int,
-    device: torch.device,
-) -> tuple[_Grid, _Grid]:
+) -> tuple[Grid, Grid]:
     """Return the cells of a display: of the given ranges, or of the data's with room for the
     kernels.
     """
     grids = []
     for axis, h in enumerate((kernel.x, kernel.y)):
-        lo, hi = ends[axis]
-        # A constant far from 0 would not see the room.
-        room = MARGIN * max(h, 2.0**-40 * max(abs(lo), abs(hi)))
-        lo, hi = lo - room, hi + room
+        lo, hi = covering(ends[axis], h)
         if ranges is not None:
-            lo, hi = (min(max(e * scales[axis], -(2.0**200)), 2.0**200) for e in ranges[axis])
+            lo, hi = ((scales[axis] * e).clamp(-(2.0**200), 2.0**200) for e in ranges[axis])
         width = (hi - lo) / size
-        edges = lo + torch.arange(size + 1, dtype=torch.float64, device=device) * width
-        grids.append(_Grid(edges, edges[:-1] + width / 2, width))
+        edges = lo + torch.arange(size + 1, dtype=torch.float64, device=h.device) * width
+        grids.append(Grid(edges, edges[:, :-1] + width / 2, width))
     return grids[0], grids[1]
 
 
-def _display(
-    table: CountedTable, moments: Moments, bandwidth: Any, size: int, value_range: Any
-) -> Display:
-    kernel = kernel_of(moments, bandwidth, table.scales)
+def _display(table: CountedTable, kernel: Kernel, size: int, value_range: Any) -> Display:
     x_ends, y_ends = (
-        (float(a.centres[0]) - a.width / 2, float(a.centres[-1]) + a.width / 2)
+        (a.centres[:, :1] - a.width / 2, a.centres[:, -1:] + a.width / 2)
         for a in (table.x, table.y)
     )
-    ranges = parse_value_range(value_range)
-    grids = display_grids((x_ends, y_ends), kernel, ranges, table.scales, size, table.n.device)
-    return smoothed_display(table, kernel, grids, too_wide(moments, bandwidth, table.x, table.y))
+    grids = display_grids(
+        (x_ends, y_ends), kernel, parse_value_range(value_range), table.scales, size
+    )
+    return smoothed_display(table, kernel, grids)
 
 
-def smoothed_display(
-    table: CountedTable, kernel: Kernel, grids: tuple[_Grid, _Grid], outliers: bool
-) -> Display:
-    """Smooth a table onto a regular grid; what a kernel has outside of the grid is given back to
-    its inside.
+def smoothed_display(table: CountedTable, kernel: Kernel, grids: tuple[Grid, Grid]) -> Display:
+    """Smooth tables onto regular grids; what a kernel has outside of the grid is given back to its
+    inside.
     """
     n, axes = table.n, (table.x, table.y)
-    least = [max(a.width, g.width) for a, g in zip(axes, grids, strict=True)]
+    least = [torch.maximum(a.width, g.width) for a, g in zip(axes, grids, strict=True)]
     smoother = _smoother(kernel, (table.x.width, table.y.width), (least[0], least[1]))
-    x, y = (a.centres.clamp(g.centres[0], g.centres[-1]) for a, g in zip(axes, grids, strict=True))
+    x, y = (
+        torch.minimum(torch.maximum(a.centres, g.centres[:, :1]), g.centres[:, -1:])
+        for a, g in zip(axes, grids, strict=True)
+    )
     to_x, to_y = (g.centres for g in grids)
     (line, line_to, period), smoother = _line(y, to_y, smoother)
     # The kernel is symmetric: what a cell's kernel has on the grid is what the grid's kernels have
     # at the cell.
-    mass = _smooth(n.new_ones(len(to_x), len(to_y)), to_x, x, (line_to, line, period), smoother)
+    ones = n.new_ones(len(n), to_x.shape[1], to_y.shape[1])
+    mass = _smooth(ones, to_x, x, (line_to, line, period), smoother)
     joint = _smooth(
         torch.where(n > 0, n / mass, 0), x, to_x, (line, line_to, period), smoother
     ).clamp_min(0)
+    joint = joint / joint.sum(2).sum(1).view(-1, 1, 1)
     edges = [g.edges / scale for g, scale in zip(grids, table.scales, strict=True)]
-    return Display(joint / joint.sum(), edges[0], edges[1], outliers)
+    return Display(joint, edges[0], edges[1])
 
 
 def _line(
     y: Tensor, y_to: Tensor, kernel: _Smoother
-) -> tuple[tuple[Tensor, Tensor, float], _Smoother]:
+) -> tuple[tuple[Tensor, Tensor, Tensor], _Smoother]:
     """Place two sets of positions on a circle on which no kernel reaches further than on the line.
 
     Returns the positions, the circumference, and the kernel: one narrower than the greatest number
     of frequencies can tell is taken at the width that it can.
     """
-    reach = REACH * (abs(kernel.slope) * kernel.x + kernel.residual)
-    ordered, order = torch.cat([y, y_to]).sort(stable=True)
-    # Across an empty stretch longer than this nobody sees anybody, however long it is.
-    steps = ordered.diff().clamp_max(reach)
-    line = torch.empty_like(ordered)
+    reach = REACH * (kernel.slope.abs() * kernel.x + kernel.residual)
+    ordered, order = torch.cat([y, y_to], 1).sort(dim=1, stable=True)
+    # Across an empty stretch longer than this no two kernels overlap, however long the gap.
+    steps = torch.minimum(ordered.diff(dim=1), reach)
     # On the CPU: a cumulative sum of floats is not deterministic on CUDA.
-    line[order] = torch.nn.functional.pad(steps.cpu().cumsum(0), (1, 0)).to(y.device)
-    period = float(line.max()) + reach
+    ordered = torch.nn.functional.pad(steps.cpu().cumsum(1), (1, 0)).to(y.device)
+    line = torch.empty_like(ordered).scatter_(1, order, ordered)
+    period = ordered[:, -1:] + reach
     least = REACH * period / (2 * math.pi * MOST_FREQUENCIES)
-    if kernel.residual < least:
-        own = kernel.own + (least**2 - kernel.residual**2) * kernel.x**2
-        kernel = kernel._replace(residual=least, own=own, coarse=True)
-    return (line[: len(y)], line[len(y) :], period), kernel
+    wider = kernel.residual < least
+    own = kernel.own + (least.square() - kernel.residual.square()) * kernel.x.square()
+    kernel = kernel._replace(
+        residual=torch.where(wider, least, kernel.residual),
+        own=torch.where(wider, own, kernel.own),
+        coarse=kernel.coarse | wider,
+    )
+    return (line[:, : y.shape[1]], line[:, y.shape[1] :], period), kernel
 
 
 def _smooth(
-    n: Tensor, x: Tensor, x_to: Tensor, line: tuple[Tensor, Tensor, float], kernel: _Smoother
+    n: Tensor, x: Tensor, x_to: Tensor, line: tuple[Tensor, Tensor, Tensor], kernel: _Smoother
 ) -> Tensor:
     r"""Sum the pair's kernels, 1 at distance 0, of counts at (x, y) over the points of a grid (x',
     y').
@@ -339,31 +362,34 @@ def _smooth(
         \sum_i K(x' - x_i) \, e^{i k s x_i} \sum_j n_{ij} \, e^{-i k y_j}
     """
     y, y_to, period = line
-    distance = torch.sub(x_to.unsqueeze(1), x)
+    # Of positions far from 0 the phase would be rounded.
+    x, x_to = x - x[:, :1], x_to - x[:, :1]
+    distance = torch.sub(x_to.unsqueeze(2), x.unsqueeze(1))
     # Beyond the reach the circle has no room for the shear.
-    blur = gauss(x_to, x, kernel.x**2) * (distance.abs_() <= REACH * kernel.x)
-    number = math.ceil(REACH * period / (2 * math.pi * kernel.residual))
-    total = n.new_zeros(len(x_to), len(y_to))
-    for first in range(0, number + 1, FREQUENCIES):
-        m = torch.arange(
-            first, min(first + FREQUENCIES, number + 1), dtype=n.dtype, device=n.device
-        )
+    reach = (REACH * kernel.x).unsqueeze(2)
+    blur = gauss(x_to, x, kernel.x.square()) * (distance.abs_() <= reach)
+    number = (REACH * period / (2 * math.pi * kernel.residual)).ceil()
+    total = n.new_zeros(len(n), x_to.shape[1], y_to.shape[1])
+    for first in range(0, int(number.max()) + 1, FREQUENCIES):
+        m = torch.arange(first, first + FREQUENCIES, dtype=n.dtype, device=n.device)
         k = m * (2 * math.pi / period)
-        weight = torch.where(m > 0, 2.0, 1.0) * torch.exp(k.square() * (-(kernel.residual**2) / 2))
-        spectrum = _times(n, _phase(-y, k)) * _phase(kernel.slope * x, k)
-        spectrum = _times(blur, spectrum) * (_phase(-kernel.slope * x_to, k) * weight)
-        total += (
-            torch.view_as_real(spectrum).flatten(1)
-            @ torch.view_as_real(_phase(-y_to, k)).flatten(1).mT
+        weight = (k * kernel.residual).square_().mul_(-0.5).clamp_min_(-100).exp_()
+        weight = torch.where(m > number, 0.0, torch.where(m > 0, 2.0, 1.0) * weight).unsqueeze(1)
+        spectrum = _transformed(n, _phase(-y, k)) * _phase(kernel.slope * x, k)
+        spectrum = _transformed(blur, spectrum) * (_phase(-kernel.slope * x_to, k) * weight)
+        total += times(
+            torch.view_as_real(spectrum).flatten(2),
+            torch.view_as_real(_phase(-y_to, k)).flatten(2).mT,
         )
-    return total * (kernel.residual * math.sqrt(2 * math.pi) / period)
+    return total * (kernel.residual * math.sqrt(2 * math.pi) / period).unsqueeze(2)
 
 
 def _phase(position: Tensor, k: Tensor) -> Tensor:
-    angle = torch.outer(position, k)
-    return torch.polar(torch.ones_like(angle), angle)
+    angle = position.unsqueeze(2) * k.unsqueeze(1)
+    # The polar form takes seven times as long.
+    return torch.complex(angle.cos(), angle.sin())
 
 
-def _times(real: Tensor, spectrum: Tensor) -> Tensor:
-    product = real @ torch.view_as_real(spectrum).flatten(1)
-    return torch.view_as_complex(product.view(len(real), -1, 2))
+def _transformed(real: Tensor, spectrum: Tensor) -> Tensor:
+    product = times(real, torch.view_as_real(spectrum).flatten(2))
+    return torch.view_as_complex(product.view(*product.shape[:2], -1, 2))
