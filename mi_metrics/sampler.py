@@ -25,7 +25,7 @@ class UnpaddedDistributedSampler(DistributedSampler[Any]):
     PyTorch's ``DistributedSampler``, which Lightning puts into ``validate`` and ``test``, repeats
     leading samples until every rank has as many. A repeated sample is counted twice in a table of
     bins, and to a nearest-neighbour estimator it is a neighbour at distance zero: 57 Gaussian
-    samples on 8 ranks read 0.28 nats instead of .22.
+    samples on 8 ranks are estimated as 0.28 nats instead of 0.22.
 
     Rank r takes the samples r, r + W, r + 2W, …: in order, without repeats, at most one sample
     apart between ranks. With fewer samples than ranks some ranks have none: the metrics allow for

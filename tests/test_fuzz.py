@@ -249,7 +249,7 @@ def test_gradients_of_the_function_stay_within_their_dtype(dtype, kernel):
 
 @pytest.mark.parametrize("normalization", ["joint", "studholme"])
 def test_a_normalised_loss_with_a_kernel_next_to_nothing_is_a_number(normalization):
-    # Of two opposites the sheared difference is a constant, whose grid had no width beside a kernel
+    # The sheared difference of two opposites is a constant, whose grid had no width beside a kernel
     # of 1e-61.
     x = torch.randn(40, generator=torch.Generator().manual_seed(0)).requires_grad_()
     for y in (-x.detach(), x.detach() * 0 + 7):

@@ -105,6 +105,10 @@ def test_rooms_import_downwards_and_in_no_circle():
     assert imports_of.cycle(graph) == []
 
 
+def test_names_with_an_underscore_stay_in_their_folder():
+    assert imports_of.private_imports(imports_of.modules(PACKAGE), "mi_metrics") == []
+
+
 def test_the_tree_in_contributing_names_every_room():
     text = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
     tree = text.split("```\nmi_metrics/\n")[1].split("```")[0]

@@ -93,7 +93,7 @@ def kde_mutual_information(
         Ties: allowed, but a density supposes continuous variables; prefer bins for labels and other
         few values.
         Bias: the two means err in opposite directions. On correlated Gaussians of 100 to 4900
-        samples and 0 to 2 nats the mean error is .011 nats, at most .04 (at N = 100).
+        samples and 0 to 2 nats the mean error is 0.011 nats, at most 0.04 (at N = 100).
         Outliers: the covariance follows them. If N^(-1/6) σ is wider than a variable's
         interquartile range, a UserWarning says so and names what to do. A given ``bandwidth``
         ignores far samples on one axis, but the correlation does not ignore those on both; a

@@ -27,7 +27,7 @@ from mi_metrics.functional.ranks import Reduce
 from mi_metrics.functional.tensors import cast
 
 LEAST_EIGENVALUE = 2.0**-27
-# Of samples of which the largest is 1: rounding leaves a constant column less.
+# In units in which the largest sample is 1, rounding leaves a constant column less.
 LEAST_VARIANCE = 2.0**-96
 
 

@@ -38,7 +38,7 @@ class KDEMutualInformation(JointTableMetric):
     Conventions:
         Exact under splits and ranks: bit for bit, in any order. The samples are known up to their
         cell, so that the value differs from that of the functional call on all samples: for
-        Gaussian samples by at most 1e-3 nats at a correlation of .6, and at .99 by 5e-3 for N =
+        Gaussian samples by at most 1e-3 nats at a correlation of 0.6, and at 0.99 by 5e-3 for N =
         4900 and 1e-2 for N = 1000; a finer grid is closer. A kernel narrower than three quarters of
         a cell is widened to them, with a warning below half a cell.
         Far outliers and heavy tails widen the kernel: ``compute`` warns once where it is wider than

@@ -1,4 +1,4 @@
-"""The occupied-cell dyadic grid: a joint table for data whose range nobody knows, which merges
+"""The occupied-cell dyadic grid: a joint table for data of unknown range, which merges
 exactly.
 
 **Cells.** Level e cuts the real line into the cells [j 2^e, (j+1) 2^e), j an integer. A cell is

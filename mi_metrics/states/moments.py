@@ -84,7 +84,7 @@ def add(state: Tensor, rows: Tensor) -> Tensor:
     old = _in_units(unpack(state), exponent)
     scale = power_of_two(-exponent)
 
-    # Of a constant coordinate nothing is left, to the bit.
+    # A constant coordinate leaves nothing, to the bit.
     shift = rows[0] * scale
     rows = torch.addcmul(-shift, rows, scale)
     shift_rest, mean = torch.zeros_like(shift), rows.mean(0)

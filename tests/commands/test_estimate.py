@@ -30,6 +30,15 @@ METRICS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Compute on one thread, as the command does: sums on several round otherwise."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def samples():
     """Return columns of several dtypes, some with missing values: name, values, which are
     missing.

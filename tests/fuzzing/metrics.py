@@ -266,7 +266,7 @@ def _compare(life: Life, value: Tensor) -> None:
         options = {name: getattr(metric, name) for name in names}
         expected = attempt(knn_mutual_information, x, y, **options)
         if isinstance(expected, Exception):
-            # Of some leading index no class has two members.
+            # Some leading index has no class of two members.
             require(
                 metric.discrete_y and value.isnan().any(),
                 f"the metric took what the function refuses: {expected}",

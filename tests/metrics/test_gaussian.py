@@ -41,7 +41,7 @@ def test_values_do_not_depend_on_where_the_data_lie(place, scale):
     x, y = x / x.abs().max(), y / y.abs().max()
     x, y = place + scale * x, place - scale * y
     value = fed(x, y).compute().item()
-    # Of what the samples are after rounding.
+    # The truth is that of the samples after rounding.
     assert value == pytest.approx(gaussian_mutual_information(x, y).item(), abs=1e-11)
     order = torch.randperm(300, generator=torch.Generator().manual_seed(1))
     assert fed(x[order], y[order], 31).compute().item() == pytest.approx(value, abs=1e-11)

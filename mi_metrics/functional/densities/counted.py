@@ -78,8 +78,8 @@ def kde_from_table(
     is :math:`\log f - (\delta^2 / 24) (\log f)''`, by differences; kernels are at least three
     quarters of a cell wide on each axis, and the pair's half a cell along each principal axis
     (``coarse`` where one is narrower than half a cell). Between 256 × 256 cells of Gaussian samples
-    the value is within 1e-3 nats of the samples' own for \|r\| ≤ .6, within 5e-3 at .99 and N =
-    4900, within 1e-2 at .99 and N = 1000 (the rounding to cells is noise in 1 - r²). A function of
+    the value is within 1e-3 nats of the samples' own for \|r\| ≤ 0.6, within 5e-3 at 0.99 and N =
+    4900, within 1e-2 at 0.99 and N = 1000 (the rounding to cells is noise in 1 - r²). A function of
     the counts alone: the same bits for any order in which they were added. No counts: NaN. One
     occupied row or column: 0.
 
@@ -362,7 +362,7 @@ def _smooth(
         \sum_i K(x' - x_i) \, e^{i k s x_i} \sum_j n_{ij} \, e^{-i k y_j}
     """
     y, y_to, period = line
-    # Of positions far from 0 the phase would be rounded.
+    # The phase of positions far from 0 would be rounded.
     x, x_to = x - x[:, :1], x_to - x[:, :1]
     distance = torch.sub(x_to.unsqueeze(2), x.unsqueeze(1))
     # Beyond the reach the circle has no room for the shear.

@@ -40,7 +40,7 @@ from mi_metrics.functional.tables.bspline import slope, soft_counts
 from mi_metrics.functional.tensors import cast
 
 # What a sample sees of all others is taken to be at least this part of its own kernel. Of a sample
-# that nobody is near, the grid does not know it better, and a logarithm close to 0 would push
+# that no sample is near, the grid does not know it better, and a logarithm close to 0 would push
 # nothing but this sample around.
 ALONE = 2.0**-7
 
@@ -260,8 +260,8 @@ def _ends(z: Tensor, weights: Tensor | None, reduce: Reduce) -> tuple[Tensor, Te
 def _spanning(ends: tuple[Tensor, Tensor], size: int) -> _Grid:
     """Return the grid whose first and last points are the ends."""
     lo, hi = ends
-    # By a little more, for rounding shall not decide on which side of a grid line, with which
-    # gradient, the ends lie.
+    # The grid is a little wider, so that rounding does not decide on which side of a grid line,
+    # with which gradient, the ends lie.
     step = torch.where(hi > lo, hi - lo, 1) / (size - 1 - SLACK)
     return _Grid(
         Axis(lo - step * (0.5 + SLACK / 2), step * size, torch.full_like(step, size)),

@@ -274,7 +274,7 @@ def scaled_axis(lo: Tensor, hi: Tensor, bins: Tensor, most: int, margin: float =
     from the device.
     """
     wide = ~(torch.maximum(lo.abs(), hi.abs()) < _limit(lo.dtype, most))
-    # Of two numbers `where` would make the default dtype, and in half precision 2**-64 is 0.
+    # `torch.where(cond, 1.0, 2.0)` returns the default dtype, and in half precision 2**-64 is 0.
     scale = torch.where(wide, lo.new_full((), SCALE), lo.new_full((), 1.0))
     return _axis(lo * scale, hi * scale, bins, margin, scale)
 

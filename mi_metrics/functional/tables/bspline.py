@@ -321,8 +321,8 @@ def slope(axis: Axis, dtype: torch.dtype) -> Tensor:
     bins_per_unit = axis.bins / axis.width
     if axis.scale is not None:
         bins_per_unit = bins_per_unit * axis.scale
-    # In a range of 1e-38 the gradient is too large for the input's dtype; an infinite one would
-    # help nobody.
+    # In a range of 1e-38 the gradient is too large for the input's dtype, and an infinite one is of
+    # no use.
     most = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).max * 2.0**-10
     return bins_per_unit.clamp_max(most)
 

@@ -41,7 +41,7 @@ def test_whole_weights_are_frequencies_and_others_shares(samples, bins):
     held = weights > 0
     found = cells(values[None], torch.tensor([bins]), weights[None])[0]
     assert found[held].tolist() == [b for b, h in zip(expected, held, strict=True) if h]
-    # Of equal shares only the ratios count, up to rounding.
+    # With equal shares only the ratios count, up to rounding.
     ones = (0.3 * (weights > 0)).double()
     alone = cells(values[None], torch.tensor([bins]), ones[None])[0]
     assert alone[held].tolist() == oracles.quantile_bins(values[held], bins)
