@@ -20,8 +20,10 @@ PICKLES = torch.load(DATA / "pickles_0.1.0.pt")
 
 
 def fresh(name: str) -> None:
-    """Forget a module under its old name."""
+    """Forget a module under its old name, also as an attribute of the package above it."""
     sys.modules.pop(name, None)
+    package, _, attribute = name.rpartition(".")
+    vars(importlib.import_module(package)).pop(attribute, None)
 
 
 @pytest.mark.parametrize("old", [n for n in moved.MODULES if ".lightning." not in n])

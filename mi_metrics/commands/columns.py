@@ -23,6 +23,7 @@ from torch.utils.dlpack import from_dlpack
 from mi_metrics.commands.column_names import listed, quoted, shown
 from mi_metrics.commands.csv_dialect import THOUSANDS, find_dialect
 from mi_metrics.functional.options import require
+from mi_metrics.functional.tensors import MAX_EXACT
 
 # A chunk of few columns has ROWS rows, which spreads the fixed price of an update; one of many
 # columns has fewer, so that it holds about VALUES numbers, down to LEAST_ROWS.
@@ -221,7 +222,12 @@ class _Arrow(Table):
         )
 
     def _columns(self, batch: Any, names: Sequence[str]) -> list[Tensor]:
-        return [self._tensor(batch.column(name)) for name in names]
+        kinds, whole = dict(self.types), (self._pa.int64(), self._pa.uint64())
+        tensors = [self._tensor(batch.column(name)) for name in names]
+        for name, tensor in zip(names, tensors, strict=True):
+            if kinds[name] in whole:
+                _check_whole(self.path, name, tensor)
+        return tensors
 
     def _tensor(self, array: Any) -> Tensor:
         """Return an array as a tensor; one of float32 or float64 without missing values shares its
@@ -230,7 +236,6 @@ class _Arrow(Table):
         pa = self._pa
         target = pa.float32() if array.type in (pa.float16(), pa.float32()) else pa.float64()
         if array.type != target:
-            # Integers beyond 2**53 are rounded without a check, as everywhere in this package.
             array = array.cast(target, safe=False)
         if array.null_count:
             array = array.fill_null(math.nan)
@@ -408,7 +413,19 @@ class _NPY(Table):
                 f"Column {quoted(name)} of {self.path} holds {column[lost][0]!s}, which is beyond "
                 "float64. Divide it by a constant or take logarithms first; MI does not change."
             )
-        return torch.from_numpy(numbers)
+        tensor = torch.from_numpy(numbers)
+        if column.dtype.kind in "iu" and column.dtype.itemsize == 8:
+            _check_whole(self.path, name, tensor)
+        return tensor
+
+
+def _check_whole(path: Path, name: str, numbers: Tensor) -> None:
+    """Refuse whole numbers that may have been rounded, and with that merged, as float64."""
+    if bool((numbers.abs() >= MAX_EXACT).any()):
+        raise TableError(
+            f"Column {quoted(name)} of {path} holds whole numbers of 2**53 or more, which float64 "
+            "would merge. Subtract the least of them first, or number the distinct ones."
+        )
 
 
 def _joined(parts: list[list[Tensor]], done: float) -> Chunk:

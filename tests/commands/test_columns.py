@@ -45,7 +45,7 @@ TYPES = {
     "f4": pa.array([0.1, 2, None], pa.float32()),
     "f2": pa.array(np.array([1, 2, 3], np.float16)),
     "i1": pa.array([-1, None, 3], pa.int8()),
-    "i8": pa.array([2**53, None, -(2**60) - 1]),
+    "i8": pa.array([2**53 - 1, None, 1 - 2**53]),
     "u8": pa.array([0, 1, 2**64 - 1], pa.uint64()),
     "b": pa.array([True, None, False]),
     "nulls": pa.nulls(3),
@@ -56,7 +56,7 @@ EXPECTED = {
     "f4": torch.tensor([0.1, 2, NAN], dtype=torch.float32),
     "f2": torch.tensor([1, 2, 3], dtype=torch.float32),
     "i1": torch.tensor([-1, NAN, 3], dtype=torch.float64),
-    "i8": torch.tensor([2.0**53, NAN, -(2.0**60)], dtype=torch.float64),
+    "i8": torch.tensor([2.0**53 - 1, NAN, 1 - 2.0**53], dtype=torch.float64),
     "u8": torch.tensor([0, 1, 2.0**64], dtype=torch.float64),
     "b": torch.tensor([1, NAN, 0], dtype=torch.float64),
     "nulls": torch.full((3,), NAN, dtype=torch.float64),
@@ -463,3 +463,24 @@ def test_paths_that_are_no_table_are_refused(tmp_path, name, message):
 
 def test_the_suffix_may_be_in_capitals(text):
     assert open_table(text("a\n1\n", "T.CSV")).numeric_columns() == ["a"]
+
+
+@pytest.mark.parametrize("suffix", ["npy", "csv", "parquet"])
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_whole_numbers_that_float64_would_merge_are_refused(suffix, dtype, tmp_path):
+    ids = 2**62 + np.arange(5, dtype=dtype)
+    path = tmp_path / f"t.{suffix}"
+    for values in (ids - ids.min(), ids):
+        if suffix == "npy":
+            np.save(path, np.stack([values, values], 1))
+        elif suffix == "csv":
+            path.write_text("0,1\n" + "".join(f"{v},{v}\n" for v in values))
+        else:
+            parquet.write_table(pa.table({"0": values, "1": values}), path)
+        table = open_table(path)
+        if values is not ids:
+            (chunk,) = table.chunks(["0"])
+            assert chunk.columns[0].tolist() == [0, 1, 2, 3, 4]
+            continue
+        with pytest.raises(TableError, match=r"'0' of .*2\*\*53 or more.*Subtract the least"):
+            list(table.chunks(["0"]))
