@@ -235,7 +235,7 @@ def problems(state: Tensor, total: Tensor) -> list[str]:
     level, joint = state[:, :2], state[:, 2 + 2 * m :].reshape(-1, m, m)
     found = []
     if bool(((level < LEAST) | (level >= _NEVER)).any()):
-        return [f"levels outside of {LEAST} to {_NEVER - 1}"]
+        return [f"impossible values in table: levels outside of {LEAST} to {_NEVER - 1}"]
     for axis, name in enumerate("xy"):
         borders = state[:, 2 + axis * m : 2 + (axis + 1) * m]
         filled = borders != _EMPTY

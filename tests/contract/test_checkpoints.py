@@ -2,12 +2,14 @@
 
 import copy
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from mi_metrics.states import header as headers
 from tests.cautions import ignore_cautions
 from tests.contract.cases import Case, batches_of
 
@@ -156,6 +158,93 @@ def test_a_checkpoint_of_another_configuration_is_refused_with_both_named(case: 
         metric.persistent(True)
         message = r"(?s)While loading \w+: it belongs to a metric with .*, but this metric has .*"
         assert_refused(case, metric.state_dict(), message, strict)
+
+
+def first_and_last(state: Tensor) -> tuple[Tensor, Tensor]:
+    places = torch.tensor([0, state.numel() - 1], device=state.device)
+    return places, torch.ones_like(places, dtype=state.dtype)
+
+
+DAMAGES: dict[str, Callable[[Tensor], Tensor]] = {
+    "negative": lambda state: -1 - state.abs(),
+    "not a number": lambda state: torch.full_like(
+        state, torch.nan if state.is_floating_point() else 2**63 - 1
+    ),
+    "one more": lambda state: (
+        state.flatten().index_add(0, *first_and_last(state)).view(state.shape)
+    ),
+    "moved": lambda state: (state.flatten().roll(1) - 1).view(state.shape),
+}
+
+
+def damaged(state: Any, damage: str) -> Any:
+    """Return a state of the right shapes and dtypes that no samples give."""
+    if isinstance(state, Tensor):
+        return DAMAGES[damage](state)
+    # Any finite numbers may be samples; their number may not.
+    (rows,) = state
+    return {
+        "negative": [],
+        "not a number": [rows.index_fill(0, torch.tensor(3, device=rows.device), torch.inf)],
+        "one more": [rows, rows[:1]],
+        "moved": [rows[1:]],
+    }[damage]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_impossible_values_are_refused_and_cost_nothing(case: Case, damage: str, strict: bool):
+    """A checkpoint that was edited, cut off, or written by something else."""
+    states = saved(case, case.samples())
+    for name in states:
+        if name == "header":
+            continue
+        wrong = states | {name: damaged(states[name], damage)}
+        assert_refused(case, wrong, "impossible values", strict)
+        metric = case.fed([case.samples(seed=1)])
+        for _ in range(2):
+            with pytest.raises(ValueError, match="impossible values"):
+                metric.merge_state(wrong)
+        case.assert_same_state(metric, case.fed([case.samples(seed=1)]))
+        with pytest.raises(RuntimeError, match="impossible values"):
+            metric.load_state_dict(wrong, assign=True)
+
+
+def test_values_that_samples_give_are_taken(case: Case):
+    """What the check of impossible values must let pass: few, many, ignored, constant samples."""
+    x, y = case.samples()
+    spoilt = x.clone()
+    spoilt[::3] = torch.nan
+    lives = (
+        [(x[:1], y[:1])],
+        [(x * 0, y)] * 3,
+        [(spoilt, y), (spoilt * torch.nan, y)],
+        [(x.double() * 1e30, y * 1e-30)],
+        [(x, y), (x[:5].round(), y[:5].round())],
+    )
+    for batches in lives:
+        source = case.fed(batches, nan_strategy="ignore")
+        source.persistent(True)
+        target = case.build(nan_strategy="ignore")
+        target.load_state_dict(source.state_dict())
+        case.assert_same_state(target, source)
+        target.merge_state(source)
+        case.assert_same(
+            target.compute(), case.fed([*batches] * 2, nan_strategy="ignore").compute()
+        )
+
+
+def test_shorter_header_of_an_earlier_version_loads_with_its_missing_fields_absent(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+):
+    states = saved(case, case.samples())
+    monkeypatch.setattr(headers, "FIELDS", (*headers.FIELDS, "a_later_field"))
+    later = case.build()
+    assert len(later.header) == len(states["header"]) + 4
+    later.load_state_dict(states)
+    case.assert_same(later.compute(), case.value(case.samples()))
+    later.merge_state(states)
+    case.assert_same(later.compute(), case.fed([case.samples()] * 2).compute())
 
 
 def test_states_of_another_shape_or_dtype_are_refused(case: Case):

@@ -2,6 +2,7 @@
 dropped.
 """
 
+import contextlib
 import copy
 import math
 import warnings
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torchmetrics.utilities.exceptions import TorchMetricsUserError
 
+from mi_metrics import MutualInformationWarning
 from mi_metrics.metrics.base import IGNORED, SEEN
 from tests.cautions import ignore_cautions, warned
 from tests.contract.cases import Batch, Case, batches_of
@@ -307,3 +309,36 @@ def test_a_single_sample_is_a_value_and_no_error(case: Case):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert case.build()(*case.samples(1)).shape == case.value(case.samples(1)).shape
+
+
+def alone(case: Case) -> Batch:
+    """Return a batch of which an error filter has something to say: it is too small for all."""
+    return case.samples(2, seed=3)
+
+
+def test_error_filter_costs_no_sample_and_no_value(case: Case):
+    """Whatever is said of a value, by whichever call, the state is that of all batches."""
+    metric, fed = case.build(), []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(MutualInformationWarning) as caught:
+            metric.compute()
+        assert caught.value.kind == "no samples"
+        for batch in (alone(case), case.samples(30, seed=1), alone(case), case.samples()):
+            for call in (metric.update, metric.forward, metric.forward):
+                call(*batch)
+                fed.append(batch)
+                for _ in range(2):
+                    with contextlib.suppress(MutualInformationWarning):
+                        metric.compute()
+                assert metric.update_count == len(fed)
+                assert (metric.seen == sum(len(x) for x, *_ in fed) * case.per_row).all()
+    case.assert_same_state(metric, case.fed(fed))
+    case.assert_same(metric.compute(), case.fed(fed).compute())
+
+
+def test_never_updated_metric_is_caught_by_a_filter_on_upstreams_words(case: Case):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "The ``compute`` method of metric .* was called before")
+        assert case.build().compute().isnan().all()
