@@ -4,8 +4,8 @@ A loss is minus (a penalty: plus) the value of the function that it names, with 
 respect to both inputs:
 
 - :class:`MutualInformationLoss`: minus :func:`mi_metrics.functional.binned_mutual_information` with
-  a soft kernel. Registration, representation learning, whatever shall share information.
-- :class:`MutualInformationPenalty`: plus the same. What shall share none.
+  a soft kernel: registration, representation learning, when two inputs should share information.
+- :class:`MutualInformationPenalty`: plus the same, when they should share none.
 - :class:`KDEMutualInformationLoss`: minus :func:`mi_metrics.functional.kde_mutual_information`, to
   a stated tolerance.
 - :class:`GaussianMutualInformationLoss` and :class:`GaussianMutualInformationPenalty`: minus and
@@ -26,33 +26,34 @@ averaged. With ``pool="image"`` this is the mean over all images, as in one proc
 the estimate on the whole batch: with W processes its bias is W times as large, and dependence
 between the parts is not seen. ``gather=True`` sums the tables over the processes, so that loss and
 parameter gradients (after DDP's averaging) are those of one process with the whole batch. It costs
-one all-reduce of the table forward, one backward, and with an unknown range one of the range
-(kernel densities: four more of a few numbers). Every process must call the loss, and run backward,
-equally often; the sizes of their batches may differ.
+one all-reduce of the ranges and one of the table forward, and one backward (kernel densities: five
+more of a few numbers). Every process must call the loss, and run backward, equally often; the sizes
+of their batches may differ, and a process without samples gives tensors of shape ``(0,)`` or
+``(0, C, ...)``: it takes part and contributes nothing. Input that is refused on one process raises
+there, and the others wait for their timeout, as with any collective call.
 
 **No hidden checks.** A loss looks at shapes, dtypes and devices, never at values: torch.compile
-traces it as one graph, and a GPU is not waited for. A NaN or infinite pixel, a negative weight, or
-a mask that leaves nothing makes the loss of its own table NaN (and so the reduced loss, for
-GradScaler or a check to find) and leaves the other tables alone.
+traces it as one graph, and a GPU is not waited for. A NaN or infinite pixel or a negative weight
+makes the loss of its own table NaN (and so the reduced loss, for GradScaler or a check to find) and
+leaves the other tables alone. A table of which weights and mask leave nothing counts as 0, with
+gradient 0; ``reduction="mean"`` divides by the number of all tables.
+
+**Derivatives.** Reverse mode, twice; forward mode (``torch.func.jvp``, ``jacfwd``,
+``torch.autograd.forward_ad``), ``torch.func.grad``, ``hessian`` and ``vmap``. Only ``gather=True``
+refuses forward mode.
 
 **Gradients are finite** for all finite input: what is larger than any number of its dtype is the
 largest one. Only in half precision it is infinite, as in all of PyTorch: it is how GradScaler
 learns that its scale is too large.
 """
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
-
 import torch
-from torch import Tensor, nn
-from torch import distributed as dist
+from torch import Tensor
 
 from mi_metrics.functional.densities.differentiable import soft_kde_information
 from mi_metrics.functional.densities.gaussian import check_kde_options
-from mi_metrics.functional.information import check_options, information
+from mi_metrics.functional.information import information
 from mi_metrics.functional.options import (
-    POOLS,
-    REDUCTIONS,
     Bandwidth,
     Normalization,
     Pool,
@@ -60,189 +61,21 @@ from mi_metrics.functional.options import (
     SoftKernel,
     Unit,
     ValueRange,
-    check_choice,
-    check_flag,
     hints_keywords,
 )
-from mi_metrics.functional.ranks import ALONE, OVER_RANKS, Reduce
-from mi_metrics.functional.tables.axis import (
-    Axis,
-    check_binning,
-    fixed_axis,
-    parse_value_range,
-    scaled_axis,
-)
+from mi_metrics.functional.tables.axis import check_binning, fixed_axis
 from mi_metrics.functional.tables.bspline import soft_counts
-from mi_metrics.functional.tensors import cast, check_same_device, check_tensor, shapes_differ
+from mi_metrics.functional.tensors import cast
 from mi_metrics.gaussian_losses import (
     GaussianMutualInformationLoss as GaussianMutualInformationLoss,
 )
 from mi_metrics.gaussian_losses import (
     GaussianMutualInformationPenalty as GaussianMutualInformationPenalty,
 )
+from mi_metrics.loss_base import Loss, Rows, data_axes, limited, no_samples
 
 
-class _Rows(NamedTuple):
-    """Samples ``(R, n)`` of R tables.
-
-    ``kept`` tells which samples the weights leave, or None; of the others x and y are 0. ``spoilt``
-    ``(R, 1)`` is NaN for tables with a sample that is not finite, else 0.
-    """
-
-    x: Tensor
-    y: Tensor
-    weights: Tensor | None
-    kept: Tensor | None
-    spoilt: Tensor
-
-
-class _Loss(nn.Module):
-    """What the losses have in common: shapes, weights, ranks and the reduction."""
-
-    sign: ClassVar[int] = -1
-
-    def __init__(
-        self,
-        value_range: Any,
-        normalization: str,
-        unit: str,
-        pool: str,
-        reduction: str,
-        gather: bool,
-    ):
-        super().__init__()
-        check_options(normalization, "none", unit)
-        check_choice("pool", pool, POOLS)
-        check_choice("reduction", reduction, REDUCTIONS)
-        check_flag("gather", gather)
-        if gather and pool == "image":
-            raise ValueError(
-                '`gather=True` sums tables over processes and needs pool="batch", but got '
-                'pool="image", whose tables '
-                "belong to single images. Under DDP these losses are averaged as they are; remove "
-                "`gather`."
-            )
-        self.value_range = parse_value_range(value_range)
-        self.normalization, self.unit = normalization, unit
-        self.pool, self.reduction, self.gather = pool, reduction, gather
-
-    def forward(self, x: Tensor, y: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Return the loss of a batch of pairs.
-
-        Args:
-            x: Floating-point samples: ``(B, C, *)`` with ``pool="image"``, at least two per image
-                and channel; ``(N,)`` or ``(N, C, *)`` with ``pool="batch"``.
-            y: Samples paired with ``x`` by position, of the same shape; with ``pool="batch"`` also
-                with one channel, which is paired with each of x's.
-            weights: Weights ≥ 0 (or a boolean mask) that broadcast to x's shape. 0 excludes a
-                sample, from the range too and even if it is NaN.
-
-        Returns:
-            With ``reduction="none"`` ``(B, C)`` or ``(C,)``, else a scalar; in the inputs' dtype,
-            at least float32.
-
-        Raises:
-            TypeError: If x or y is not a floating-point tensor, or weights is not a real one.
-            ValueError: If shapes or devices do not fit, or a table has fewer than two samples.
-        """
-        self._check(x, y, weights)
-        value = self._information(self._rows(x, y, weights))
-        dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
-        loss = (self.sign * value).to(device=x.device, dtype=dtype)
-        if self.pool == "image":
-            loss = loss.reshape(x.shape[:2])
-        if self.reduction == "none":
-            return loss
-        return loss.mean() if self.reduction == "mean" else loss.sum()
-
-    def extra_repr(self) -> str:
-        """Return the options for ``print``."""
-        names = [n for n in self.__dict__ if not n.startswith("_") and n != "training"]
-        return ", ".join(f"{n}={getattr(self, n)!r}" for n in names)
-
-    def _information(self, rows: _Rows) -> Tensor:
-        raise NotImplementedError
-
-    def _check(self, x: Any, y: Any, weights: Any) -> None:
-        for name, v in (("x", x), ("y", y)):
-            if not check_tensor(name, v).is_floating_point():
-                raise TypeError(
-                    f"Expected `{name}` to be a floating-point tensor, but got {v.dtype}. "
-                    f"Convert it first, for example with {name}.float()."
-                )
-        y_shape = y.shape
-        if self.pool == "batch" and 2 <= y.ndim == x.ndim and y.shape[1] == 1:
-            y_shape = y_shape[:1] + x.shape[1:2] + y_shape[2:]
-        if x.shape != y_shape:
-            raise shapes_differ(
-                x,
-                y,
-                "Samples are paired by position; resample, reshape or expand one of them first.",
-            )
-        if x.ndim < (3 if self.pool == "image" else 1):
-            expected = "(B, C, ...)" if self.pool == "image" else "(N,) or (N, C, ...)"
-            raise ValueError(
-                f'Expected `x` and `y` of shape {expected} with pool="{self.pool}", but got '
-                f"{tuple(x.shape)}. "
-                'Add dimensions with unsqueeze, or use pool="batch" for vectors.'
-            )
-        samples = x.shape[2:].numel() * (1 if self.pool == "image" else x.shape[0])
-        least = 1 if self._world_size() > 1 else 2
-        if samples < least or x.numel() == 0:
-            raise ValueError(
-                f"Expected at least {least} samples per table, but x of shape {tuple(x.shape)} "
-                f'with pool="{self.pool}" '
-                f"has {samples}. "
-                + (
-                    'Use pool="batch".'
-                    if self.pool == "image"
-                    else "Use larger batches, or skip this one."
-                )
-            )
-        tensors = {"y": y}
-        if weights is not None:
-            tensors["weights"] = check_tensor("weights", weights)
-            if not _broadcasts(weights.shape, x.shape):
-                raise ValueError(
-                    f"Expected `weights` to broadcast to the shape {tuple(x.shape)} of the "
-                    f"samples, but got {tuple(weights.shape)}. Give every sample its weight, or a "
-                    "mask of shape (B, 1, ...)."
-                )
-        check_same_device({"x": x, **tensors})
-
-    def _rows(self, x: Tensor, y: Tensor, weights: Tensor | None) -> _Rows:
-        if weights is not None:
-            weights = self._tables(weights.detach().expand(x.shape))
-        x, y = self._tables(x), self._tables(y)
-        y = y.expand_as(x)
-        if weights is None:
-            return _Rows(x, y, None, None, _spoilt(x) + _spoilt(y))
-        if weights.dtype in (torch.uint16, torch.uint32, torch.uint64):
-            weights = weights.double()  # PyTorch can't compare them
-        kept = weights > 0
-        # Not a product with the mask: that would move what is masked to 0, and NaN would stay.
-        x, y = torch.where(kept, x, 0), torch.where(kept, y, 0)
-        spoilt = _spoilt(x) + _spoilt(y)
-        if weights.is_floating_point() or weights.dtype.is_signed:
-            spoilt = spoilt + torch.where((weights >= 0).all(1, keepdim=True), 0, torch.nan)
-        return _Rows(x, y, weights, kept, spoilt)
-
-    def _tables(self, v: Tensor) -> Tensor:
-        """Return samples as ``(R, n)``, one row per table."""
-        if self.pool == "image":
-            return v.reshape(v.shape[0] * v.shape[1], -1)
-        return v.reshape(1, -1) if v.ndim == 1 else v.movedim(1, 0).reshape(v.shape[1], -1)
-
-    def _world_size(self) -> int:
-        if not (self.gather and dist.is_available() and dist.is_initialized()):
-            return 1
-        return dist.get_world_size()
-
-    def _reduce(self) -> Reduce:
-        return ALONE if self._world_size() == 1 else OVER_RANKS
-
-
-class MutualInformationLoss(_Loss):
+class MutualInformationLoss(Loss):
     r"""Compute minus the mutual information of paired samples, in nats or bits, to be minimised.
 
     .. math::
@@ -322,6 +155,7 @@ class MutualInformationLoss(_Loss):
         num_bins: int | tuple[int, int] = 32,
         *,
         value_range: ValueRange = None,
+        clip_quantile: float = 0.0,
         kernel: SoftKernel = "cubic",
         normalization: Normalization = "none",
         unit: Unit = "nats",
@@ -329,9 +163,9 @@ class MutualInformationLoss(_Loss):
         reduction: Reduction = "mean",
         gather: bool = False,
     ) -> None:
-        super().__init__(value_range, normalization, unit, pool, reduction, gather)
+        super().__init__(value_range, clip_quantile, normalization, unit, pool, reduction, gather)
         name: str = kernel
-        bins, _ = check_binning(num_bins, value_range, "uniform", 0.0, 0.0, name)
+        bins, _ = check_binning(num_bins, value_range, "uniform", clip_quantile, 0.0, name)
         if bins is None:
             raise ValueError(
                 f'`num_bins="auto"` is chosen from the data, and a loss whose bins changed from '
@@ -346,20 +180,41 @@ class MutualInformationLoss(_Loss):
             )
         self.num_bins, self.kernel = bins, name
 
-    def _information(self, rows: _Rows) -> Tensor:
-        reduce = self._reduce()
+    def check_samples(self, x: Tensor) -> None:
+        """Refuse also no more samples than bins."""
+        super().check_samples(x)
+        samples, (fewer, more) = x.shape[2:].numel(), sorted(self.num_bins)
+        if self.pool == "image" and (samples < more or samples <= fewer):
+            raise ValueError(
+                "Expected more samples per table than bins on an axis, but x of shape "
+                f'{tuple(x.shape)} with pool="image" has {x.shape[0]} x {x.shape[1]} tables of '
+                f"{samples} samples for {self.num_bins[0]} x {self.num_bins[1]} bins. Add missing "
+                "dimensions (a volume is x[None, None]), move the channels to the second place, "
+                'use fewer bins, or pool="batch".'
+            )
+
+    def information(self, rows: Rows) -> Tensor:
+        """Return the information of each table, ``(R,)``."""
+        reduce = self.reduce()
+        ends = reduce.max(rows.ends)
         if self.value_range is None:
-            axes = _data_axes(rows, self.num_bins, reduce)
+            axes = data_axes(self.clipped(rows, ends), self.num_bins)
         else:
-            x_range, y_range = self.value_range
-            device = rows.x.device
+            (x_range, y_range), device = self.value_range, rows.x.device
             axes = (
                 fixed_axis(x_range, self.num_bins[0], torch.float64, device),
                 fixed_axis(y_range, self.num_bins[1], torch.float64, device),
             )
+            ends = limited(ends, self.value_range)
         table = soft_counts(rows.x, rows.y, axes, self.num_bins, self.kernel, rows.weights)
         table = reduce.sum(table + rows.spoilt.unsqueeze(2))
-        return information(table, normalization=self.normalization, unit=self.unit)
+        empty = no_samples(ends)
+        table = torch.where(empty.unsqueeze(2), 1, table)
+        value = information(table, normalization=self.normalization, unit=self.unit)
+        # A soft kernel spreads a constant over several cells, and leaves rounding of 0.
+        constant = ((ends[:, 0] == -ends[:, 1]) | (ends[:, 2] == -ends[:, 3])) & ~value.isnan()
+        value = torch.where(constant, 1.0 if self.normalization == "studholme" else 0.0, value)
+        return torch.where(empty.squeeze(1), 0, value)
 
 
 class MutualInformationPenalty(MutualInformationLoss):
@@ -410,7 +265,7 @@ class MutualInformationPenalty(MutualInformationLoss):
     sign = 1
 
 
-class KDEMutualInformationLoss(_Loss):
+class KDEMutualInformationLoss(Loss):
     r"""Compute minus the mutual information of a kernel density estimate, in nats or bits, to be
     minimised.
 
@@ -485,6 +340,7 @@ class KDEMutualInformationLoss(_Loss):
         bandwidth: Bandwidth = "silverman",
         grid_size: int = 64,
         value_range: ValueRange = None,
+        clip_quantile: float = 0.0,
         normalization: Normalization = "none",
         unit: Unit = "nats",
         pool: Pool = "image",
@@ -496,19 +352,27 @@ class KDEMutualInformationLoss(_Loss):
             raise ValueError(
                 f"Expected `grid_size` to be at least 4, but got {grid_size}. The default is 64."
             )
-        super().__init__(value_range, normalization, unit, pool, reduction, gather)
+        super().__init__(value_range, clip_quantile, normalization, unit, pool, reduction, gather)
         # A YAML list comes as a list, and torch.compile guards tuples only.
         self.bandwidth = tuple(bandwidth) if isinstance(bandwidth, list) else bandwidth
         self.grid_size = int(grid_size)
 
-    def _information(self, rows: _Rows) -> Tensor:
-        reduce = self._reduce()
-        if self.value_range is not None:
+    def information(self, rows: Rows) -> Tensor:
+        """Return the information of each table, ``(R,)``."""
+        reduce = self.reduce()
+        ends = reduce.max(rows.ends)
+        empty = no_samples(ends).squeeze(1)
+        if self.value_range is not None or self.clip_quantile:
             # In float64, which has every range.
-            x_range, y_range = self.value_range
             x, y = cast(rows.x, torch.float64), cast(rows.y, torch.float64)
-            rows = rows._replace(x=x.clamp(*x_range), y=y.clamp(*y_range))
-        axes = _data_axes(rows, (1, 1), reduce)
+            if self.value_range is not None:
+                ends = limited(ends, self.value_range)
+                x, y = x.clamp(*self.value_range[0]), y.clamp(*self.value_range[1])
+            else:
+                ends = self.clipped(rows, ends)
+                x, y = x.clamp(-ends[:, :1], ends[:, 1:2]), y.clamp(-ends[:, 2:3], ends[:, 3:])
+            rows = rows._replace(x=x, y=y)
+        axes = data_axes(ends, (1, 1))
         value = soft_kde_information(
             rows.x,
             rows.y,
@@ -521,31 +385,4 @@ class KDEMutualInformationLoss(_Loss):
             reduce=reduce,
         )
         # Not added: a gradient that is NaN, too, makes GradScaler skip the step.
-        return value * (1 + reduce.sum(rows.spoilt).squeeze(1))
-
-
-def _data_axes(rows: _Rows, bins: tuple[int, int], reduce: Reduce) -> tuple[Axis, Axis]:
-    """Return the axes of each table's own range."""
-    ends = []
-    for v in (rows.x.detach(), rows.y.detach()):
-        low = v if rows.kept is None else v.masked_fill(~rows.kept, torch.inf)
-        high = v if rows.kept is None else v.masked_fill(~rows.kept, -torch.inf)
-        ends += [-low.amin(1, keepdim=True).double(), high.amax(1, keepdim=True).double()]
-    # One reduction for all four.
-    x_lo, x_hi, y_lo, y_hi = reduce.max(torch.cat(ends, 1)).unsqueeze(2).unbind(1)
-    return (
-        scaled_axis(-x_lo, x_hi, torch.full_like(x_lo, bins[0]), bins[0]),
-        scaled_axis(-y_lo, y_hi, torch.full_like(y_lo, bins[1]), bins[1]),
-    )
-
-
-def _spoilt(v: Tensor) -> Tensor:
-    """Return NaN for rows ``(R, n)`` that hold NaN or infinity, and 0 for others, ``(R, 1)``."""
-    v = v.detach()
-    return (0 * v.amin(1, keepdim=True) + 0 * v.amax(1, keepdim=True)).double()
-
-
-def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
-    return len(shape) <= len(to) and all(
-        a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False)
-    )
+        return torch.where(empty, 0, value * (1 + reduce.sum(rows.spoilt).squeeze(1)))

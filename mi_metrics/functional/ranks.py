@@ -17,7 +17,23 @@ class Reduce(NamedTuple):
     max: Callable[[Tensor], Tensor]
 
 
-class _SumOverRanks(torch.autograd.Function):
+class _OverRanks(torch.autograd.Function):
+    """Combine a tensor over all processes."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise NotImplementedError(
+            "Forward-mode derivatives do not pass through gather=True: a process whose inputs have "
+            "no tangent would leave the others waiting. Use reverse mode, torch.autograd.grad or "
+            "torch.func.grad, or gather=False."
+        )
+
+
+class _SumOverRanks(_OverRanks):
     """Sum a tensor over all processes, backward too.
 
     Backward of a sum that every process uses is the sum of what each of them made of it. So the
@@ -25,7 +41,7 @@ class _SumOverRanks(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+    def forward(tensor: Tensor) -> Tensor:
         total = tensor.contiguous().clone()
         dist.all_reduce(total)
         return total
@@ -34,6 +50,28 @@ class _SumOverRanks(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         return _sum_over_ranks(grad)
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None], tensor: Tensor) -> tuple[Tensor, int | None]:
+        return _sum_over_ranks(tensor), in_dims[0]
+
+
+class _MaxOverRanks(_OverRanks):
+    """Take the largest of each entry over all processes; a constant to gradients."""
+
+    @staticmethod
+    def forward(tensor: Tensor) -> Tensor:
+        largest = tensor.contiguous().clone()
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return largest
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> None:
+        return None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None], tensor: Tensor) -> tuple[Tensor, int | None]:
+        return _max_over_ranks(tensor), in_dims[0]
+
 
 def _sum_over_ranks(tensor: Tensor) -> Tensor:
     total: Tensor = _SumOverRanks.apply(tensor)  # type: ignore[no-untyped-call]
@@ -41,10 +79,22 @@ def _sum_over_ranks(tensor: Tensor) -> Tensor:
 
 
 def _max_over_ranks(tensor: Tensor) -> Tensor:
-    largest = tensor.detach().contiguous().clone()
-    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    largest: Tensor = _MaxOverRanks.apply(tensor.detach())  # type: ignore[no-untyped-call]
     return largest
 
 
 ALONE = Reduce(lambda t: t, lambda t: t)
 OVER_RANKS = Reduce(_sum_over_ranks, _max_over_ranks)
+
+
+def extremes(v: Tensor, kept: Tensor | None) -> Tensor:
+    """Return minus the least and the largest of kept samples ``(R, n)``, float64 ``(R, 2)``: what
+    the maximum over processes makes a range of.
+
+    Rows without samples give minus infinity twice.
+    """
+    if v.shape[1] == 0:
+        return v.new_full((v.shape[0], 2), -torch.inf, dtype=torch.float64)
+    low = v if kept is None else v.masked_fill(~kept, torch.inf)
+    high = v if kept is None else v.masked_fill(~kept, -torch.inf)
+    return torch.cat([-low.amin(1, keepdim=True).double(), high.amax(1, keepdim=True).double()], 1)

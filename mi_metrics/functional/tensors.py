@@ -291,7 +291,9 @@ def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return x in a wider dtype, its gradient in its own as `narrow` does it."""
     if not x.requires_grad or x.dtype == dtype:
         return x.to(dtype)
-    wide: Tensor = _Cast.apply(x, dtype)  # type: ignore[no-untyped-call]
+    # torch.compile refuses functions with a forward mode, which it has no use for.
+    function = _Cast if torch.compiler.is_compiling() else _CastBothWays
+    wide: Tensor = function.apply(x, dtype)  # type: ignore[no-untyped-call]
     return wide
 
 
@@ -304,11 +306,17 @@ class _Cast(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, torch.dtype], output: Tensor) -> None:
-        ctx.dtype = inputs[0].dtype
+        ctx.dtype, ctx.wide = inputs[0].dtype, inputs[1]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return narrow(grad, ctx.dtype), None
+
+
+class _CastBothWays(_Cast):
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
+        return tangent.to(ctx.wide)
 
 
 def narrow(gradient: Tensor, dtype: torch.dtype) -> Tensor:

@@ -46,7 +46,9 @@ def quantile(values: Tensor, mass: Tensor | None, q: float) -> Tensor:
     low, high = _order_statistic(values, mass, below), _order_statistic(values, mass, below + 1)
     # Not low + f * (high - low): the difference of two large numbers of either sign overflows.
     fraction = fraction.to(values.dtype)
-    return low * (1 - fraction) + high * fraction
+    between = low * (1 - fraction) + high * fraction
+    # Between equal values nothing else lies, whatever rounding says.
+    return torch.minimum(torch.maximum(between, low), high)
 
 
 def distinct(values: Tensor) -> Tensor:

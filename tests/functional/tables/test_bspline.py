@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mi_metrics.functional.tables import bspline as soft
+from mi_metrics.functional.tables import sums
 from mi_metrics.functional.tables.axis import fixed_axis, interval_axis
 from mi_metrics.functional.tables.bspline import kernel_matrix, soft_counts
 from tests import oracles
@@ -50,7 +50,7 @@ def test_scattered_and_multiplied_tables_agree(kernel, weighted, monkeypatch):
     x, y = samples(3, 500)
     weights = torch.rand(3, 500) if weighted else None
     scattered = soft_counts(x, y, given((6, 5)), (6, 5), kernel, weights)
-    monkeypatch.setattr(soft, "_scatter", soft._multiply)
+    monkeypatch.setattr(sums, "_scatter", sums._multiply)
     multiplied = soft_counts(x, y, given((6, 5)), (6, 5), kernel, weights)
     torch.testing.assert_close(multiplied, scattered, rtol=0, atol=1e-12)
 
@@ -63,7 +63,7 @@ def test_gradient_is_autograds_whatever_the_chunks(kernel, shape, monkeypatch):
     upstream = torch.rand(shape[0], *bins, dtype=torch.float64)
     expected = torch.autograd.grad(dense(x, y, given(bins), bins, kernel), (x, y), upstream)
     for chunk in (2**16, 64, 1):
-        monkeypatch.setitem(soft.CHUNK, "cpu", chunk)
+        monkeypatch.setitem(sums.CHUNK, "cpu", chunk)
         ours = torch.autograd.grad(
             soft_counts(x, y, given(bins), bins, kernel, None), (x, y), upstream
         )
@@ -122,7 +122,7 @@ def test_rows_with_fewer_bins_leave_the_rest_of_the_table_empty():
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("path", ["_scatter", "_multiply"])
 def test_nan_reaches_its_own_table_only(kernel, path, monkeypatch):
-    monkeypatch.setattr(soft, "_scatter", getattr(soft, path))
+    monkeypatch.setattr(sums, "_scatter", getattr(sums, path))
     x, y = samples(3, 20)
     expected = soft_counts(x, y, given((6, 4)), (6, 4), kernel, None)
     x[1, 4] = torch.nan

@@ -1,0 +1,274 @@
+"""What the losses have in common: shapes, weights and masks, ranges, ranks and the reduction."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from mi_metrics.functional.information import check_options
+from mi_metrics.functional.options import POOLS, REDUCTIONS, Interval, check_choice, check_flag
+from mi_metrics.functional.ranks import ALONE, OVER_RANKS, Reduce, extremes
+from mi_metrics.functional.tables.axis import (
+    Axis,
+    check_binning,
+    parse_value_range,
+    scaled_axis,
+)
+from mi_metrics.functional.tables.quantiles import ordered, quantile
+from mi_metrics.functional.tensors import check_same_device, check_tensor, shapes_differ
+
+
+class Rows(NamedTuple):
+    """Samples ``(R, n)`` of R tables.
+
+    ``kept`` tells which samples weights and mask leave, or None; of the others x and y are 0.
+    ``ends`` ``(R, 4)`` are minus the least and the largest x, then y, of this process, minus
+    infinity where there is none. ``spoilt`` ``(R, 1)`` is NaN for tables with a sample that is not
+    finite, else 0.
+    """
+
+    x: Tensor
+    y: Tensor
+    weights: Tensor | None
+    kept: Tensor | None
+    ends: Tensor
+    spoilt: Tensor
+
+
+class Loss(nn.Module):
+    """What the losses have in common: shapes, weights, ranks and the reduction."""
+
+    sign: ClassVar[int] = -1
+
+    def __init__(
+        self,
+        value_range: Any,
+        clip_quantile: float,
+        normalization: str,
+        unit: str,
+        pool: str,
+        reduction: str,
+        gather: bool,
+    ):
+        super().__init__()
+        check_binning(1, value_range, "uniform", clip_quantile, 0.0, "linear")
+        check_options(normalization, "none", unit)
+        check_choice("pool", pool, POOLS)
+        check_choice("reduction", reduction, REDUCTIONS)
+        check_flag("gather", gather)
+        if gather and pool == "image":
+            raise ValueError(
+                '`gather=True` sums tables over processes and needs pool="batch", but got '
+                'pool="image", whose tables '
+                "belong to single images. Under DDP these losses are averaged as they are; remove "
+                "`gather`."
+            )
+        if gather and clip_quantile:
+            raise ValueError(
+                f"`clip_quantile={clip_quantile}` needs the quantiles of the whole batch, which "
+                "are no sum over the processes that `gather=True` could take. Give a "
+                "`value_range`, or remove one of the two."
+            )
+        self.value_range = parse_value_range(value_range)
+        self.clip_quantile = float(clip_quantile)
+        self.normalization, self.unit = normalization, unit
+        self.pool, self.reduction, self.gather = pool, reduction, gather
+
+    def forward(
+        self, x: Tensor, y: Tensor, weights: Tensor | None = None, *, mask: Tensor | None = None
+    ) -> Tensor:
+        """Return the loss of a batch of pairs.
+
+        Args:
+            x: Floating-point samples: ``(B, C, *)`` with ``pool="image"``, at least two per image
+                and channel; ``(N,)`` or ``(N, C, *)`` with ``pool="batch"``.
+            y: Samples paired with ``x`` by position, of the same shape; with ``pool="batch"`` also
+                with one channel, which is paired with each of x's.
+            weights: Weights ≥ 0 (or a boolean mask) that broadcast to x's shape. 0 excludes a
+                sample, from the range too and even if it is NaN.
+            mask: A boolean mask that broadcasts to x's shape. False excludes a sample, as a weight
+                of 0 does; with weights, both count.
+
+        Returns:
+            With ``reduction="none"`` ``(B, C)`` or ``(C,)``, else a scalar; in the inputs' dtype,
+            at least float32.
+
+        Raises:
+            TypeError: If x or y is not a floating-point tensor, weights is not a real one, or mask
+                not a boolean one.
+            ValueError: If shapes or devices do not fit, or a table has too few samples.
+        """
+        self._check(x, y)
+        for name, v in (("weights", weights), ("mask", mask)):
+            if v is not None:
+                _check_weights(name, v, x)
+        value = self.information(self._rows(x, y, weights, mask))
+        dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
+        loss = (self.sign * value).to(device=x.device, dtype=dtype)
+        if self.pool == "image":
+            loss = loss.reshape(x.shape[:2])
+        if self.reduction == "none":
+            return loss
+        return loss.mean() if self.reduction == "mean" else loss.sum()
+
+    def extra_repr(self) -> str:
+        """Return the options for ``print``."""
+        names = [n for n in self.__dict__ if not n.startswith("_") and n != "training"]
+        return ", ".join(f"{n}={getattr(self, n)!r}" for n in names)
+
+    def information(self, rows: Rows) -> Tensor:
+        """Return the information of each table, ``(R,)``."""
+        raise NotImplementedError
+
+    def _check(self, x: Any, y: Any) -> None:
+        for name, v in (("x", x), ("y", y)):
+            if not check_tensor(name, v).is_floating_point():
+                raise TypeError(
+                    f"Expected `{name}` to be a floating-point tensor, but got {v.dtype}. "
+                    f"Convert it first, for example with {name}.float()."
+                )
+        y_shape = y.shape
+        if self.pool == "batch" and 2 <= y.ndim == x.ndim and y.shape[1] == 1:
+            y_shape = y_shape[:1] + x.shape[1:2] + y_shape[2:]
+        if x.shape != y_shape:
+            raise shapes_differ(
+                x,
+                y,
+                "Samples are paired by position; resample, reshape or expand one of them first.",
+            )
+        if x.ndim < (3 if self.pool == "image" else 1):
+            expected = "(B, C, ...)" if self.pool == "image" else "(N,) or (N, C, ...)"
+            raise ValueError(
+                f'Expected `x` and `y` of shape {expected} with pool="{self.pool}", but got '
+                f"{tuple(x.shape)}. "
+                'Add dimensions with unsqueeze, or use pool="batch" for vectors.'
+            )
+        self.check_samples(x)
+        check_same_device({"x": x, "y": y})
+
+    def check_samples(self, x: Tensor) -> None:
+        """Refuse too few samples per table, and shapes whose dimensions are not what they seem."""
+        samples = x.shape[2:].numel() * (1 if self.pool == "image" else x.shape[0])
+        # A process without samples takes part in what the others share.
+        shared = self._world_size() > 1 and x.shape[0] == samples == 0
+        if not shared and (samples < (1 if self._world_size() > 1 else 2) or x.numel() == 0):
+            raise ValueError(
+                f"Expected at least 2 samples per table, but x of shape {tuple(x.shape)} "
+                f'with pool="{self.pool}" has {samples}. '
+                + (
+                    'Use pool="batch".'
+                    if self.pool == "image"
+                    else "Use larger batches, or skip this one."
+                )
+            )
+        if self.pool == "image" and _channels_last(x.shape):
+            raise ValueError(
+                f"Expected `x` of shape (B, C, H, W), but {tuple(x.shape)} looks like (B, H, W, "
+                "C), of which every row of pixels would be an image of its own. Move the channels "
+                "with x.movedim(-1, 1), and y's; if they are where they belong, pass x.flatten(2)."
+            )
+
+    def _rows(self, x: Tensor, y: Tensor, weights: Tensor | None, mask: Tensor | None) -> Rows:
+        if weights is None:
+            weights = mask
+        elif mask is not None:
+            weights = torch.where(mask, weights, torch.zeros_like(weights))
+        if weights is not None:
+            weights = self._tables(weights.detach().expand(x.shape))
+        x, y = self._tables(x), self._tables(y)
+        y = y.expand_as(x)
+        kept, spoilt = None, x.new_zeros((x.shape[0], 1), dtype=torch.float64)
+        if weights is not None:
+            if weights.dtype in (torch.uint16, torch.uint32, torch.uint64):
+                weights = weights.double()  # PyTorch can't compare them
+            kept = weights > 0
+            # Not a product with the mask: that would move what is masked to 0, and NaN would stay.
+            x, y = torch.where(kept, x, 0), torch.where(kept, y, 0)
+            if weights.is_floating_point() or weights.dtype.is_signed:
+                spoilt = torch.where((weights >= 0).all(1, keepdim=True), spoilt, torch.nan)
+        ends = torch.cat([extremes(v.detach(), kept) for v in (x, y)], 1)
+        spoilt = spoilt + (0 * torch.where(no_samples(ends), 0, ends)).sum(1, keepdim=True)
+        return Rows(x, y, weights, kept, ends, spoilt)
+
+    def clipped(self, rows: Rows, ends: Tensor) -> Tensor:
+        """Return the ends of ranges that leave out a fraction of samples at each end."""
+        if not self.clip_quantile:
+            return ends
+        quantiles = []
+        for v in (rows.x.detach().double(), rows.y.detach().double()):
+            # Sorting by torch alone: torch.compile and torch.func follow it.
+            values, mass = v.sort(1).values, None
+            if rows.weights is not None:
+                values, mass = ordered(v, rows.weights.double())
+            lo, hi = (
+                quantile(values, mass, q) for q in (self.clip_quantile, 1 - self.clip_quantile)
+            )
+            quantiles += [-lo, hi]
+        return torch.where(no_samples(ends), ends, torch.cat(quantiles, 1))
+
+    def _tables(self, v: Tensor) -> Tensor:
+        """Return samples as ``(R, n)``, one row per table."""
+        if self.pool == "image":
+            return v.reshape(v.shape[0] * v.shape[1], -1)
+        return v.unsqueeze(0) if v.ndim == 1 else v.movedim(1, 0).flatten(1)
+
+    def _world_size(self) -> int:
+        if not (self.gather and dist.is_available() and dist.is_initialized()):
+            return 1
+        return dist.get_world_size()
+
+    def reduce(self) -> Reduce:
+        """Return how to add up over the processes that share the tables."""
+        return ALONE if self._world_size() == 1 else OVER_RANKS
+
+
+def data_axes(ends: Tensor, bins: tuple[int, int]) -> tuple[Axis, Axis]:
+    """Return the axes of each table's own range; that of a table without samples is a point."""
+    x_lo, x_hi, y_lo, y_hi = torch.where(no_samples(ends), 0, ends).unsqueeze(2).unbind(1)
+    return (
+        scaled_axis(-x_lo, x_hi, torch.full_like(x_lo, bins[0]), bins[0]),
+        scaled_axis(-y_lo, y_hi, torch.full_like(y_lo, bins[1]), bins[1]),
+    )
+
+
+def no_samples(ends: Tensor) -> Tensor:
+    """Return which tables have no sample, ``(R, 1)``."""
+    return (ends[:, :2] == -torch.inf).all(1, keepdim=True)
+
+
+def limited(ends: Tensor, ranges: tuple[Interval, Interval]) -> Tensor:
+    """Return the ends of samples that are moved to the ends of ranges."""
+    lo, hi = zip(*((sign * r[0], sign * r[1]) for r in ranges for sign in (-1, 1)), strict=True)
+    limited = [
+        e.clamp(min(a, b), max(a, b)) for e, a, b in zip(ends.unbind(1), lo, hi, strict=True)
+    ]
+    return torch.where(no_samples(ends), ends, torch.stack(limited, 1))
+
+
+def _channels_last(shape: Sequence[int]) -> bool:
+    """Return whether a shape is that of images with their channels in the last place."""
+    if len(shape) != 4 or min(shape[1:3]) < 16:
+        return False
+    return shape[3] in (3, 4) or (shape[3] == 1 and shape[1] == shape[2])
+
+
+def _check_weights(name: str, v: Any, x: Tensor) -> None:
+    if check_tensor(name, v).dtype != torch.bool and name == "mask":
+        raise TypeError(
+            f"Expected `mask` to be a boolean tensor, but got {v.dtype}. Compare it first, for "
+            "example with mask > 0, or pass it as `weights`."
+        )
+    if not _broadcasts(v.shape, x.shape):
+        raise ValueError(
+            f"Expected `{name}` to broadcast to the shape {tuple(x.shape)} of the samples, but got "
+            f"{tuple(v.shape)}. Give every sample its own, or a mask of shape (B, 1, ...)."
+        )
+    check_same_device({"x": x, name: v})
+
+
+def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
+    return len(shape) <= len(to) and all(
+        a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False)
+    )
