@@ -88,11 +88,46 @@ def process(rank, world_size, store, pipe):
                 gathered = loss(pool="batch", gather=True, **options)
                 results["gathered", i, weighted] = step(model, gathered, part, weighted)
             results["apart", i] = step(model, loss(pool="batch", **options), part, False)
+        results["empty"] = [
+            step(model, loss(pool="batch", gather=True, **options), empty_share(rank), weighted)
+            for loss, options in LOSSES
+            for weighted in (False, True)
+        ]
+        results["nobody"] = [nobody(loss, options) for loss, options in LOSSES]
+        results["forward mode"] = forward_mode()
         results["spoilt"] = [spoilt(rank, loss, options) for loss, options in LOSSES]
         dist.destroy_process_group()
         pipe.send(results)
     except Exception:
         pipe.send(traceback.format_exc())
+
+
+def empty_share(rank):
+    """Nothing for the first process and the fourth, unequal parts for the others."""
+    return [slice(0), slice(0, 11), slice(11, None), slice(0)][rank]
+
+
+def nobody(loss, options):
+    """Return the loss and the gradient where no process has a sample, and where masks leave none."""
+    found = []
+    for n in (0, 5):
+        x = torch.ones(n, 2, dtype=torch.float64, requires_grad=True)
+        mask = torch.zeros(n, 1, dtype=torch.bool)
+        value = loss(pool="batch", gather=True, **options)(x, x.detach(), mask=mask)
+        value.backward()
+        found += [value.item(), x.grad.abs().sum().item()]
+    return found
+
+
+def forward_mode():
+    """Return what a process is told that asks for forward mode."""
+    x = torch.rand(5, 1, dtype=torch.float64)
+    loss = MutualInformationLoss(4, pool="batch", gather=True)
+    try:
+        torch.func.jvp(lambda v: loss(v, x), (x,), (x,))
+    except NotImplementedError as error:
+        return str(error)
+    return "nothing"
 
 
 def spoilt(rank, loss, options):
@@ -142,6 +177,7 @@ def test_gathered_losses_are_those_of_one_process(world_size):
     reports = run(world_size)
     for report in reports:
         assert isinstance(report, dict), report
+        assert "Forward-mode derivatives do not pass through gather=True" in report["forward mode"]
     for i, (loss, options) in enumerate(LOSSES):
         for weighted in (False, True):
             # Without a process group `gather` changes nothing.
@@ -151,6 +187,9 @@ def test_gathered_losses_are_those_of_one_process(world_size):
             assert max(abs(g).max() for g in expected[1:]) > 1e-3
             for report in reports:
                 assert largest_difference(report["gathered", i, weighted], expected) < 1e-10
+            if world_size >= 3:
+                for report in reports:
+                    assert largest_difference(report["empty"][2 * i + weighted], expected) < 1e-10
         # Apart, DDP computes the mean over processes of what each makes of its part: something
         # else.
         parts = [
@@ -163,6 +202,7 @@ def test_gathered_losses_are_those_of_one_process(world_size):
             assert largest_difference(report["apart", i][1:], mean[1:]) < 1e-10
         assert largest_difference(mean, expected) > 1e-2
         for report in reports:
+            assert report["nobody"][i] == [0, 0, 0, 0]
             good, bad = report["spoilt"][i]
             assert good == good
             assert bad != bad
