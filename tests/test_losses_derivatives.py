@@ -12,6 +12,9 @@ from mi_metrics.functional.tables.axis import fixed_axis
 from mi_metrics.functional.tables.bspline import soft_counts, soft_values
 from mi_metrics.losses import KDEMutualInformationLoss, MutualInformationLoss
 
+# PyTorch's own, where it loads its forward mode.
+pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")
+
 LOSSES = [
     MutualInformationLoss((6, 5), value_range=(-3, 3), reduction="sum"),
     MutualInformationLoss((6, 5), kernel="linear", clip_quantile=0.1, reduction="sum"),

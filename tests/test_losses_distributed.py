@@ -108,7 +108,7 @@ def empty_share(rank):
 
 
 def nobody(loss, options):
-    """Return the loss and the gradient where no process has a sample, and where masks leave none."""
+    """Return loss and gradient where no process has a sample, and where masks leave none."""
     found = []
     for n in (0, 5):
         x = torch.ones(n, 2, dtype=torch.float64, requires_grad=True)
@@ -124,7 +124,10 @@ def forward_mode():
     x = torch.rand(5, 1, dtype=torch.float64)
     loss = MutualInformationLoss(4, pool="batch", gather=True)
     try:
-        torch.func.jvp(lambda v: loss(v, x), (x,), (x,))
+        with warnings.catch_warnings():
+            # PyTorch's own, where it loads its forward mode.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            torch.func.jvp(lambda v: loss(v, x), (x,), (x,))
     except NotImplementedError as error:
         return str(error)
     return "nothing"
