@@ -293,3 +293,14 @@ def test_counts_are_checked_before_tables_are_drawn(function):
         function(10)
     # Counts with a gradient were turned into a number, of which torch warns.
     assert function(torch.tensor([[9.0, 1.0], [2.0, 8.0]], requires_grad=True)).isfinite().all()
+
+
+def test_the_ends_of_an_interval_are_in_order_for_a_handful_of_samples():
+    counts = torch.tensor([[0, 0, 2], [1, 1, 0]])
+    low, high = confidence_interval(counts, 0.5, num_resamples=9)
+    assert low <= high
+
+
+def test_an_array_is_no_way_of_scaling():
+    with pytest.raises(TypeError, match="`standardize`"):
+        knn_mutual_information(X, Y, standardize=np.array([1.0, 2.0]))

@@ -368,7 +368,8 @@ class _Inversion:
         at_zero = self.spread(0.0)
         here = self.spread(matched) if matched > 0 else at_zero
         lower = self._lower(observed, value, matched, at_zero[1], here[1])
-        return lower, self._upper(observed, value, matched, here[0])
+        # The scatter of a handful of samples is so skewed that the ends could change places.
+        return lower, max(lower, self._upper(observed, value, matched, here[0]))
 
     def _lower(
         self, observed: float, value: float, matched: float, at_zero: float, here: float

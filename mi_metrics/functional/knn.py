@@ -316,7 +316,7 @@ def _mean_psi(
 
 def check_standardize(value: Any) -> None:
     """Refuse what is no way of scaling."""
-    if not isinstance(value, bool) and value not in ("rank", "joint"):
+    if not isinstance(value, bool) and not (isinstance(value, str) and value in STANDARDIZE):
         kinds = ", ".join(map(repr, STANDARDIZE))
         raise TypeError(f"Expected `standardize` to be one of {kinds}, but got {value!r}.")
 

@@ -153,7 +153,7 @@ def knn_mutual_information(random: Random) -> Call:
         "n_neighbors": (1, 2, 3, 3, 10),
         "algorithm": ("ksg1", "ksg2"),
         "discrete_y": (False, False, True),
-        "standardize": (True, False),
+        "standardize": (True, False, "rank", "joint"),
         "unit": inputs.UNITS,
     }
     kwargs = inputs.arguments(random, options)

@@ -53,7 +53,7 @@ KNN = COMMON | {
     "y_dim": (1, 1, 1, 3),
     "algorithm": ("ksg1", "ksg2"),
     "discrete_y": (False, False, True),
-    "standardize": (True, False),
+    "standardize": (True, False, "rank", "joint"),
     "max_samples": (None, None, 12, 100, 2**50),
 }
 
