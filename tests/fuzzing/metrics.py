@@ -139,6 +139,9 @@ def _masked(metric: MutualInformationMetric, v: Tensor, mask: Tensor) -> Tensor:
     """Return the samples that a mask leaves, in a shape that the metric takes."""
     if metric.num_outputs > 1:
         return v[mask.flatten(1)[:, 0] if mask.numel() else mask.new_zeros(len(mask))]
+    if mask.ndim > 1 and v.shape != mask.shape:
+        # One of x and y may have a dimension of size 1 more or less.
+        v = v.reshape(mask.shape)
     return v[mask]
 
 
