@@ -40,9 +40,10 @@ class KDEMutualInformation(JointTableMetric):
         cell, so that the value differs from that of the functional call on all samples: for
         Gaussian samples by at most 1e-3 nats at a correlation of 0.6, and at 0.99 by 5e-3 for N =
         4900 and 1e-2 for N = 1000; a finer grid is closer. A kernel narrower than three quarters of
-        a cell is widened to them, with a warning below half a cell.
-        Far outliers and heavy tails widen the kernel: ``compute`` warns once where it is wider than
-        the interquartile range.
+        a cell is widened to them.
+        Cautions of ``compute``, once each: ``"wide kernel"`` (far samples, a fill value),
+        ``"narrow kernel"`` (below half a cell), ``"few values"``, ``"too few"``, ``"outside"``,
+        ``"no samples"``.
         No samples: NaN, with a warning. ``compute`` never raises.
         State: ``table``; with a known range int64 ``(C, grid_size, grid_size)``, the same state as
         :class:`mi_metrics.BinnedMutualInformation` with ``num_bins=grid_size``; with an unknown one

@@ -41,7 +41,7 @@ from mi_metrics.functional.tables.axis import parse_value_range
 # added to.
 REACH = 9.0
 # Frequencies that are summed at once, and the most of them.
-FREQUENCIES = 32
+FREQUENCIES = 96
 MOST_FREQUENCIES = 2**13
 
 
@@ -76,10 +76,10 @@ def kde_from_table(
     For tables that were counted before the covariance was known. The sums run between the occupied
     cells. Moments come from the table, with Sheppard's correction; the mean log density over a cell
     is :math:`\log f - (\delta^2 / 24) (\log f)''`, by differences; kernels are at least three
-    quarters of a cell wide on each axis, and the pair's half a cell along each principal axis
-    (``coarse`` where one is narrower than half a cell). Between 256 × 256 cells of Gaussian samples
-    the value is within 1e-3 nats of the samples' own for \|r\| ≤ 0.6, within 5e-3 at 0.99 and N =
-    4900, within 1e-2 at 0.99 and N = 1000 (the rounding to cells is noise in 1 - r²). A function of
+    quarters of a cell wide on each axis, and the pair's half a cell along each principal axis.
+    Between 256 × 256 cells of Gaussian samples the value is within 1e-3 nats of the samples' own
+    for \|r\| ≤ 0.6, within 5e-3 at 0.99 and N = 4900, within 1e-2 at 0.99 and N = 1000 (the
+    rounding to cells is noise in 1 - r²). A function of
     the counts alone: the same bits for any order in which they were added. No counts: NaN. One
     occupied row or column: 0.
 

@@ -111,7 +111,8 @@ def doubts_about(
         follow = [_points(*each)[1] for each in zip(axes, deviations, mixed, strict=True)]
         blurred = (follow[0] & follow[1],) * 2
     wide, too_few = blurred[0] | blurred[1], moments.n < TOO_FEW
-    doubts = wide, torch.zeros_like(wide) | narrow, few_values, too_few
+    # A fill value is one of few values, too; one sentence says what to do.
+    doubts = wide, torch.zeros_like(wide) | narrow, few_values & ~wide, too_few
     return Doubts(*(doubt & ~moments.constant for doubt in doubts))
 
 
