@@ -300,7 +300,7 @@ class KDEMutualInformationLoss(Loss):
         to it, so it moves samples against the kernels, never the kernels. Smooth and finite;
         against autograd through all pairs of the same kernels its relative error is at most 1 % for
         N ≤ 2,000 and 6 % for 5,000.
-        Memory: the grid, a bounded chunk, and some twenty float64 copies of the samples. Time:
+        Memory: the grid, a bounded chunk, and 17 numbers of float64 a sample. Time:
         linear in N.
         Exact under splits and ranks: with ``pool="image"`` always; with ``pool="batch"`` under
         ``gather=True``.
