@@ -46,17 +46,17 @@ class KNNMutualInformation(MutualInformationMetric):
 
     Conventions:
         Exact under splits and ranks: bit for bit, in any order, and with ``max_samples=None`` equal
-        to the functional call on all samples. ``max_samples=M`` keeps the M samples of least hash,
-        a uniform sample where samples do not repeat, and all of them up to M. Copies of one sample
-        are kept or dropped together, so that repeated samples (labels on both sides, the zeros of a
-        ReLU) make it unrepresentative: ``compute`` detects this and warns once. Repeated samples
-        are neighbours at distance 0. ``compute`` warns once when, after a sync over W ranks, 1 to W
-        - 1 samples are repeated, as the padding of PyTorch's ``DistributedSampler`` makes them (use
-        :class:`mi_metrics.UnpaddedDistributedSampler`), and when copies of whole samples abound, as
-        resampling with replacement makes them (:class:`torchmetrics.wrappers.BootStrapper`).
+        to the functional call on all samples. ``max_samples=M`` keeps all samples up to M, and of
+        more a uniform sample, however often samples repeat: the same for the same stream in any
+        batches, another for another order or other ranks.
+        Repeated samples are neighbours at distance 0. ``compute`` warns once when, after a sync
+        over W ranks, 1 to W - 1 samples are repeated, as the padding of PyTorch's
+        ``DistributedSampler`` makes them (use :class:`mi_metrics.UnpaddedDistributedSampler`), and
+        when copies of whole samples abound, as resampling with replacement makes them
+        (:class:`torchmetrics.wrappers.BootStrapper`).
         At most ``n_neighbors`` samples: NaN, with a warning. ``compute`` never raises.
         State: ``samples``; with ``max_samples=None`` a list of float64 ``(n, x_dim + y_dim)``
-        (several outputs: ``(n, C, 2)``), else int64 ``(C, max_samples, 1 + x_dim + y_dim)``;
+        (several outputs: ``(n, C, 2)``), else int64 ``(C, 1 + max_samples, 1 + x_dim + y_dim)``;
         ``header`` and ``counters``.
         Memory: 8 (x_dim + y_dim) bytes per sample with ``max_samples=None``, which is the one state
         in this package that grows; pass ``compute_on_cpu=True`` to keep it off the GPU.
@@ -114,6 +114,9 @@ class KNNMutualInformation(MutualInformationMetric):
         "samples",
     ]
     samples: list[Tensor] | Tensor
+
+    # Number and sum of the stream that `forward` sets aside while it evaluates a batch.
+    _stream: Tensor | None = None
 
     @keywords
     def __init__(
@@ -178,6 +181,7 @@ class KNNMutualInformation(MutualInformationMetric):
             max_samples,
             unit,
         )
+        self._stream = None
         dim = x_dim + y_dim
         self._row_shape = (dim,) if num_outputs == 1 else (num_outputs, dim)
         if max_samples is None:
@@ -225,7 +229,7 @@ class KNNMutualInformation(MutualInformationMetric):
         if self.max_samples is not None:
             if valid is not None:
                 rows = torch.where(valid.unsqueeze(2), rows, 0)
-            self.samples = reservoir.update(cast(Tensor, self.samples), rows, valid)
+            self.samples = reservoir.update(cast(Tensor, self.samples), rows, valid, self._stream)
         elif self.num_outputs == 1:
             kept = rows[0] if valid is None else rows[0][valid[0]]
             self.samples = [*self.samples, kept]
@@ -236,6 +240,15 @@ class KNNMutualInformation(MutualInformationMetric):
                 rows = torch.where(valid.unsqueeze(2), rows, torch.nan)
             self.samples = [*self.samples, rows.movedim(0, 1).contiguous()]
         self.counters = counters
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Update the state with a batch and return the value of that batch alone."""
+        if isinstance(self.samples, Tensor):
+            self._stream = self.samples[:, 0]
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            self._stream = None
 
     def compute(self) -> Tensor:
         """Return the mutual information of all samples since the last reset, of all ranks."""
@@ -249,14 +262,6 @@ class KNNMutualInformation(MutualInformationMetric):
                 f"{type(self).__name__} needs more than n_neighbors={self.n_neighbors} valid "
                 f"samples, but has {fewest}, so its value is NaN. Update it with more samples, or "
                 "lower `n_neighbors`.",
-            )
-        if self.max_samples is not None and not self._is_representative(used):
-            self._warn_once(
-                "copies",
-                f"Repeated samples make the {self.max_samples} that {type(self).__name__} kept "
-                f"unrepresentative of the {int(used.max())} seen: copies are kept or dropped "
-                "together. Keep all with max_samples=None, or use BinnedMutualInformation, which "
-                "is exact for repeated values.",
             )
         self._warn_once("copies", self._copies(rows))
         if self.standardize in (True, "joint") and any(
@@ -306,9 +311,6 @@ class KNNMutualInformation(MutualInformationMetric):
         if self.num_outputs == 1:
             return [rows]
         return [r[~r.isnan().any(1)] for r in rows.unbind(1)]
-
-    def _is_representative(self, used: Tensor) -> bool:
-        return bool(reservoir.is_representative(cast(Tensor, self.samples), used).all())
 
     def _no_rows(self) -> Tensor:
         device = self.samples[0].device if len(self.samples) else self.counters.device
@@ -367,6 +369,14 @@ class KNNMutualInformation(MutualInformationMetric):
             if kinds - {(self._row_shape, torch.float64)}:
                 shape = ", ".join(map(str, self._row_shape))
                 return [f"expected samples of shape (n, {shape}) in float64"]
+        default = self._defaults["samples"]
+        if isinstance(default, Tensor) and isinstance(parts, Tensor):
+            first = (default.shape[0], default.shape[1] - 1, default.shape[2])
+            if parts.shape == first and torch.equal(states["header"].to(self.header), self.header):
+                return [
+                    "its bounded sample is of version 0.1.0, which kept or dropped all copies of a "
+                    "sample together and can't be made right. Update a new metric with the samples"
+                ]
         return super()._problems(states)
 
     def _impossible(self, states: dict[str, Any]) -> list[str]:

@@ -144,6 +144,9 @@ class Case:
             state, wanted = states[name], getattr(expected, name)
             if isinstance(default, Tensor):
                 assert state.dtype == wanted.dtype == default.dtype
+                if "max_samples" in self.kwargs and name == "samples":
+                    # Tags depend on the order in which all samples came: these are kept.
+                    state, wanted = (_kept(v) for v in (state, wanted))
                 self.assert_same(state, wanted)
             else:
                 assert sum(map(len, state)) == sum(map(len, wanted))
@@ -178,6 +181,14 @@ OTHER_BINS = (
     {"margin": 0.5},
 )
 OTHER_GRIDS = ({"resolution": 63}, {"num_bins": (5, 8), "value_range": (-10.0, 60.0)})
+
+
+def _kept(samples: Tensor) -> Tensor:
+    """Return the number of a bounded sample and its rows, sorted."""
+    rows = torch.cat(
+        [samples[:, :1, :1].expand(-1, -1, samples.shape[2] - 1), samples[:, 1:, 1:]], 1
+    )
+    return torch.stack([torch.tensor(sorted(v.tolist())) for v in rows])
 
 
 def binned(name: str, kwargs: dict[str, Any], **more: Any) -> Case:
@@ -241,9 +252,10 @@ CASES = [
     knn("neighbours of vectors", {"n_neighbors": 4, "x_dim": 2, "y_dim": 3}),
     knn(
         "neighbours in a bounded sample",
-        {"max_samples": 500},
+        # All samples of a test: what is kept of more depends on their order.
+        {"max_samples": 5000},
         constant_memory=True,
-        differs=({"max_samples": 499},),
+        differs=({"max_samples": 4999},),
     ),
     gaussian("moments", {}),
     gaussian("moments of vectors", {"x_dim": 2, "y_dim": 3}),
