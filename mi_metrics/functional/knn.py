@@ -25,8 +25,8 @@ import torch
 from scipy.special import psi
 from torch import Tensor
 
-from mi_metrics.functional.cautions import caution
-from mi_metrics.functional.neighbors.doubts import FAR, far_samples
+from mi_metrics.functional.cautions import Kind, caution
+from mi_metrics.functional.neighbors.doubts import LABELS, doubts, few_labels
 from mi_metrics.functional.neighbors.scaling import STANDARDIZE, Standardize
 from mi_metrics.functional.neighbors.search import nearest
 from mi_metrics.functional.neighbors.steps import argsort
@@ -182,11 +182,21 @@ def knn_mutual_information(
         )
         for pair in pairs
     ]
+    said: dict[Kind, str] = {}
     result = torch.stack(values) if values else rows.new_zeros(0)
-    if standardize in (True, "joint") and any(
-        far_samples(pair, x.shape[-1], n_neighbors, discrete_y=discrete_y) for pair in pairs
-    ):
-        caution("far samples", FAR)
+    for pair, value in zip(pairs, values, strict=True):
+        found = rows_doubts(
+            pair,
+            x.shape[-1],
+            n_neighbors,
+            value,
+            discrete_y=discrete_y,
+            standardize=standardize,
+        )
+        for kind, message in found.items():
+            said.setdefault(kind, message)
+    for kind, message in said.items():
+        caution(kind, message)
     if torch.isnan(result).any():
         raise ValueError(
             "Expected at least one class of two or more members in `y`, but every label occurs "
@@ -234,6 +244,42 @@ def rows_mutual_information(
     else:
         value = {"ksg1": _ksg1, "ksg2": _ksg2}[algorithm](samples, n_neighbors)
     return torch.full((), value, dtype=torch.float64, device=rows.device)
+
+
+def rows_doubts(
+    rows: Tensor,
+    x_dim: int,
+    n_neighbors: int,
+    value: Tensor,
+    *,
+    discrete_y: bool,
+    standardize: Standardize,
+) -> dict[Kind, str]:
+    """Return what is doubtful about a value of :func:`rows_mutual_information`, by kind.
+
+    Args:
+        rows: The samples.
+        x_dim: Leading columns that are x.
+        n_neighbors: k.
+        value: The value in nats.
+        discrete_y: As it was for the value.
+        standardize: As it was for the value.
+    """
+    scales = standardize in (True, "joint")
+    found = doubts(rows, x_dim, n_neighbors, discrete_y=discrete_y, compares_scales=scales)
+    candidates = (("y", x_dim, rows.shape[1] - x_dim), ("x", 0, x_dim))
+    for name, column, dim in () if discrete_y or not bool(value.isfinite()) else candidates:
+        if dim > 1 or not (number := few_labels(rows, column, n_neighbors)):
+            continue
+        turned = rows if name == "y" else rows.roll(-1, 1)
+        labels = rows_mutual_information(
+            turned, rows.shape[1] - 1, n_neighbors, discrete_y=True, standardize=standardize
+        )
+        if labels - value > max(0.1, 0.2 * float(labels)):
+            found["labels"] = LABELS.format(
+                name=name, number=number, value=float(value), labels=float(labels)
+            )
+    return found
 
 
 def _ksg1(samples: Samples, k: int) -> float:

@@ -6,9 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mi_metrics.functional.knn import check_standardize, rows_mutual_information
-from mi_metrics.functional.neighbors.doubts import FAR, far_samples
-from mi_metrics.functional.neighbors.order import lexicographic_order, run_starts
+from mi_metrics.functional.knn import check_standardize, rows_doubts, rows_mutual_information
+from mi_metrics.functional.neighbors.doubts import copies
 from mi_metrics.functional.neighbors.scaling import Standardize
 from mi_metrics.functional.options import (
     ALGORITHMS,
@@ -35,6 +34,8 @@ from mi_metrics.states.header import Value
 
 # 64 GiB of samples.
 MAX_NUMBERS = 2**33
+# A matrix of so few columns may be one of vectors.
+MOST_COORDINATES = 64
 
 
 class KNNMutualInformation(MutualInformationMetric):
@@ -263,22 +264,28 @@ class KNNMutualInformation(MutualInformationMetric):
                 f"samples, but has {fewest}, so its value is NaN. Update it with more samples, or "
                 "lower `n_neighbors`.",
             )
-        self._warn_once("copies", self._copies(rows))
-        if self.standardize in (True, "joint") and any(
-            far_samples(r, self.x_dim, self.n_neighbors, discrete_y=self.discrete_y) for r in rows
-        ):
-            self._warn_once("far samples", FAR)
+        options: dict[str, Any] = {
+            "discrete_y": self.discrete_y,
+            "standardize": self.standardize,
+        }
         values = [
             rows_mutual_information(
-                r,
-                self.x_dim,
-                self.n_neighbors,
-                algorithm=self.algorithm,
-                discrete_y=self.discrete_y,
-                standardize=self.standardize,
+                r, self.x_dim, self.n_neighbors, algorithm=self.algorithm, **options
             )
             for r in rows
         ]
+        if not self._in_forward:
+            self._warn_once("copies", self._padding(rows))
+            for r, value in zip(rows, values, strict=True):
+                found = rows_doubts(r, self.x_dim, self.n_neighbors, value, **options)
+                for kind, message in found.items():
+                    self._warn_once(kind, message)
+        if fewest > self.n_neighbors and any(bool(value.isnan()) for value in values):
+            self._warn_once(
+                "too few",
+                f"Every label of {type(self).__name__} occurs once, so its value is NaN. Classes "
+                "need two members; if `y` holds numbers and not classes, pass discrete_y=False.",
+            )
         value = from_nats(torch.stack(values), self.unit)
         return value.squeeze(0) if self.num_outputs == 1 else value
 
@@ -286,6 +293,7 @@ class KNNMutualInformation(MutualInformationMetric):
         """Return a batch of scalars as rows ``(C, n, 2)``; None where the mask leaves nothing."""
         if self.num_outputs == 1:
             _check_scalars(x, y)
+            self._warn_once("pooled", _pooled(x, y), of_input=True)
         if isinstance(x, Tensor) and isinstance(y, Tensor) and {x.ndim, y.ndim} == {1, 2}:
             # (N, 1) beside (N,): one variable of dimension 1, as the functional API reads it.
             x, y = (v.squeeze(1) if v.ndim == 2 else v for v in (x, y))
@@ -316,42 +324,21 @@ class KNNMutualInformation(MutualInformationMetric):
         device = self.samples[0].device if len(self.samples) else self.counters.device
         return torch.empty(0, *self._row_shape, dtype=torch.float64, device=device)
 
-    def _copies(self, rows: list[Tensor]) -> str | None:
-        """Say that whole samples are repeated in a way that padding or resampling makes and data do
+    def _padding(self, rows: list[Tensor]) -> str | None:
+        """Say that fewer samples are repeated than there are ranks, which padding does and data do
         not.
         """
         ranks = 1
         if self._is_synced and dist.is_available() and dist.is_initialized():
             ranks = dist.get_world_size(self.process_group)
-        for r in rows:
-            if len(r) < 2:
-                continue
-            distinct = _count_distinct(r)
-            repeated = len(r) - distinct
+        for r in rows if ranks > 1 else ():
+            repeated = round(float((1 - 1 / copies(r).double()).sum())) if len(r) else 0
             if 1 <= repeated < ranks:
                 return (
                     f"{repeated} of {len(r)} samples of {type(self).__name__} are repeated on "
                     f"{ranks} ranks, as the padding of DistributedSampler makes them. A copy is a "
                     "neighbour at distance 0 and raises the value. Use "
                     "mi_metrics.UnpaddedDistributedSampler."
-                )
-            # Quantised variables repeat each other's values in ever new pairs; copies repeat whole
-            # samples only.
-            variables = (
-                [r[:, : self.x_dim]]
-                if self.discrete_y
-                else [r[:, : self.x_dim], r[:, self.x_dim :]]
-            )
-            if (
-                repeated > 0.1 * len(r)
-                and distinct > 50
-                and all(_count_distinct(v) == distinct for v in variables)
-            ):
-                return (
-                    f"{100 * repeated / len(r):.0f} % of the samples of {type(self).__name__} are "
-                    "copies of others, as resampling with replacement (BootStrapper) or "
-                    "oversampling makes them. Copies are neighbours at distance 0, and the value "
-                    "is far too large. Evaluate each sample once; resample without replacement."
                 )
         return None
 
@@ -413,8 +400,15 @@ def _check_scalars(x: Any, y: Any) -> None:
             )
 
 
-def _count_distinct(rows: Tensor) -> int:
-    columns = rows.T.contiguous()
-    order = lexicographic_order(list(columns))
-    starts = run_starts(list(columns[:, order]))
-    return 1 + int((starts[1:] != starts[:-1]).sum())
+def _pooled(x: Any, y: Any) -> str | None:
+    """Say that a narrow matrix, which looks like one of vectors, is taken for scalars."""
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x.ndim == 2 == y.ndim):
+        return None
+    number, dim = x.shape
+    if x.shape != y.shape or not 2 <= dim <= MOST_COORDINATES or number < 4 * dim:
+        return None
+    return (
+        f"`x` and `y` of shape ({number}, {dim}) are pooled, {number * dim} pairs of scalars. If "
+        f"their rows are vectors, build the metric with x_dim={dim}, y_dim={dim}; for scalars pass "
+        "x.flatten(), y.flatten()."
+    )

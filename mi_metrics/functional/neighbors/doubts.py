@@ -2,43 +2,90 @@
 
 import math
 
+import torch
 from torch import Tensor
 
+from mi_metrics.functional.cautions import Kind
 from mi_metrics.functional.neighbors.order import lexicographic_order, run_lengths, run_starts
 from mi_metrics.functional.neighbors.steps import argsort, take
 
 LEAST_FOR_SPREAD = 30
 # Coincident samples are counted whatever the scale: a doubt about it needs this share of others.
 LEAST_APART = 0.05
+# Labels, where y could be some: so many samples of each on average, and so many at most.
+LEAST_MEMBERS = 10
+MOST_LABELS = 50
+# Where rows repeat more often on average, they are labels or rounded, and counted as such.
+MOST_COPIES = 19
 FAR = (
     "Far samples set the standard deviation of a coordinate, beside which the spread of the others "
     "is less than the distance of neighbours: these see the others as one value, and the mutual "
     'information may be too small. Pass standardize="rank", which leaves the information as it is '
     "and knows no far samples; if they are fill values, remove them."
 )
+COPIES = (
+    "Nearly every sample occurs {factor} times or a multiple of it, as where several processes "
+    "read the same data. Copies are neighbours at distance 0, and the value is far "
+    "too large. Evaluate each sample once; under a process group give the data loader a "
+    "mi_metrics.UnpaddedDistributedSampler."
+)
+RESAMPLED = (
+    "{share:.0f} % of the samples are copies of others, as resampling with replacement "
+    "(BootStrapper) or oversampling makes them. Copies are neighbours at distance 0, and the value "
+    "is far too large. Evaluate each sample once; resample without replacement."
+)
+LABELS = (
+    "`{name}` holds {number} whole numbers only, and {value:.3g} nats are too little: taken for "
+    "class labels they share {labels:.3g} nats with the other variable. If they are labels, pass "
+    "them as `y` with discrete_y=True."
+)
 
 
-def far_samples(rows: Tensor, x_dim: int, n_neighbors: int, *, discrete_y: bool) -> bool:
-    """Say whether far samples set the deviation of a coordinate, so that neighbours can't tell the
-    others apart.
-
-    Neighbours of N samples are about σ/√N from each other, and σ is compared with the width of the
-    shortest half of the values, which up to half of them can't change.
+def doubts(
+    rows: Tensor, x_dim: int, n_neighbors: int, *, discrete_y: bool, compares_scales: bool
+) -> dict[Kind, str]:
+    """Return what is doubtful about samples, by kind, in sentences for people.
 
     Args:
         rows: Finite float64 samples ``(N, x_dim + y_dim)``.
         x_dim: Coordinates of x.
         n_neighbors: k.
         discrete_y: Whether the others are labels.
+        compares_scales: Whether coordinates are scaled by their deviations.
     """
-    n = len(rows)
+    found: dict[Kind, str] = {}
+    if len(rows) <= n_neighbors:
+        return found
+    same = copies(rows)
+    if factor := _factor(same):
+        found["copies"] = COPIES.format(factor=factor)
+    elif share := _resampled(rows, x_dim, same, discrete_y=discrete_y):
+        found["copies"] = RESAMPLED.format(share=100 * share)
+    apart = float((same <= n_neighbors).double().mean())
     columns = rows[:, :x_dim] if discrete_y else rows
     # With one coordinate there is no other scale to compare with.
-    if n < LEAST_FOR_SPREAD or columns.shape[1] == 1:
-        return False
-    if not any(_hides_the_rest(column.contiguous()) for column in columns.T):
-        return False
-    return float((copies(rows) <= n_neighbors).double().mean()) >= LEAST_APART
+    compares_scales = compares_scales and columns.shape[1] > 1 and apart >= LEAST_APART
+    if compares_scales and any(_hides_the_rest(column.contiguous()) for column in columns.T):
+        found["far samples"] = FAR
+    return found
+
+
+def few_labels(rows: Tensor, column: int, n_neighbors: int) -> int:
+    """Return how many labels a column can be of: whole numbers, few and often repeated; else 0."""
+    values = rows[:, column]
+    # A glance at some samples spares the sorting of all where they are not whole.
+    if not bool((values[:1000] == values[:1000].round()).all()):
+        return 0
+    distinct = torch.unique(values[:1000])
+    if len(distinct) > MOST_LABELS:
+        return 0
+    distinct = torch.unique(values)
+    if not 1 < len(distinct) <= min(MOST_LABELS, len(rows) // LEAST_MEMBERS):
+        return 0
+    if bool((distinct != distinct.round()).any()):
+        return 0
+    apart = float((copies(rows) <= n_neighbors).double().mean())
+    return len(distinct) if apart >= LEAST_APART else 0
 
 
 def copies(rows: Tensor) -> Tensor:
@@ -48,7 +95,42 @@ def copies(rows: Tensor) -> Tensor:
     return run_lengths(run_starts([take(column, order) for column in columns]))
 
 
+def _factor(same: Tensor) -> int:
+    """Return the number by which nearly all distinct rows are multiplied, or 0."""
+    multiplicity = torch.arange(int(same.max()) + 1, device=same.device).clamp_min(1)
+    distinct = torch.bincount(same) // multiplicity
+    total = int(distinct.sum())
+    if total < 20 or len(same) > MOST_COPIES * total:
+        return 0
+    for factor in (7, 5, 3, 2):
+        if int(distinct[::factor][1:].sum()) >= 0.95 * total:
+            return factor
+    return 0
+
+
+def _resampled(rows: Tensor, x_dim: int, same: Tensor, *, discrete_y: bool) -> float:
+    """Return the share of copies among samples that repeat as a whole, a few times each; else 0.
+
+    Rounded variables repeat each other's values in ever new pairs.
+    """
+    distinct = len(same) - float((1 - 1 / same.double()).sum())
+    share = 1 - distinct / len(same)
+    if share <= 0.1 or distinct <= 50 or len(same) > 3 * distinct:
+        return 0.0
+    variables = [rows[:, :x_dim]] if discrete_y else [rows[:, :x_dim], rows[:, x_dim:]]
+    alike = all(bool((copies(v).sort()[0] == same.sort()[0]).all()) for v in variables)
+    return share if alike else 0.0
+
+
 def _hides_the_rest(column: Tensor) -> bool:
+    """Say whether far samples set the deviation of a coordinate, so that neighbours can't tell the
+    others apart.
+
+    Neighbours of N samples are about σ/√N from each other, and σ is compared with the width of the
+    shortest half of the values, which up to half of them can't change.
+    """
+    if len(column) < LEAST_FOR_SPREAD:
+        return False
     # In units in which nothing overflows.
     values = column / column.abs().max().clamp_min(1e-300)
     ordered = take(values, argsort(values))
