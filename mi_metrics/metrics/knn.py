@@ -242,6 +242,7 @@ class KNNMutualInformation(MutualInformationMetric):
             self.samples = [*self.samples, rows.movedim(0, 1).contiguous()]
         self.counters = counters
 
+    @torch.jit.unused
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Update the state with a batch and return the value of that batch alone."""
         if isinstance(self.samples, Tensor):
