@@ -170,7 +170,7 @@ class MutualInformationLoss(Loss):
     ) -> None:
         super().__init__(value_range, clip_quantile, normalization, unit, pool, reduction, gather)
         name: str = kernel
-        bins, _ = check_binning(num_bins, value_range, "uniform", clip_quantile, 0.0, name)
+        bins = check_binning(num_bins, value_range, "uniform", clip_quantile, 0.0, name).bins
         if bins is None:
             raise ValueError(
                 f'`num_bins="auto"` is chosen from the data, and a loss whose bins changed from '

@@ -51,17 +51,12 @@ class Estimator:
 
 ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(
     {
-        "bins": Estimator(
-            "bins",
-            binned_mutual_information,
-            BinnedMutualInformation,
-            {"num_bins": "auto", "bias_correction": "grassberger"},
-        ),
+        "bins": Estimator("bins", binned_mutual_information, BinnedMutualInformation),
         "quantile-bins": Estimator(
             "quantile bins",
             binned_mutual_information,
             BinnedMutualInformation,
-            {"num_bins": "auto", "binning": "quantile", "bias_correction": "miller_madow"},
+            {"binning": "quantile"},
         ),
         "kde": Estimator("kernel densities", kde_mutual_information, KDEMutualInformation),
         "knn": Estimator(

@@ -88,3 +88,63 @@ def quantile_bins(values, bins, counts=None):
         )
         place[between] = bins // 2 - 1 if low <= high else bins // 2
     return [place.get(v) for v in values]
+
+
+def number_of_bins(n, q, most):
+    """Return Hacine-Gharbi and Ravier's number for a squared correlation q times 1 + 0.75 q."""
+    b = min(math.sqrt((1 + math.sqrt(1 + 24 * n / max(1 - q, 1e-300))) / 2), 256)
+    return min(min(max(round((1 + 0.75 * q) * round(b)), 2), 256), most)
+
+
+def contingency(a, b):
+    """Return the table of two lists of whole numbers from 0."""
+    table = np.zeros((max(a) + 1, max(b) + 1), dtype=np.int64)
+    np.add.at(table, (a, b), 1)
+    return table
+
+
+def mutual_information(table, correction="none"):
+    hx, hy, hxy = information(table, correction)
+    return hx + hy - hxy if min((table.sum(1) > 0).sum(), (table.sum(0) > 0).sum()) > 1 else 0.0
+
+
+def automatic_bins(x, y, own=(False, False)):
+    """Return rule A's number; a variable may keep a bin for each of its values."""
+    n = len(x)
+    top = min(256, max(2, n // 5))
+    b = number_of_bins(n, 0, top)
+    for again in (False, True):
+        table = contingency(*(_codes(v, b, each) for v, each in zip((x, y), own, strict=True)))
+        q = 1 - math.exp(-2 * max(mutual_information(table, "miller_madow"), 0))
+        found = number_of_bins(n, q, top)
+        if again and found <= b:
+            break
+        b = found
+    return b
+
+
+def automatic_table(x, y, normalized=False):
+    """Return the table that a call without options reads, and its bias correction."""
+    x, y, n = [float(v) for v in x], [float(v) for v in y], len(x)
+    few = tuple(len(set(v)) <= 256 and 2 * len(set(v)) <= n for v in (x, y))
+    if any(few):
+        b = automatic_bins(x, y, few)
+        each = contingency(*(_codes(v, b, own) for v, own in zip((x, y), few, strict=True)))
+        value, alone = mutual_information(each), (each == 1).sum() / n
+        k, kx, ky = ((each > 0).sum(), (each.sum(1) > 0).sum(), (each.sum(0) > 0).sum())
+        sampled = (k - kx - ky + 1) / (2 * n) <= max(0.01, 0.1 * value) and alone <= 0.15
+        if all(few):
+            q = 1 - math.exp(-2 * max(mutual_information(each, "miller_madow"), 0))
+            sampled = sampled or normalized or kx * ky <= number_of_bins(n, q, 256) ** 2
+        else:
+            sampled = sampled or (kx if few[0] else ky) <= b
+        if sampled:
+            return each, "none" if all(few) or normalized else "miller_madow"
+    b = automatic_bins(x, y)
+    table = contingency(quantile_bins(x, b), quantile_bins(y, b))
+    return table, "none" if normalized else "miller_madow"
+
+
+def _codes(values, bins, each):
+    distinct = sorted(set(values))
+    return [distinct.index(v) for v in values] if each else quantile_bins(values, bins)

@@ -22,11 +22,11 @@ examples:
   mi-metrics estimate trial.parquet --matrix --estimator bins --out mi.csv
 
 estimators:
-  bins           joint histogram: bins of equal width, their number chosen from
-                 the data, bias-corrected (Grassberger); for categories and
-                 numbers. A column of few distinct values has a bin for each
-  quantile-bins  the same with bins of equal frequency (Miller-Madow): for
-                 numbers with heavy tails
+  bins           joint histogram: bins of equal frequency, their number chosen
+                 from the data, bias-corrected (Miller-Madow); for categories
+                 and numbers. A column of few distinct values has a bin for each
+                 where rows suffice
+  quantile-bins  the same, with bins of equal frequency for every column
   kde            kernel densities (Silverman's bandwidth), for continuous numbers
   knn            3 nearest neighbours (Kraskov), for continuous numbers; of at
                  most --max-samples rows, always the same ones

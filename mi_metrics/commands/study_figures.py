@@ -263,7 +263,9 @@ def _scatter(ax: "Axes", x: Tensor, y: Tensor) -> None:
 
 def _edges(v: Tensor, bins: int, binning: str) -> Tensor:
     axis = data_axis(v.unsqueeze(0), torch.full((1, 1), bins), None, binning, 0.0, 0.0)
-    return axis.borders(bins, float(v.min()), float(v.max()))
+    if axis.edges is None:
+        return axis.borders(bins)
+    return torch.cat([v.min().view(1), axis.edges[0], v.max().view(1)])
 
 
 def _estimators(rows: Sequence[Row]) -> list[str]:

@@ -20,70 +20,48 @@ References:
     information for multiresolution image registration" (2000), doi:10.1109/83.887976.
 """
 
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.cautions import caution
-from mi_metrics.functional.information import check_options, information, undersampled
+from mi_metrics.functional.cautions import Kind, caution
+from mi_metrics.functional.information import check_options
 from mi_metrics.functional.options import (
     KERNELS,
-    BiasCorrection,
     Binning,
     Kernel,
     Normalization,
     NumBins,
+    TableCorrection,
     Unit,
     ValueRange,
     check_choice,
     hints_keywords,
 )
-from mi_metrics.functional.tables.axis import (
-    Axis,
-    auto_num_bins,
-    check_binning,
-    correlation,
-    data_axis,
-    fixed_axis,
-)
+from mi_metrics.functional.tables import views
+from mi_metrics.functional.tables.automatic import MOST_BINS
 from mi_metrics.functional.tables.bspline import CHUNK as CHUNK
-from mi_metrics.functional.tables.bspline import chunk_size
 from mi_metrics.functional.tables.bspline import chunks as chunks
 from mi_metrics.functional.tables.bspline import kernel_matrix as kernel_matrix
 from mi_metrics.functional.tables.bspline import soft_counts as soft_counts
-from mi_metrics.functional.tensors import (
-    cast,
-    check_finite,
-    paired_rows,
-)
-
-# Up to here a chunk is counted in a table of its own and added.
-SMALL_TABLE = 2**14
-
-
-class Table(NamedTuple):
-    """A joint table ``(R, B_x, B_y)`` and, where samples have weights, the effective number of
-    samples ``(R,)``.
-    """
-
-    counts: Tensor
-    effective_samples: Tensor | None
+from mi_metrics.functional.tables.hard import hard_counts as hard_counts
+from mi_metrics.functional.tensors import cast, paired_rows
 
 
 @hints_keywords
 def binned_mutual_information(
     x: Tensor,
     y: Tensor,
-    num_bins: NumBins = 32,
+    num_bins: NumBins = "auto",
     *,
     value_range: ValueRange = None,
-    binning: Binning = "uniform",
+    binning: Binning = "auto",
     clip_quantile: float = 0.0,
     margin: float = 0.0,
     kernel: Kernel = "hard",
     normalization: Normalization = "none",
-    bias_correction: BiasCorrection = "none",
+    bias_correction: TableCorrection = "auto",
     weights: Tensor | None = None,
     unit: Unit = "nats",
 ) -> Tensor:
@@ -104,16 +82,25 @@ def binned_mutual_information(
         Bins: half-open, the last one closed. Samples outside a given range go to the edge bins. The
         formula is evaluated in the input's dtype (half precision in float32, integers and bool in
         float64).
-        Ties: equal values share a bin. With ``binning="quantile"`` this makes bins uneven where
-        values repeat.
-        Constant input: exactly 0; with a soft kernel and a given range up to rounding, and only
-        without a correction.
-        Bias: too large by about (K_xy - K_x - K_y + 1) / 2N for K occupied cells (with the hard
-        kernel a warning says so above 0.1 nats), against the information of the *binned* variables,
-        which is itself too small for continuous ones. Of the settings measured on correlated
-        Gaussians, ``num_bins="auto", bias_correction="grassberger"`` has a mean error of .05 nats
-        and ``num_bins="auto", binning="quantile", bias_correction="miller_madow"`` one of .035.
-        With soft kernels ``"miller_madow"`` overcorrects: they occupy cells without samples.
+        Ties: equal values share a bin. Quantile bins go by the middle rank of a value, so the sign
+        of a variable changes nothing (see :mod:`mi_metrics.functional.tables.quantiles`).
+        Constant input: exactly 0 under every option.
+        Bias: without a correction too large by about (K_xy - K_x - K_y + 1) / 2N for K occupied
+        cells, against the information of the *binned* variables, which is itself too small for
+        continuous ones. With soft kernels ``"miller_madow"`` overcorrects: they occupy cells
+        without samples.
+        Automatic: the number of bins follows the dependence, not the linear correlation alone, and
+        variables of few values have a bin for each where the table is well sampled (the rules:
+        :mod:`mi_metrics.functional.tables.automatic`). ``bias_correction="auto"`` is
+        ``"miller_madow"`` where the number of bins is automatic and an axis has bins; ``"none"``
+        with a number of bins, a bin per value on both axes, a normalisation, a soft kernel, or
+        weights over a given range.
+        Class labels that are nearly independent get bins and about 0, where the plug-in value of
+        their table is up to some nats too large; ``binning="values", bias_correction="none"`` gives
+        that, as scikit-learn's ``mutual_info_score`` does. ``normalization="adjusted"`` takes
+        chance away.
+        Cautions: a :class:`mi_metrics.MutualInformationWarning` for each kind of doubt that the
+        samples show: "undersampled", "shared bins", "crowded", "rising".
         Gradient: with ``kernel="linear"`` or ``"cubic"``, with respect to x and y; finite
         everywhere, 0 outside the range. Ranges taken from the data are constants to it.
         Memory: B_x · B_y cells per pair and a bounded chunk, for the gradient too; never N · B.
@@ -123,22 +110,25 @@ def binned_mutual_information(
     Args:
         x: Samples of any real dtype, shape ``(..., N)``.
         y: Samples paired with ``x`` by position, shape ``(..., N)``.
-        num_bins: Bins of both axes, ``(B_x, B_y)``, or ``"auto"``: 1.5 times Hacine-Gharbi and
-            Ravier's number for N and the pair's own correlation, at most 256; each pair of a batch
-            has its own.
+        num_bins: Bins of both axes, ``(B_x, B_y)``, or ``"auto"``: chosen for each pair of a
+            batch from N and the dependence, at most N / 5 and 256.
         value_range: ``None`` (each pair's own minimum and maximum, per axis), ``(lo, hi)`` for both
             axes, or ``((x_lo, x_hi), (y_lo, y_hi))``.
-        binning: ``"uniform"`` (equal width) or ``"quantile"`` (equal frequency; hard kernel, no
-            ``value_range``).
+        binning: ``"auto"``, ``"uniform"`` (equal width), ``"quantile"`` (equal frequency) or
+            ``"values"`` (a bin for each distinct value, ``num_bins`` left at its default), or a
+            pair of them for x and y. ``"auto"``: equal width with a number of bins (but a bin for
+            each value where values are no more than bins and two would share one), a
+            ``value_range``, a soft kernel, ``clip_quantile`` or ``margin``, which the last two
+            exclude; else quantile bins or, of few values, a bin for each.
         clip_quantile: Fraction of samples in [0, 0.5) at each end of each axis that the range
             leaves out; they go to the edge bins. Needs ``value_range=None``.
         margin: Fraction of the range's width that is added at both ends. Needs
             ``value_range=None``.
         kernel: ``"hard"``, ``"linear"`` or ``"cubic"``.
         normalization: ``"none"``, ``"arithmetic"``, ``"geometric"``, ``"min"``, ``"max"``,
-            ``"joint"`` or ``"studholme"``.
-        bias_correction: ``"none"``, ``"miller_madow"`` (with weights N is (Σw)² / Σw²) or
-            ``"grassberger"`` (hard kernel, whole weights).
+            ``"joint"``, ``"studholme"`` or ``"adjusted"`` (hard kernel, no weights).
+        bias_correction: ``"auto"``, ``"none"``, ``"miller_madow"`` (with weights N is (Σw)² / Σw²)
+            or ``"grassberger"`` (hard kernel, whole weights).
         weights: Weights ≥ 0 of the samples, shape ``(..., N)``. A weight of 0 excludes a sample,
             from the range too and even if it is NaN.
         unit: ``"nats"`` or ``"bits"``.
@@ -158,9 +148,8 @@ def binned_mutual_information(
         >>> generator = torch.Generator().manual_seed(0)
         >>> x = torch.randn(10_000, generator=generator)
         >>> y = 0.6 * x + 0.8 * torch.randn(10_000, generator=generator)  # truth: 0.2231 nats
-        >>> value = binned_mutual_information(x, y, "auto", bias_correction="grassberger")
-        >>> print(f"{value:.4f}")
-        0.2266
+        >>> print(f"{binned_mutual_information(x, y):.4f}")
+        0.2232
 
     References:
         C. O. Daub et al., "Estimating mutual information using B-spline functions" (2004),
@@ -168,22 +157,34 @@ def binned_mutual_information(
         A. Hacine-Gharbi, P. Ravier, "A binning formula of bi-histogram for joint entropy estimation
         using mean square error minimization" (2018), doi:10.1016/j.patrec.2017.11.007.
     """
-    check_options(normalization, bias_correction, unit)
+    whole = kernel == "hard" and weights is None
+    check_options(normalization, bias_correction, unit, whole=whole)
     check_correction(bias_correction, kernel)
-    table = _table(x, y, num_bins, value_range, binning, clip_quantile, margin, kernel, weights)
-    if kernel == "hard" and bias_correction == "none":
-        # Soft kernels occupy cells without samples, and the formula would see a bias that is not
-        # there.
-        message = undersampled(table.counts, table.effective_samples)
-        if message:
-            caution("undersampled", message)
-    value = information(
-        table.counts,
+    options = views.parse(
+        num_bins,
+        value_range,
+        binning,
+        clip_quantile,
+        margin,
+        kernel,
         normalization=normalization,
         bias_correction=bias_correction,
         unit=unit,
-        effective_samples=table.effective_samples,
     )
+    value: Tensor | None = None
+    found: dict[Kind, str] = {}
+    # Twice the bins can be told apart, but in the cells that a metric keeps of known ranges.
+    most = MOST_BINS if options.ranges else 2 * MOST_BINS
+    for table in _tables(x, y, weights, options):
+        for kind, message in table.doubts(options, most):
+            found.setdefault(kind, message)
+        part = table.value(options)
+        if value is None:
+            value = part.new_empty(x.shape[:-1].numel())
+        value = value.index_copy(0, table.binned.rows.to(part.device), part)
+    for kind, message in found.items():
+        caution(kind, message)
+    assert value is not None
     return value.reshape(x.shape[:-1])
 
 
@@ -191,10 +192,10 @@ def binned_mutual_information(
 def binned_joint(
     x: Tensor,
     y: Tensor,
-    num_bins: NumBins = 32,
+    num_bins: NumBins = "auto",
     *,
     value_range: ValueRange = None,
-    binning: Binning = "uniform",
+    binning: Binning = "auto",
     clip_quantile: float = 0.0,
     margin: float = 0.0,
     kernel: Kernel = "hard",
@@ -216,7 +217,7 @@ def binned_joint(
         y: Samples paired with ``x`` by position, shape ``(..., N)``.
         num_bins: As in :func:`binned_mutual_information`, and so are all that follow.
         value_range: ``None``, ``(lo, hi)`` or ``((x_lo, x_hi), (y_lo, y_hi))``.
-        binning: ``"uniform"`` or ``"quantile"``.
+        binning: ``"auto"``, ``"uniform"``, ``"quantile"`` or ``"values"``, or a pair of them.
         clip_quantile: Fraction of samples at each end that the range leaves out.
         margin: Fraction of the width that is added at both ends.
         kernel: ``"hard"``, ``"linear"`` or ``"cubic"``.
@@ -241,11 +242,16 @@ def binned_joint(
         C. O. Daub et al., "Estimating mutual information using B-spline functions" (2004),
         doi:10.1186/1471-2105-5-118.
     """
-    counts = _table(
-        x, y, num_bins, value_range, binning, clip_quantile, margin, kernel, weights
-    ).counts.double()
-    joint = counts / counts.sum((-2, -1), keepdim=True)
-    return joint.reshape(*x.shape[:-1], *joint.shape[-2:])
+    options = views.parse(num_bins, value_range, binning, clip_quantile, margin, kernel)
+    parts = list(_tables(x, y, weights, options))
+    bx, by = (max(part.counts.shape[i] for part in parts) for i in (1, 2))
+    joint = parts[0].counts.new_zeros(x.shape[:-1].numel(), bx, by, dtype=torch.float64)
+    for part in parts:
+        counts = part.counts.double()
+        table = counts / counts.sum((-2, -1), keepdim=True)
+        padding = (0, by - table.shape[2], 0, bx - table.shape[1])
+        joint = joint.index_copy(0, part.binned.rows, torch.nn.functional.pad(table, padding))
+    return joint.reshape(*x.shape[:-1], bx, by)
 
 
 def check_correction(bias_correction: str, kernel: str) -> None:
@@ -259,119 +265,14 @@ def check_correction(bias_correction: str, kernel: str) -> None:
         )
 
 
-def hard_counts(
-    x: Tensor,
-    y: Tensor,
-    axes: tuple[Axis, Axis],
-    bins: tuple[int, int],
-    valid: Tensor | None,
-    *,
-    unchecked: bool = False,
-) -> Tensor:
-    """Count samples ``(R, N)`` in int64 tables ``(R, B_x, B_y)``; those that are not ``valid``
-    count nowhere.
-
-    ``unchecked`` samples are refused if they are NaN or infinite.
-    """
-    (rows, n), (bx, by) = x.shape, bins
-    cells = bx * by
-    on_cpu = x.device.type == "cpu"
-    if unchecked and not on_cpu:
-        check_finite(x, y)
-    # The last entry takes the invalid samples: to drop them by a mask would need their number on
-    # the host.
-    counts = torch.zeros(rows * cells + 1, dtype=torch.int64, device=x.device)
-    # Memory that is asked for in every chunk and given back may come with a page fault for each 4
-    # kB.
-    size = min(rows * n, chunk_size(x.device))
-    memory = [torch.empty(size, dtype=axis.lo.dtype, device=x.device) for axis in axes]
-    small = on_cpu and counts.numel() <= SMALL_TABLE
-    indices = torch.empty(size, dtype=torch.int32 if small else torch.int64, device=x.device)
-    # Not expanded from a single one: the scatter reads these 1.7 times faster.
-    ones = torch.ones(0 if small else size, dtype=torch.int64, device=x.device)
-    for r, c in chunks(rows, n, x.device):
-        x_part, y_part = x[r, c], y[r, c]
-        # Here, where the chunk is read anyway; a pass of its own over all samples takes a sixth of
-        # the whole.
-        if unchecked and on_cpu and not bool((x_part.sum() + y_part.sum()).isfinite()):
-            check_finite(x, y)
-        x_out, y_out, index = (m[: x_part.numel()].view(x_part.shape) for m in (*memory, indices))
-        x_cell, y_cell = (
-            axes[0].rows(r).cell(x_part, bx, x_out),
-            axes[1].rows(r).cell(y_part, by, y_out),
-        )
-        if cells <= 2**24 and x_cell.dtype == y_cell.dtype:
-            # Whole numbers are exact in float32 up to there, and its arithmetic is faster.
-            index.copy_(x_cell.mul_(by).add_(y_cell))
-        else:
-            index = x_cell.long().mul_(by).add_(y_cell.long())
-        if rows > 1:
-            first = torch.arange(
-                r.start, r.start + index.shape[0], dtype=index.dtype, device=x.device
-            )
-            index = index.add_(first.unsqueeze(1), alpha=cells)
-        if valid is not None:
-            index = torch.where(valid[r, c], index, rows * cells)
-        # Of a mask in another layout `where` takes the layout over.
-        flat = index.reshape(-1)
-        if small:
-            # A quarter faster than to scatter; on other devices it would read its bounds back to
-            # the host.
-            counts += torch.bincount(flat, minlength=counts.numel())
-        else:
-            counts.scatter_add_(0, flat, ones[: flat.shape[0]])
-    return counts[:-1].view(rows, bx, by)
-
-
-def _table(
-    x: Tensor,
-    y: Tensor,
-    num_bins: object,
-    value_range: object,
-    binning: object,
-    clip_quantile: float,
-    margin: float,
-    kernel: str,
-    weights: Tensor | None,
-) -> Table:
-    bins, ranges = check_binning(num_bins, value_range, binning, clip_quantile, margin, kernel)
-    hard = kernel == "hard" and weights is None
+def _tables(
+    x: Tensor, y: Tensor, weights: Tensor | None, options: views.Options
+) -> Iterator[views.Table]:
+    """Check samples and yield their tables, those with bins of the same kinds together."""
     # Ranges and bins from the data need to know first; else the counting finds out.
-    unchecked = hard and ranges is not None and bins is not None
+    known = options.ranges is not None and options.bins is not None
+    unchecked = known and not options.soft and weights is None
     x, y, weights = paired_rows(x, y, weights, finite=not unchecked)
-    effective = None if weights is None else weights.sum(1).square() / weights.square().sum(1)
-    if kernel != "hard":
+    if options.soft:
         x, y = cast(x, torch.float64), cast(y, torch.float64)
-
-    bx, by = _bins_per_row(bins, x, y, weights, effective)
-    if ranges is None:
-        options = (weights, binning, clip_quantile, margin)
-        axes = data_axis(x, bx, *options), data_axis(y, by, *options)
-    else:
-        axes = (
-            fixed_axis(ranges[0], int(bx.max()), x.dtype, x.device)._replace(bins=bx),
-            fixed_axis(ranges[1], int(by.max()), y.dtype, y.device)._replace(bins=by),
-        )
-    shape = int(bx.max()), int(by.max())
-    if hard:
-        return Table(
-            hard_counts(x.detach(), y.detach(), axes, shape, None, unchecked=unchecked), None
-        )
-    return Table(soft_counts(x, y, axes, shape, kernel, weights), effective)
-
-
-def _bins_per_row(
-    bins: tuple[int, int] | None,
-    x: Tensor,
-    y: Tensor,
-    weights: Tensor | None,
-    effective: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    if bins is None:
-        n = torch.full((x.shape[0],), x.shape[1], dtype=torch.float64, device=x.device)
-        number = auto_num_bins(
-            n if effective is None else effective, correlation(x, y, weights)
-        ).unsqueeze(1)
-        return number.to(x.dtype), number.to(y.dtype)
-    bx, by = bins
-    return torch.full_like(x[:1, :1], bx), torch.full_like(y[:1, :1], by)
+    return views.tables(x, y, weights, options, unchecked=unchecked)

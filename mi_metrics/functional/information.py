@@ -45,10 +45,12 @@ from mi_metrics.functional.options import (
     from_nats,
     hints_keywords,
 )
+from mi_metrics.functional.tables.chance import expected_information
+from mi_metrics.functional.tables.sampling import occupied, undersampled
 from mi_metrics.functional.tensors import check_device, check_tensor, check_values
 
-# Above this expected bias, in nats, an uncorrected value says more about N than about the data.
-UNDERSAMPLED = 0.1
+# Below it an entropy in nats is what rounding leaves of 0.
+ROUNDING = 1e-12
 
 
 @hints_keywords
@@ -115,7 +117,11 @@ def mutual_information(
     ``"max"``          I / max(Hx, Hy)                0 … 1
     ``"joint"``        I / Hxy                        0 … 1
     ``"studholme"``    (Hx + Hy) / Hxy                1 … 2
+    ``"adjusted"``     (I - E) / ((Hx + Hy)/2 - E)    ≤ 1; 0 on average by chance
     =================  =============================  ==========================
+
+    E is the mean of I over all tables with the same margins (Vinh, Epps and Bailey 2010), so
+    ``"adjusted"`` is scikit-learn's ``adjusted_mutual_info_score``.
 
     ===================  ==========================================================================
     ``bias_correction``  each entropy becomes
@@ -130,14 +136,16 @@ def mutual_information(
         about half of the samples, which is what makes its mean right; a corrected normalised value
         may leave its range.
         Constant input: with one occupied row or column, I is exactly 0 under every correction and
-        so is every normalised form (``"studholme"``: 1, its value for independence). A denominator
-        ≤ 0 gives the same.
+        so is every normalised form (``"studholme"``: 1, its value for independence; ``"adjusted"``
+        too is 0, where scikit-learn gives 1 for two constants). An entropy below 1e-12 nats counts
+        as 0, and a denominator ≤ 0 gives the same.
         No samples: NaN.
-        Bias: the plug-in value is too large by about (K_xy - K_x - K_y + 1) / 2N nats. If that
-        exceeds 0.1 and no correction is asked for, a
-        :class:`mi_metrics.MutualInformationWarning` says so.
-        Gradient: with respect to floating-point counts (not with ``"grassberger"``); finite with
-        empty cells.
+        Bias: the plug-in value is too large by about (K_xy - K_x - K_y + 1) / 2N nats. Where that
+        exceeds 0.1 without a correction, or where more than a fifth of the samples (with
+        ``"grassberger"`` a quarter) are alone in their cell, which no correction mends, a
+        :class:`mi_metrics.MutualInformationWarning` says so; not for ``"adjusted"``.
+        Gradient: with respect to floating-point counts (not with ``"grassberger"`` or
+        ``"adjusted"``); finite with empty cells.
         Exact under splits and ranks: add the tables, then call this once.
 
     Args:
@@ -154,7 +162,8 @@ def mutual_information(
     Raises:
         TypeError: If ``counts`` is not a real tensor.
         ValueError: If an option is unknown, ``counts`` has fewer than two dimensions or negative or
-            non-finite entries, or ``"grassberger"`` is asked of fractional counts.
+            non-finite entries, ``"grassberger"`` or ``"adjusted"`` is asked of fractional counts,
+            or ``"adjusted"`` of corrected ones.
 
     Example:
         >>> import torch
@@ -168,11 +177,14 @@ def mutual_information(
     References:
         G. A. Miller, "Note on the bias of information estimates" (1955), in: Information Theory in
         Psychology. P. Grassberger, "Entropy estimates from insufficient samplings" (2003),
-        arXiv:physics/0307138.
+        arXiv:physics/0307138. N. X. Vinh, J. Epps, J. Bailey, "Information theoretic measures for
+        clusterings comparison: variants, properties, normalization and correction for chance"
+        (2010), JMLR 11, 2837-2854.
     """
-    check_options(normalization, bias_correction, unit)
+    check_choice("bias_correction", bias_correction, BIAS_CORRECTIONS)
+    check_options(normalization, bias_correction, unit, whole=True)
     _check_counts(counts)
-    if bias_correction == "none" and (message := undersampled(counts)):
+    if normalization != "adjusted" and (message := undersampled(counts, bias_correction)):
         caution("undersampled", message)
     return information(
         counts, normalization=normalization, bias_correction=bias_correction, unit=unit
@@ -244,65 +256,69 @@ def information(
     bias_correction: str = "none",
     unit: str = "nats",
     effective_samples: Tensor | None = None,
+    soft: bool = False,
 ) -> Tensor:
     """:func:`mutual_information` without its checks and warning; N of Miller and Madow may be
     given.
+
+    In a ``soft`` table a constant fills several rows, and its information is what rounding leaves.
     """
     if bias_correction == "grassberger":
         _check_whole(counts, 'bias_correction="grassberger"')
+    if normalization == "adjusted":
+        _check_whole(counts, 'normalization="adjusted"')
     table = _float64(counts)
     p = _probabilities(table)
     p_x, p_y = p.sum(-1), p.sum(-2)
+    hx, hy, hxy = _plug_in(p_x, 1), _plug_in(p_y, 1), _plug_in(p, 2)
+    kx, ky = occupied(p_x, 1), occupied(p_y, 1)
+    constant = (kx == 1) | (ky == 1) | (hx < ROUNDING) | (hy < ROUNDING)
+    if soft:
+        constant = constant | (hx + hy - hxy < ROUNDING)
     if bias_correction == "grassberger":
-        hx, hy, hxy = (
-            _grassberger(table.sum(-1), 1),
-            _grassberger(table.sum(-2), 1),
-            _grassberger(table, 2),
-        )
-    else:
-        hx, hy, hxy = _plug_in(p_x, 1), _plug_in(p_y, 1), _plug_in(p, 2)
-    kx, ky = _occupied(p_x, 1), _occupied(p_y, 1)
+        hx, hy = _grassberger(table.sum(-1), 1), _grassberger(table.sum(-2), 1)
+        hxy = _grassberger(table, 2)
     if bias_correction == "miller_madow":
         n = table.sum((-2, -1)) if effective_samples is None else effective_samples
         n = n.clamp_min(1e-290)  # of subnormal weights the inverse is not a number
         hx = hx + (kx - 1) / (2 * n)
         hy = hy + (ky - 1) / (2 * n)
-        hxy = hxy + (_occupied(p, 2) - 1) / (2 * n)
-    constant = (kx == 1) | (ky == 1)
+        hxy = hxy + (occupied(p, 2) - 1) / (2 * n)
     mi = torch.where(constant, 0, hx + hy - hxy)
     if normalization == "none":
         return from_nats(mi, unit)
-    numerator, denominator = normalized_ratio(normalization, mi, hx, hy, hxy)
+    if normalization == "adjusted":
+        chance = expected_information(table)
+        numerator, denominator = mi - chance, (hx + hy) / 2 - chance
+    else:
+        numerator, denominator = normalized_ratio(normalization, mi, hx, hy, hxy)
     independent = 1.0 if normalization == "studholme" else 0.0
-    # ~(d > 0) would also catch NaN, and a table without samples must stay NaN.
-    undefined = constant | (denominator <= 0)
+    # ~(d >= 1e-12) would also catch NaN, and a table without samples must stay NaN.
+    undefined = constant | (denominator < ROUNDING)
     return torch.where(undefined, independent, numerator / torch.where(undefined, 1, denominator))
 
 
-def undersampled(counts: Tensor, effective_samples: Tensor | None = None) -> str | None:
-    """Return a message if the plug-in value of a hard table is biased by more than 0.1 nats."""
-    n = _float64(counts).detach()
-    total = n.sum((-2, -1)) if effective_samples is None else effective_samples
-    kx, ky, kxy = _occupied(n.sum(-1), 1), _occupied(n.sum(-2), 1), _occupied(n, 2)
-    bias = torch.where(total > 0, (kxy - kx - ky + 1) / (2 * total), 0).flatten()
-    if bias.numel() == 0 or not bool(bias.max() > UNDERSAMPLED):
-        return None
-    worst = int(bias.argmax())
-    return (
-        f"{float(total.flatten()[worst]):g} samples occupy {int(kxy.flatten()[worst])} cells of "
-        "the joint table, so the uncorrected mutual information is too large by "
-        f"{float(bias[worst]):.2f} nats or more. Use fewer bins "
-        '(num_bins="auto"), more samples, or a bias correction (bias_correction="grassberger", or '
-        '"miller_madow" '
-        "for fractional weights)."
-    )
+def check_options(
+    normalization: str, bias_correction: str, unit: str, *, whole: bool = False
+) -> None:
+    """Refuse unknown names; every estimator that ends in a table takes these three.
 
-
-def check_options(normalization: str, bias_correction: str, unit: str) -> None:
-    """Refuse unknown names; every estimator that ends in a table takes these three."""
+    ``whole`` says whether its counts are whole, as ``"adjusted"`` needs them.
+    """
     check_choice("normalization", normalization, NORMALIZATIONS)
-    check_choice("bias_correction", bias_correction, BIAS_CORRECTIONS)
+    check_choice("bias_correction", bias_correction, ("auto", *BIAS_CORRECTIONS))
     check_choice("unit", unit, UNITS)
+    if normalization == "adjusted" and not whole:
+        raise ValueError(
+            '`normalization="adjusted"` compares with chance among tables of whole counts, but '
+            "weights, soft kernels, densities and losses make fractional ones. Use the hard kernel "
+            'without weights, or another normalisation, for example "arithmetic".'
+        )
+    if normalization == "adjusted" and bias_correction not in ("auto", "none"):
+        raise ValueError(
+            '`normalization="adjusted"` takes away what chance gives and excludes '
+            f'bias_correction={bias_correction!r}. Use bias_correction="none".'
+        )
 
 
 def normalized_ratio(
@@ -346,10 +362,6 @@ def _log(p: Tensor) -> Tensor:
 
 def _plug_in(p: Tensor, dims: int) -> Tensor:
     return -(p * _log(p)).sum(tuple(range(-dims, 0)))
-
-
-def _occupied(p: Tensor, dims: int) -> Tensor:
-    return (p > 0).sum(tuple(range(-dims, 0)), dtype=torch.float64)
 
 
 def _grassberger(n: Tensor, dims: int) -> Tensor:

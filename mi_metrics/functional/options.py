@@ -27,11 +27,15 @@ from mi_metrics.functional.tensors import shapes_differ as shapes_differ
 Unit = Literal["nats", "bits"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 
-Normalization = Literal["none", "arithmetic", "geometric", "min", "max", "joint", "studholme"]
+Normalization = Literal[
+    "none", "arithmetic", "geometric", "min", "max", "joint", "studholme", "adjusted"
+]
 NORMALIZATIONS: tuple[Normalization, ...] = get_args(Normalization)
 
 BiasCorrection = Literal["none", "miller_madow", "grassberger"]
 BIAS_CORRECTIONS: tuple[BiasCorrection, ...] = get_args(BiasCorrection)
+TableCorrection = Literal["auto", "none", "miller_madow", "grassberger"]
+TABLE_CORRECTIONS: tuple[TableCorrection, ...] = get_args(TableCorrection)
 GaussianCorrection = Literal["none", "analytic"]
 GAUSSIAN_CORRECTIONS: tuple[GaussianCorrection, ...] = get_args(GaussianCorrection)
 

@@ -7,41 +7,47 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mi_metrics.functional.binned import check_correction, kernel_matrix
-from mi_metrics.functional.information import check_options, information, undersampled
+from mi_metrics.functional.cautions import Kind
+from mi_metrics.functional.information import check_options, information
 from mi_metrics.functional.options import (
-    BiasCorrection,
     Binning,
-    Interval,
     Kernel,
     NanStrategy,
     Normalization,
     NumBins,
+    TableCorrection,
     Unit,
     ValueRange,
     check_integer,
 )
-from mi_metrics.functional.tables.axis import (
-    MAX_AUTO_BINS,
-    Axis,
-    auto_num_bins,
-    check_binning,
-    data_axis,
-    table_correlation,
-)
+from mi_metrics.functional.tables import views
+from mi_metrics.functional.tables.automatic import MOST_BINS, Binned, choose, rebinned
+from mi_metrics.functional.tables.axis import Axis, data_axis
+from mi_metrics.functional.tables.pairs import Cells
 from mi_metrics.metrics.base import WIDE_X, WIDE_Y, keywords
 from mi_metrics.metrics.table import JointTableMetric
 from mi_metrics.states import grid
 
+# So many times the samples of the cells beside it make a cell one value that repeats.
+REPEATED = 8
+# Nats of entropy that a grid may cost both variables together without a word.
+COARSE = 0.1
+# Cells merged in pairs may cost so many nats, and this share of the value, without a word.
+FALL, FALL_SHARE = 0.02, 0.1
+
 
 class OutputView(NamedTuple):
-    """The state of one output read as a joint table in bins; tables, axes and ends have a leading
+    """The state of one output read as a joint table in bins; tables and axes have a leading
     dimension of 1.
     """
 
-    counts: Tensor
-    axes: tuple[Axis, Axis]
-    ends: tuple[Interval, Interval]  # of the data or the given range
-    coarse: bool  # whether cells of the grid were wider than bins
+    table: views.Table
+    cells: grid.Grid | None  # None: the range is given
+
+    @property
+    def counts(self) -> Tensor:
+        """The table, ``(1, B_x, B_y)``."""
+        return self.table.counts
 
 
 class BinnedMutualInformation(JointTableMetric):
@@ -82,26 +88,28 @@ class BinnedMutualInformation(JointTableMetric):
 
     Args:
         num_bins: Bins of both axes, ``(B_x, B_y)``, or ``"auto"``: chosen in ``compute`` from the
-            number of samples and their correlation, at most 256 and at most ``resolution``.
-            ``"auto"`` needs ``value_range=None``: a table of a known range has to know its bins
-            before the first sample.
+            number of samples and their dependence, at most 256 and at most ``resolution``. With a
+            given range they are made of ``resolution`` equal cells (hard kernel only).
         value_range: ``None`` (unknown, found from the data), ``(lo, hi)`` for both axes, or
             ``((x_lo, x_hi), (y_lo, y_hi))``. Samples outside are counted in the edge bins, and
             ``compute`` warns once if they are more than 1 %.
-        binning: ``"uniform"`` or ``"quantile"``.
+        binning: ``"auto"``, ``"uniform"``, ``"quantile"`` or ``"values"`` (a bin for each distinct
+            value, of at most ``resolution``), or a pair of them for x and y.
         clip_quantile: Fraction of samples in [0, 0.5) at each end of each axis that the range
             leaves out.
         margin: Fraction of the range's width that is added at both ends.
         kernel: ``"hard"``, ``"linear"`` or ``"cubic"``. With an unknown range the kernel spreads
             each cell's count from the cell's centre.
         normalization: ``"none"``, ``"arithmetic"``, ``"geometric"``, ``"min"``, ``"max"``,
-            ``"joint"`` or ``"studholme"``.
-        bias_correction: ``"none"``, ``"miller_madow"`` or ``"grassberger"`` (hard kernel).
+            ``"joint"``, ``"studholme"`` or ``"adjusted"`` (hard kernel).
+        bias_correction: ``"auto"``, ``"none"``, ``"miller_madow"`` or ``"grassberger"`` (hard
+            kernel).
         unit: ``"nats"`` or ``"bits"``.
         num_outputs: Number of pairs of variables that are evaluated side by side.
         nan_strategy: What to do with NaN and infinite samples: ``"error"``, or ``"ignore"``: the
             pair is dropped and counted.
-        resolution: With an unknown range, the most cells per axis, at least 2.
+        resolution: The most cells per axis of an unknown range, or the cells of a given one under
+            ``num_bins="auto"``, at least 2.
         kwargs: Arguments of :class:`torchmetrics.Metric`.
 
     Raises:
@@ -112,13 +120,13 @@ class BinnedMutualInformation(JointTableMetric):
         >>> import torch
         >>> from mi_metrics import BinnedMutualInformation
         >>> generator = torch.Generator().manual_seed(0)
-        >>> metric = BinnedMutualInformation("auto", bias_correction="grassberger")
+        >>> metric = BinnedMutualInformation()
         >>> for _ in range(10):
         ...     x = torch.randn(1_000, generator=generator)
         ...     y = 0.6 * x + 0.8 * torch.randn(1_000, generator=generator)  # truth: 0.2231 nats
         ...     metric.update(x, y)
         >>> print(f"{metric.compute():.4f}")
-        0.2228
+        0.2211
 
     References:
         C. O. Daub et al., "Estimating mutual information using B-spline functions" (2004),
@@ -128,30 +136,41 @@ class BinnedMutualInformation(JointTableMetric):
     @keywords
     def __init__(
         self,
-        num_bins: NumBins = 32,
+        num_bins: NumBins = "auto",
         *,
         value_range: ValueRange = None,
-        binning: Binning = "uniform",
+        binning: Binning = "auto",
         clip_quantile: float = 0.0,
         margin: float = 0.0,
         kernel: Kernel = "hard",
         normalization: Normalization = "none",
-        bias_correction: BiasCorrection = "none",
+        bias_correction: TableCorrection = "auto",
         unit: Unit = "nats",
         num_outputs: int = 1,
         nan_strategy: NanStrategy = "error",
         resolution: int = 256,
         **kwargs: Any,
     ) -> None:
-        bins, ranges = check_binning(num_bins, value_range, binning, clip_quantile, margin, kernel)
-        check_options(normalization, bias_correction, unit)
+        options = views.parse(
+            num_bins,
+            value_range,
+            binning,
+            clip_quantile,
+            margin,
+            kernel,
+            normalization=normalization,
+            bias_correction=bias_correction,
+            unit=unit,
+        )
+        check_options(normalization, bias_correction, unit, whole=kernel == "hard")
         check_correction(bias_correction, kernel)
         resolution = check_integer("resolution", resolution, 2)
-        if ranges is not None and bins is None:
+        bins, ranges = options.bins, options.ranges
+        if ranges is not None and bins is None and kernel != "hard":
             raise ValueError(
-                '`num_bins="auto"` is chosen from the data and excludes a given `value_range`, '
-                "whose table has to know its bins before the first sample. Give the number of "
-                "bins, or pass value_range=None."
+                f"Expected `num_bins` to be a number with a given `value_range` and "
+                f"kernel={kernel!r}, but got 'auto': a soft table has to know its bins before the "
+                "first sample. Give num_bins, for example 32, or pass value_range=None."
             )
         if ranges is None and bins is not None and max(bins) > resolution:
             raise ValueError(
@@ -160,7 +179,7 @@ class BinnedMutualInformation(JointTableMetric):
                 "most: raise it."
             )
         super().__init__(
-            None if ranges is None else bins,
+            None if ranges is None else bins or (resolution, resolution),
             ranges,
             kernel=kernel,
             resolution=resolution,
@@ -173,30 +192,39 @@ class BinnedMutualInformation(JointTableMetric):
         self.normalization, self.bias_correction, self.unit = normalization, bias_correction, unit
         self.resolution = resolution
 
-    def compute(self) -> Tensor:
-        """Return the mutual information of all samples since the last reset, of all ranks."""
-        views = self._views()
-        counts = _stack([view.counts for view in views])
-        self._warn_once("no samples", self._without_samples())
-        self._warn_once("outside", self._outside_message())
-        if any(view.coarse for view in views):
-            self._warn_once(
-                "coarse grid",
-                f"The grid of {self.resolution} cells per axis is coarser than the bins of "
-                f"{type(self).__name__}, as heavy tails or far outliers make it, so some bins "
-                "can't be told apart. Raise `resolution`, use fewer bins, or transform both "
-                "variables monotonically first (ranks, logarithms): mutual information does not "
-                "change.",
-            )
-        if self.bias_correction == "none" and self.kernel == "hard":
-            self._warn_once("undersampled", undersampled(counts))
-        value = information(
-            counts,
+    @property
+    def _options(self) -> views.Options:
+        # Not an attribute: metrics that were pickled by version 0.1.0 have none.
+        return views.parse(
+            self.num_bins,
+            self.value_range,
+            self.binning,
+            self.clip_quantile,
+            self.margin,
+            self.kernel,
             normalization=self.normalization,
             bias_correction=self.bias_correction,
             unit=self.unit,
         )
-        return self._squeeze(value)
+
+    def compute(self) -> Tensor:
+        """Return the mutual information of all samples since the last reset, of all ranks."""
+        found, options = self._views(), self._options
+        self._warn_once("no samples", self._without_samples())
+        self._warn_once("outside", self._outside_message())
+        if not self._in_forward:
+            for kind, message in self._doubts(found, options).items():
+                self._warn_once(kind, message)
+        return self._squeeze(torch.cat([view.table.value(options) for view in found]))
+
+    def _doubts(self, found: list[OutputView], options: views.Options) -> dict[Kind, str]:
+        doubts: dict[Kind, str] = {}
+        for view in found:
+            if message := self._coarse_message(view):
+                doubts.setdefault("coarse grid", message)
+            for kind, message in view.table.doubts(options, self.resolution):
+                doubts.setdefault(kind, message)
+        return doubts
 
     def counts(self) -> Tensor:
         """Return the counts in bins, ``(B_x, B_y)``, or ``(C, B_x, B_y)`` for several outputs.
@@ -216,21 +244,28 @@ class BinnedMutualInformation(JointTableMetric):
         return counts / counts.sum((-2, -1), keepdim=True)
 
     def edges(self, output: int = 0) -> tuple[Tensor, Tensor]:
-        """Return the edges of the bins of x and of y in data units, float64 ``(B + 1,)`` each."""
+        """Return the edges of the bins of x and of y in data units, float64 ``(B + 1,)`` each.
+
+        Between unequal bins they are the midpoints of neighbouring values; those of a single value
+        v are v ± 0.5, and bins that no value reaches have no width.
+        """
         self._check_output(output)
         view = self._views()[output]
-        x_edges, y_edges = (
-            axis.borders(bins, *ends)
-            for axis, bins, ends in zip(view.axes, view.counts.shape[1:], view.ends, strict=True)
-        )
-        return x_edges, y_edges
+        return self._edges(view, 0), self._edges(view, 1)
 
     def _views(self) -> list[OutputView]:
         """Return each output's state in bins."""
-        if self._ranges is None:
-            return [self._grid_view(c) for c in range(self.num_outputs)]
-        axes = self._axes(torch.float64, torch.float64)
-        return [OutputView(table.unsqueeze(0), axes, self._ranges, False) for table in self.table]
+        outputs = range(self.num_outputs)
+        return [self._known(c) if self._ranges is not None else self._grid_view(c) for c in outputs]
+
+    def _known(self, output: int) -> OutputView:
+        """Return the equal cells of given ranges in bins: each is one, or automatic bins pool
+        them.
+        """
+        table = self.table[output : output + 1]
+        binned = self._choose(views.cells_of_ranges(table))
+        counts = table if self._options.soft else binned.counts
+        return OutputView(views.Table(binned, counts, None), None)
 
     def _grid_view(self, output: int) -> OutputView:
         """Return the cells of an output's grid in bins: each cell goes where the value that stands
@@ -241,35 +276,36 @@ class BinnedMutualInformation(JointTableMetric):
         """
         cells = grid.view(self.table[output : output + 1])
         wide = self.counters[[WIDE_X, WIDE_Y], output].tolist()
-        values = [
+        x, y = (
             self._values(axis, bool(w)) for axis, w in zip((cells.x, cells.y), wide, strict=True)
-        ]
-        n = cells.joint.sum((1, 2))
-        if isinstance(self.num_bins, tuple):
-            bins = self.num_bins
-        else:
-            r = table_correlation(values[0], values[1], cells.joint)
-            bins = (int(auto_num_bins(n.double(), r, min(MAX_AUTO_BINS, self.resolution))),) * 2
-        axes, ends, coarse = [], [], False
-        for axis, value, b in zip((cells.x, cells.y), values, bins, strict=True):
-            # An empty table has no range; any will do.
-            weights = torch.where(n > 0, axis.counts, 1).double()
-            number = torch.full_like(n, b).unsqueeze(1)
-            axes.append(
-                data_axis(value, number, weights, self.binning, self.clip_quantile, self.margin)
-            )
-            ends.append((float(axis.lower.min()), float(axis.upper.max())))
-            coarse |= _is_coarse(axis, axes[-1])
-        if self.kernel == "hard":
-            rows, columns = (a.cell(v).long() for a, v in zip(axes, values, strict=True))
-            counts = grid.regroup(cells.joint, rows, columns, bins)
-        else:
+        )
+        pairs = Cells(
+            (x, y),
+            cells.joint,
+            (bool(cells.x.lossless), bool(cells.y.lossless)),
+            (cells.x.upper > cells.x.lower, cells.y.upper > cells.y.lower),
+            self._uniform,
+        )
+        binned = self._choose(pairs)
+        counts = binned.counts
+        if self._options.soft:
             wx, wy = (
-                kernel_matrix(v.double(), a, b, self.kernel)
-                for v, a, b in zip(values, axes, bins, strict=True)
+                kernel_matrix(v.double(), axis, b, self.kernel)
+                for v, axis, b in zip((x, y), binned.axes, binned.shape, strict=True)
             )
             counts = wx.mT @ cells.joint.double() @ wy
-        return OutputView(counts, (axes[0], axes[1]), (ends[0], ends[1]), coarse)
+        return OutputView(views.Table(binned, counts, None), cells)
+
+    def _choose(self, pairs: Cells) -> Binned:
+        choice = self._options.choice(most=min(MOST_BINS, self.resolution), few=self.resolution)
+        if self._ranges is not None:
+            # The bins of the table itself, where their number was given.
+            choice = choice._replace(kinds=("uniform", "uniform"))
+        (binned,) = choose(pairs, choice)
+        return binned
+
+    def _uniform(self, side: int, values: Tensor, bins: Tensor, weights: Tensor | None) -> Axis:
+        return data_axis(values, bins, weights, "uniform", self.clip_quantile, self.margin)
 
     def _values(self, axis: grid.Axis, wide: bool) -> Tensor:
         # The functional API evaluates float32 samples in float32; where the cells are the samples,
@@ -280,15 +316,97 @@ class BinnedMutualInformation(JointTableMetric):
             else axis.centre
         )
 
+    def _edges(self, view: OutputView, side: int) -> Tensor:
+        axis, bins = view.table.binned.axes[side], view.counts.shape[1 + side]
+        if view.cells is None:
+            assert self._ranges is not None
+            lo, hi = self._ranges[side]
+            # Bins of given ranges begin with the first cell that lies in them.
+            most = self.table.shape[1 + side]
+            first = -(-torch.arange(bins + 1, device=self.table.device) * most // bins)
+            return lo + (hi - lo) * first.double() / most
+        cells = (view.cells.x, view.cells.y)[side]
+        lower, upper = (v[0, : int(cells.size)] for v in (cells.lower, cells.upper))
+        if not len(lower) or lower[0] == upper[-1]:
+            middle = float(lower[0]) if len(lower) else 0.0
+            edges = torch.full((bins + 1,), middle + 0.5, dtype=torch.float64)
+            edges[0] = middle - 0.5
+            return edges.to(self.table.device)
+        if axis.edges is None:
+            return axis.borders(bins)
+        values = view.table.binned.pairs.margin(side).values[0, : len(lower)].contiguous()
+        place = torch.searchsorted(values, axis.edges[0, : bins - 1].contiguous())
+        inner = upper[place - 1] / 2 + pad(lower, (0, 1))[place] / 2
+        inner = torch.where(place < len(lower), inner, upper[-1])
+        return torch.cat([lower[:1], inner, upper[-1:]])
 
-def _is_coarse(cells: grid.Axis, axis: Axis) -> bool:
-    width = cells.upper - cells.lower
+    def _coarse_message(self, view: OutputView) -> str | None:
+        """Say that cells of the grid are wider than bins, or hold several of the values that should
+        have a bin each.
+        """
+        if view.cells is None:
+            return None
+        cells, binned = (view.cells.x, view.cells.y), view.table.binned
+        if any(
+            kind == "values" and not bool(axis.lossless)
+            for kind, axis in zip(binned.kinds, cells, strict=True)
+        ):
+            return (
+                f"There are more than resolution={self.resolution} distinct values, so some of "
+                'them share a bin in spite of binning="values", and the value may be too small. '
+                "Raise `resolution` to the number of values or more."
+            )
+        if sum(map(_lost_entropy, cells, binned.axes)) > COARSE and _falls(view):
+            return (
+                f"The grid of resolution={self.resolution} cells per axis is coarser than the bins "
+                f"of {type(self).__name__}, as heavy tails, far outliers or more than "
+                f"{self.resolution} labels make it, so some bins can't be told apart. Raise "
+                "`resolution` (for labels to their number), use fewer bins, or transform both "
+                "variables monotonically first (ranks, logarithms): mutual information does not "
+                "change."
+            )
+        return None
+
+
+def _lost_entropy(cells: grid.Axis, axis: Axis) -> float:
+    """Return how much entropy bins lose, in nats, where a cell of the grid is wider than they are:
+    mutual information loses no more.
+    """
+    width, share = cells.upper - cells.lower, cells.counts / cells.counts.sum().clamp_min(1)
     if axis.edges is None:
         bin_width = axis.width.double() / axis.bins.double()
-        too_wide = width > (bin_width if axis.scale is None else bin_width / axis.scale)
+        bins = width / (bin_width if axis.scale is None else bin_width / axis.scale)
     else:
-        too_wide = (width > 0) & (cells.counts * axis.bins > cells.counts.sum())
-    return bool((too_wide & (cells.counts > 0)).any())
+        # A cell with far more samples than those beside it is one value that repeats: 0, or a fill.
+        beside = torch.zeros_like(cells.counts)
+        touch = cells.upper[:, :-1] == cells.lower[:, 1:]
+        beside[:, 1:] = cells.counts[:, :-1] * touch
+        beside[:, :-1] = beside[:, :-1].maximum(cells.counts[:, 1:] * touch)
+        many = (width > 0) & (cells.counts <= REPEATED * beside)
+        bins = torch.where(many, share * axis.bins, 1)
+    return float((share * bins.clamp_min(1).log()).sum())
+
+
+def _falls(view: OutputView) -> bool:
+    """Say whether the value falls when cells of the grid are merged in pairs: then it has fallen
+    from what narrower cells would show.
+    """
+    cells, binned = view.cells, view.table.binned
+    assert cells is not None
+    pairs = binned.pairs
+    assert isinstance(pairs, Cells)
+    values = []
+    for value, axis in zip(pairs.values, (cells.x, cells.y), strict=True):
+        merged = value.clone()
+        touch = (axis.upper[:, :-1] == axis.lower[:, 1:])[:, ::2]
+        first, second = value[:, :-1:2], value[:, 1::2]
+        merged[:, 1::2] = torch.where(touch, first, second)
+        values.append(merged)
+    coarser = rebinned(binned._replace(pairs=pairs.having((values[0], values[1]))), 1)
+    before, after = (
+        float(information(t.counts, bias_correction="miller_madow")) for t in (binned, coarser)
+    )
+    return before - after > max(FALL, FALL_SHARE * before)
 
 
 def _stack(tables: list[Tensor]) -> Tensor:

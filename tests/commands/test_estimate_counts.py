@@ -4,7 +4,7 @@ import torch
 from scipy import stats
 
 from mi_metrics import BinnedMutualInformation
-from mi_metrics.commands.estimate_counts import crowded, few_values, p_value, tabulate
+from mi_metrics.commands.estimate_counts import p_value
 from mi_metrics.functional import binned_joint, independence_p_value
 from mi_metrics.states import grid
 
@@ -19,10 +19,6 @@ def metric_of(x, y, **options):
 
 def cells_of(x, y):
     return grid.view(metric_of(x, y).table)
-
-
-def tables(metric):
-    return metric.counts(), grid.view(metric.table)
 
 
 def contingency(x, y):
@@ -45,69 +41,6 @@ def g_test(x, y, groups):
 
 def normal(*shape):
     return np.random.default_rng(0).standard_normal(shape)
-
-
-@pytest.mark.parametrize(
-    ("x", "expected"),
-    [
-        (np.arange(1000.0) % 99, 99),
-        (np.arange(1000.0) % 100, None),
-        (np.arange(10_000.0) % 300, None),
-    ],
-)
-def test_few_values_are_fewer_than_one_in_ten_samples(x, expected):
-    # More than the grid resolves are not counted.
-    assert few_values(cells_of(x, normal(len(x))).x) == expected
-
-
-class TestTabulate:
-    @pytest.mark.parametrize("binning", ["uniform", "quantile"])
-    def test_categories_have_a_row_each_wherever_they_lie(self, binning):
-        rng = np.random.default_rng(0)
-        x, y = (
-            rng.choice(DOSES, 1000, p=[0.4, 0.02, 0.02, 0.4, 0.16]),
-            rng.choice([-7.0, 0, 1], 1000, p=[0.9, 0.05, 0.05]),
-        )
-        metric = metric_of(x, y, binning=binning)
-        counts, own = tabulate(*tables(metric))
-        assert own == (True, True)
-        assert torch.equal(counts, contingency(x, y))
-        # What this is for: quantile bins that are more than the values are the values.
-        pooled = metric.counts()
-        assert (int((pooled.sum(1) > 0).sum()) < len(DOSES)) == (binning == "uniform")
-
-    @pytest.mark.parametrize("binning", ["uniform", "quantile"])
-    def test_beside_categories_numbers_keep_their_bins(self, binning):
-        x, y = DOSES[np.arange(1000) % 5], normal(1000).round(1)
-        metric = metric_of(x, y, binning=binning)
-        counts, own = tabulate(*tables(metric))
-        assert own == (True, False)
-        assert torch.equal(counts.sum(0), metric.counts().sum(0))
-        first, last = metric.edges()[1][[1, -2]].tolist()
-        assert counts[:, 0].tolist() == [int(((x == dose) & (y < first)).sum()) for dose in DOSES]
-        assert counts[:, -1].tolist() == [int(((x == dose) & (y >= last)).sum()) for dose in DOSES]
-        turned, own = tabulate(*tables(metric_of(y, x, binning=binning)))
-        assert own == (False, True)
-        assert torch.equal(turned, counts.T)
-
-    def test_more_values_than_bins_have_rows_if_the_table_stays_small(self):
-        x, few, many = np.arange(1000.0) % 50, np.arange(1000) // 7 % 2, normal(1000)
-        counts, own = tabulate(*tables(metric_of(x, few.astype(float))))
-        assert own == (True, True)
-        assert torch.equal(counts, contingency(x, few))
-        metric = metric_of(x, many)
-        counts, own = tabulate(*tables(metric))
-        assert own == (False, False)
-        assert torch.equal(counts, metric.counts())
-        assert len(counts) < 50
-
-    def test_values_that_hardly_repeat_are_numbers(self):
-        # So strong a dependence asks for 256 bins: a row for each sample would be its logarithm,
-        # whatever the truth.
-        x = normal(200)
-        metric = metric_of(x, x)
-        assert metric.counts().shape == (256, 256)
-        assert tabulate(*tables(metric))[1] == (False, False)
 
 
 class TestPValue:
@@ -148,9 +81,3 @@ class TestPValue:
         assert rejected == pytest.approx(0.05, abs=0.027)
         counts = (n * binned_joint(x, y, "auto", binning="quantile")).round()
         assert float((independence_p_value(counts) < 0.05).double().mean()) > 0.077
-
-
-def test_a_crowded_axis_is_one_whose_samples_differ_within_a_bin():
-    x = normal(1000)
-    assert crowded(*tables(metric_of(np.exp(3 * x), x))) == (True, False)
-    assert crowded(*tables(metric_of((x > 2).astype(float), np.full(1000, 1.0)))) == (False, False)

@@ -228,11 +228,16 @@ def test_undersampling_warns_once_per_call_and_names_the_remedies():
     with warned("undersampled", match=match) as caught:
         mutual_information(thin)
     assert caught[0].filename == __file__
-    # Silent (warnings are errors): a correction, enough samples, and a table that is thin but not
-    # biased.
-    mutual_information(thin, bias_correction="grassberger")
+    # No correction mends a table whose samples are alone in their cells.
+    with warned("undersampled", match=r"100 % of them alone in theirs: bias_correction='grassb"):
+        mutual_information(thin, bias_correction="grassberger")
+    with warned("undersampled", match="100 % of them alone"):
+        mutual_information(torch.eye(10, dtype=torch.int64))
+    # Silent (warnings are errors): enough samples, chance taken away, and a constant.
     mutual_information(4 * thin)
-    mutual_information(torch.eye(10, dtype=torch.int64))
+    mutual_information(2 * thin, bias_correction="miller_madow")
+    mutual_information(thin, normalization="adjusted")
+    mutual_information(torch.ones(5, 1))
 
 
 @ignore_cautions

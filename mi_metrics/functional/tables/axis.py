@@ -8,10 +8,6 @@ sample lies at
 
 in bin :math:`\lfloor t \rfloor`, clamped to 0 … B - 1: half-open bins, the last one closed, as
 NumPy has them.
-
-References:
-    A. Hacine-Gharbi, P. Ravier, "A binning formula of bi-histogram for joint entropy estimation
-    using mean square error minimization" (2018), doi:10.1016/j.patrec.2017.11.007.
 """
 
 from collections.abc import Sequence
@@ -21,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.options import (
+    BIN_KINDS,
     KERNELS,
     Interval,
     check_cells,
@@ -30,8 +27,6 @@ from mi_metrics.functional.options import (
 )
 from mi_metrics.functional.tables.quantiles import ordered, quantile, quantile_edges
 
-BINNINGS = ("uniform", "quantile")
-MAX_AUTO_BINS = 256
 MAX_MARGIN = 1000.0
 # Above it, whole numbers are not exact in float32.
 MAX_BINS_FLOAT32 = 2**24
@@ -78,16 +73,18 @@ class Axis(NamedTuple):
         index = torch.searchsorted(self.edges, x.to(self.edges.dtype).contiguous(), right=True)
         return index.to(self.lo.dtype)
 
-    def borders(self, count: int, low: float, high: float) -> Tensor:
-        """Return the edges ``(count + 1,)`` of the only table's bins, float64; ``low``, ``high``
-        end unequal bins.
-        """
-        if self.edges is not None:
-            ends = torch.tensor([low, high], dtype=torch.float64, device=self.edges.device)
-            return torch.cat([ends[:1], self.edges[0, : count - 1].double(), ends[1:]])
+    def borders(self, count: int) -> Tensor:
+        """Return the edges ``(count + 1,)`` of the only table's bins of equal width, float64."""
         steps = torch.arange(count + 1, dtype=torch.float64, device=self.lo.device)
         borders = self.lo.double() + self.width.double() * steps / self.bins.double()
         return (borders if self.scale is None else borders / self.scale)[0]
+
+    def take(self, rows: Tensor) -> "Axis":
+        """Return the axis of the tables at these places."""
+        lo, width, bins, scale, edges = (
+            p if p is None or p.shape[0] == 1 else p[rows] for p in self
+        )
+        return Axis(lo, width, bins, scale, edges)  # type: ignore[arg-type]
 
     def rows(self, r: slice) -> "Axis":
         """Return the axis of some of the R tables."""
@@ -95,15 +92,23 @@ class Axis(NamedTuple):
         return Axis(lo, width, bins, scale, edges)  # type: ignore[arg-type]
 
 
+class Binning(NamedTuple):
+    """Checked options of a joint table: numbers of bins (None: automatic), ranges (None: unknown)
+    and the kinds of bins on both axes.
+    """
+
+    bins: tuple[int, int] | None
+    ranges: tuple[Interval, Interval] | None
+    kinds: tuple[str, str]
+
+
 def check_binning(
     num_bins: Any, value_range: Any, binning: Any, clip_quantile: Any, margin: Any, kernel: Any
-) -> tuple[tuple[int, int] | None, tuple[Interval, Interval] | None]:
-    """Refuse options that are wrong or exclude each other; return the bins (None: automatic) and
-    the ranges.
-    """
+) -> Binning:
+    """Refuse options that are wrong or exclude each other."""
     bins = _parse_num_bins(num_bins)
     ranges = parse_value_range(value_range)
-    check_choice("binning", binning, BINNINGS)
+    kinds = _parse_kinds(binning)
     check_choice("kernel", kernel, KERNELS)
     if not 0 <= check_number("clip_quantile", clip_quantile) < 0.5:
         raise ValueError(
@@ -122,25 +127,48 @@ def check_binning(
                     f"`{name}={value}` adapts the range to the data and excludes a given "
                     f"`value_range`. Remove `{name}`, or pass value_range=None."
                 )
-    if binning == "quantile":
-        if ranges is not None:
+    for kind in set(kinds) & {"quantile", "values"}:
+        _check_kind(kind, bins, ranges, kernel, bool(clip_quantile or margin))
+    return Binning(bins, ranges, kinds)
+
+
+def _parse_kinds(binning: Any) -> tuple[str, str]:
+    if isinstance(binning, Sequence) and not isinstance(binning, str):
+        if len(binning) != 2:
             raise ValueError(
-                '`binning="quantile"` takes its edges from the data and excludes a given '
-                "`value_range`. "
-                'Use binning="uniform", or pass value_range=None.'
+                f"Expected `binning` to be one of {', '.join(map(repr, BIN_KINDS))}, or a pair of "
+                f"them for x and y, but got {len(binning)} values: {binning!r}."
             )
-        if kernel != "hard":
-            raise ValueError(
-                f'`binning="quantile"` has bins of unequal width and needs kernel="hard", but got '
-                f"{kernel!r}. "
-                'Use binning="uniform" with soft kernels.'
-            )
-        if clip_quantile or margin:
-            raise ValueError(
-                '`binning="quantile"` has no range to clip or widen: its edge bins hold their '
-                "share of samples, outliers included. Remove `clip_quantile` and `margin`."
-            )
-    return bins, ranges
+        kinds = binning[0], binning[1]
+    else:
+        kinds = binning, binning
+    for kind in kinds:
+        check_choice("binning", kind, BIN_KINDS)
+    return kinds
+
+
+def _check_kind(kind: str, bins: object, ranges: object, kernel: str, adapted: bool) -> None:
+    """Refuse what excludes quantile bins, or a bin for each value."""
+    if ranges is not None:
+        raise ValueError(
+            f'`binning="{kind}"` takes its bins from the data and excludes a given '
+            '`value_range`. Use binning="uniform", or pass value_range=None.'
+        )
+    if kernel != "hard":
+        raise ValueError(
+            f'`binning="{kind}"` has bins of unequal width and needs kernel="hard", but got '
+            f'{kernel!r}. Use binning="uniform" with soft kernels.'
+        )
+    if adapted:
+        raise ValueError(
+            f'`binning="{kind}"` has no range to clip or widen: its edge bins hold their '
+            "share of samples, outliers included. Remove `clip_quantile` and `margin`."
+        )
+    if kind == "values" and bins is not None:
+        raise ValueError(
+            f'`binning="values"` has a bin for each distinct value, and no other number, but got '
+            f'num_bins={bins}. Leave `num_bins` at its default, "auto".'
+        )
 
 
 def _parse_num_bins(num_bins: Any) -> tuple[int, int] | None:
@@ -287,61 +315,6 @@ def _axis(lo: Tensor, hi: Tensor, bins: Tensor, margin: float, scale: Tensor | N
     # A range without width is one bin: a soft kernel would spread the constant over several.
     bins = torch.where(width > 0, bins, 1).to(lo.dtype)
     return Axis(lo, torch.where(width > 0, width, 1), bins, scale)
-
-
-def auto_num_bins(n: Tensor, correlation: Tensor, most: int = MAX_AUTO_BINS) -> Tensor:
-    """Return ``round(1.5 b)``, b Hacine-Gharbi and Ravier's number for n samples of a given
-    correlation.
-
-    Args:
-        n: Numbers of samples, float64 of shape ``(R,)``.
-        correlation: Pearson's correlation, float64 of shape ``(R,)``.
-        most: The upper bound; the formula diverges for a perfect correlation.
-    """
-    unexplained = (1 - correlation.square()).clamp_min(torch.finfo(torch.float64).tiny)
-    b = torch.sqrt((1 + torch.sqrt(1 + 24 * n / unexplained)) / 2).clamp_max(most)
-    return (1.5 * b.round()).round().clamp(2, most).long()
-
-
-def correlation(x: Tensor, y: Tensor, weights: Tensor | None) -> Tensor:
-    """Return Pearson's correlation of rows ``(R, n)`` as float64 ``(R,)``; 0 where a variable is
-    constant.
-    """
-    w = torch.ones_like(x, dtype=torch.float64) if weights is None else weights.double()
-    w = w / w.sum(1, keepdim=True)
-    x, y = _centred(x, w), _centred(y, w)
-    return _correlation((w * x.square()).sum(1), (w * y.square()).sum(1), (w * x * y).sum(1))
-
-
-def table_correlation(x: Tensor, y: Tensor, counts: Tensor) -> Tensor:
-    """Return the correlation of values ``(C, m_x)`` and ``(C, m_y)`` that occur ``(C, m_x, m_y)``
-    times, ``(C,)``.
-    """
-    p = counts.double()
-    p = p / p.sum((1, 2), keepdim=True).clamp_min(1)
-    px, py = p.sum(2), p.sum(1)
-    x, y = _centred(x, px), _centred(y, py)
-    covariance = ((x.unsqueeze(1) @ p).squeeze(1) * y).sum(1)
-    return _correlation((px * x.square()).sum(1), (py * y.square()).sum(1), covariance)
-
-
-def _correlation(x_variance: Tensor, y_variance: Tensor, covariance: Tensor) -> Tensor:
-    variance = x_variance * y_variance
-    return torch.where(
-        variance > 0, covariance / torch.where(variance > 0, variance, 1).sqrt(), 0
-    ).clamp(-1, 1)
-
-
-def _centred(x: Tensor, w: Tensor) -> Tensor:
-    x = x.detach().double()
-    # To a largest magnitude of 1, before and after the mean is taken: squares of 1e300 and of
-    # 1e-300 are not numbers.
-    for _ in range(2):
-        largest = x.abs().amax(1, keepdim=True)
-        x = x / torch.where(largest > 0, largest, 1)
-        x = x - (w * x).sum(1, keepdim=True)
-    # What is left of a constant is rounding.
-    return torch.where((x.amax(1, keepdim=True) - x.amin(1, keepdim=True)) > 0, x, 0)
 
 
 def _limit(dtype: torch.dtype, bins: int) -> float:

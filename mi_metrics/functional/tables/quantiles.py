@@ -56,13 +56,16 @@ def distinct(values: Tensor) -> Tensor:
     return _changes(values).sum(1) + 1
 
 
-def quantile_edges(values: Tensor, mass: Tensor | None, bins: Tensor) -> Tensor:
+def quantile_edges(
+    values: Tensor, mass: Tensor | None, bins: Tensor, number: Tensor | None = None
+) -> Tensor:
     """Return the least value of each quantile bin but the first, ``(R, B - 1)``.
 
     Args:
         values: Ordered rows ``(R, k)``; zeros of mass are infinite and last.
         mass: The mass up to and including each of them, or None where each has 1.
         bins: Numbers of bins ``(R, 1)``; B is the largest of them.
+        number: How many distinct values each row holds, ``(R,)``, where the caller knows it.
 
     Returns:
         Edges such that a value's bin is the number of edges that it reaches; infinite where no
@@ -70,7 +73,8 @@ def quantile_edges(values: Tensor, mass: Tensor | None, bins: Tensor) -> Tensor:
     """
     values, end = values.contiguous(), values.shape[1]
     start = _starts_by_middle_rank(values, mass, bins.double())
-    few = (distinct(values) <= bins.squeeze(1)).nonzero().squeeze(1)
+    number = distinct(values) if number is None else number
+    few = (number <= bins.squeeze(1)).nonzero().squeeze(1)
     if few.numel():
         changes = torch.nn.functional.pad(_changes(values[few]).cumsum(1), (1, 0))
         j = torch.arange(1, start.shape[1] + 1, device=values.device)
@@ -106,7 +110,9 @@ def _starts_by_middle_rank(values: Tensor, mass: Tensor | None, bins: Tensor) ->
 
 
 def _changes(values: Tensor) -> Tensor:
-    return (values[:, 1:] != values[:, :-1]) & (values[:, 1:] < torch.inf)
+    changes = values[:, 1:] != values[:, :-1]
+    # What has no mass is infinite, and last.
+    return changes & (values[:, 1:] < torch.inf) if bool(values[:, -1].isinf().any()) else changes
 
 
 def _mass_before(mass: Tensor | None, place: Tensor) -> Tensor:

@@ -1,0 +1,166 @@
+"""What the bins of a table may hide, as cautions: a kind and a sentence."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from mi_metrics.functional.cautions import Kind
+from mi_metrics.functional.information import information, standard_error
+from mi_metrics.functional.tables.automatic import Binned, rebinned, shared
+from mi_metrics.functional.tables.axis import Axis
+from mi_metrics.functional.tables.pairs import Margin
+from mi_metrics.functional.tables.sampling import alone, undersampled
+
+NAMES = ("x", "y")
+# "rising": twice the bins add so much in nats, as a share of the value and in standard errors,
+# while no more than this share of samples is alone in its cell there.
+RISE, RISE_SHARE, RISE_ERRORS, RISE_ALONE = 0.05, 0.05, 3, 0.1
+
+Doubt = tuple[Kind, str]
+
+
+def doubts(
+    binned: Binned, correction: str, effective: Tensor | None, most: int, *, soft: bool = False
+) -> Iterator[Doubt]:
+    """Yield what is doubtful about the values of tables, each kind once.
+
+    Args:
+        binned: The pairs and their bins. Their tables are those of the hard kernel.
+        correction: The bias correction of the values.
+        effective: The effective number of weighted samples, ``(R,)``.
+        most: The most bins that the pairs can be counted in; fewer than twice the bins give no
+            "rising".
+        soft: Whether the values come from a soft kernel, whose table has other cells.
+    """
+    message = None if soft else undersampled(binned.counts, correction, effective)
+    if message:
+        yield "undersampled", message
+    if message := shared_bins(binned):
+        yield "shared bins", message
+    if binned.pairs.valued and (message := crowded(binned)):
+        yield "crowded", message
+    # Weights have no samples to count: a cell of one may look like a cell of several.
+    whole = effective is None and not soft
+    if binned.automatic and whole and (message := rising(binned, most)):
+        yield "rising", message
+
+
+def shared_bins(binned: Binned) -> str | None:
+    """Say that values share bins: in a bin per value they would tell more, or they are no more than
+    the bins.
+    """
+    if bool(binned.values_tell_more.any()):
+        return (
+            "The variables have few distinct values, which tell at least .05 nats more than the "
+            "bins that they share, as class labels do whose numbers mean nothing: the value is too "
+            'small. Pass binning="values" for a bin each, with more samples if there are few for '
+            "so many cells."
+        )
+    for side, name in enumerate(NAMES):
+        if binned.kinds[side] != "uniform":
+            continue
+        bins = int(binned.bins[side].max())
+        # Where every bin is occupied, no more values than bins can't share any.
+        vacant = (binned.counts.sum(2 - side) == 0).any(1)
+        rows = (vacant & (binned.bins[side] == bins)).nonzero().squeeze(1)
+        if not len(rows):
+            continue
+        pairs = binned.pairs.take(rows)
+        # Samples that are all different are no labels.
+        labels = 2 * pairs.number(side, bins) <= pairs.size
+        if bool((labels & shared(pairs, side, bins)).any()):
+            return (
+                f"`{name}` has no more distinct values than its {bins} bins of equal width, yet "
+                "some share a bin: if they are class labels, the value is too small. Pass "
+                'binning="values" without a range for a bin each, or num_bins="auto".'
+            )
+    return None
+
+
+def crowded(binned: Binned) -> str | None:
+    """Say that a few of the bins of equal width hold nearly all that differs."""
+    for side, name in enumerate(NAMES):
+        if binned.kinds[side] != "uniform":
+            continue
+        marginal = binned.counts.sum(2 - side).double()
+        total = marginal.sum(1, keepdim=True).clamp_min(1e-300)
+        bins = binned.bins[side].double()
+        # A bin is judged without its most frequent value; none has more than the fullest bin.
+        rest = (total - marginal.amax(1, keepdim=True)).clamp_min(1e-300)
+        rows = _few_bins(marginal / rest, bins).nonzero().squeeze(1)
+        if not len(rows):
+            continue
+        axis = binned.axes[side].take(rows)
+        shares = crowding(binned.pairs.take(rows).margin(side), axis, marginal.shape[1])
+        if bool(_few_bins(shares, bins[rows]).any()):
+            return (
+                f"Nearly all samples of `{name}` lie in a few bins of equal width, as a fill "
+                "value, a far outlier or heavy tails make it, so the value is too small. Remove "
+                'what is far off, pass clip_quantile=0.01 or a range, or binning="quantile".'
+            )
+    return None
+
+
+def _few_bins(shares: Tensor, bins: Tensor) -> Tensor:
+    """Return where one bin holds more than half, or a few of many hold nearly all, ``(R,)``."""
+    # Of a few bins one holds more than half, whatever the data. The inverse of the sum of squares
+    # is the number of equal bins that hold as much: three of 32 or more are too few.
+    half, few = (3 / bins).clamp_min(1 / 2), (11 / bins).clamp_min(1 / 3)
+    return (shares.amax(1) > half) | (shares.square().sum(1) > few)
+
+
+def crowding(margin: Margin, axis: Axis, bins: int) -> Tensor:
+    """Return how many samples other than its most frequent value each bin has, as shares of those
+    other than the most frequent value of all, ``(R, B)``.
+    """
+    values, weights = margin.values, margin.weights()
+    held = values < torch.inf
+    cells = axis.cell(values.where(held, 0)).long().clamp(0, bins - 1)
+    changes = (values[:, 1:] != values[:, :-1]).cumsum(1)
+    run = torch.nn.functional.pad(changes, (1, 0))
+    weights = weights.where(held, 0)
+    points = weights if margin.wide is None else weights.where(~margin.wide, 0)
+    length = torch.zeros_like(weights).scatter_add_(1, run, points)
+    place = torch.zeros_like(cells).scatter_(1, run, cells)
+    empty = weights.new_zeros(len(values), bins)
+    top = empty.scatter_reduce(1, place, length, "amax")
+    total = empty.scatter_add(1, cells, weights)
+    rest = total.sum(1) - length.amax(1)
+    return (total - top) / rest.clamp_min(1e-300).unsqueeze(1)
+
+
+def rising(binned: Binned, most: int) -> str | None:
+    """Say that twice as many bins would raise the value, and have the samples for it."""
+    if (
+        binned.kinds == ("values", "values")
+        or 2
+        * max(
+            int(b.max())
+            for b, kind in zip(binned.bins, binned.kinds, strict=True)
+            if kind != "values"
+        )
+        > most
+    ):
+        return None
+    n = binned.pairs.size
+    doubled = rebinned(binned, 2).counts
+    before, after = map(_cautious, (binned.counts, doubled))
+    error = standard_error(binned.counts).clamp_min(1e-300)
+    rise = after - before
+    found = (rise > RISE_ERRORS * error) & (rise > RISE) & (rise > RISE_SHARE * before)
+    found &= alone(doubled, n) <= RISE_ALONE
+    if not bool(found.any()):
+        return None
+    worst = int(torch.where(found, rise, 0).argmax())
+    return (
+        f"Twice the bins would raise the value by {float(rise[worst]):.2f} nats, so it is too "
+        "small by more than that. Give more bins (`num_bins`), or rely on "
+        "knn_mutual_information for continuous variables."
+    )
+
+
+def _cautious(counts: Tensor) -> Tensor:
+    """Return the lesser of two corrected values."""
+    corrections = "miller_madow", "grassberger"
+    return torch.minimum(*(information(counts, bias_correction=c) for c in corrections))

@@ -1,0 +1,191 @@
+"""Joint tables of samples under the options of a binned estimate."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mi_metrics.functional.cautions import Kind
+from mi_metrics.functional.information import information
+from mi_metrics.functional.options import Interval
+from mi_metrics.functional.tables.automatic import MOST_BINS, Binned, Choice, choose
+from mi_metrics.functional.tables.axis import Axis, check_binning, data_axis, fixed_axis
+from mi_metrics.functional.tables.bspline import soft_counts
+from mi_metrics.functional.tables.doubts import doubts
+from mi_metrics.functional.tables.pairs import Cells, Pairs, Samples
+
+# Pairs of automatic bins that are tabulated at once: of at most 512 x 512 bins, 128 MiB.
+PAIRS = 64
+
+
+class Options(NamedTuple):
+    """Checked options of a binned estimate; ``bins`` None: automatic, ``ranges`` None: unknown."""
+
+    bins: tuple[int, int] | None
+    ranges: tuple[Interval, Interval] | None
+    kinds: tuple[str, str]
+    clip_quantile: float
+    margin: float
+    kernel: str
+    normalization: str = "none"
+    bias_correction: str = "auto"
+    unit: str = "nats"
+
+    @property
+    def soft(self) -> bool:
+        """Whether a sample counts in several cells."""
+        return self.kernel != "hard"
+
+    @property
+    def looks(self) -> bool:
+        """Whether "auto" may look at the values to choose bins."""
+        return not (self.ranges or self.soft or self.clip_quantile or self.margin)
+
+    def choice(self, *, most: int = MOST_BINS, few: int = MOST_BINS) -> Choice:
+        """Return what the choice of bins has to know."""
+        return Choice(self.bins, self.kinds, self.looks, self.normalization != "none", most, few)
+
+    def correction(self, binned: Binned, *, weighted: bool = False) -> str:
+        """Return the bias correction of these tables, that of "auto" too."""
+        if self.bias_correction != "auto":
+            return self.bias_correction
+        if self.normalization != "none" or self.soft or (weighted and not self.looks):
+            return "none"
+        return binned.correction
+
+
+class Table(NamedTuple):
+    """Joint tables ``(r, B_x, B_y)`` of pairs with bins of one kind; ``effective`` is the effective
+    number of weighted samples, ``(r,)``.
+    """
+
+    binned: Binned
+    counts: Tensor
+    effective: Tensor | None
+
+    def value(self, options: Options) -> Tensor:
+        """Return the mutual information of each, ``(r,)``."""
+        return information(
+            self.counts,
+            normalization=options.normalization,
+            bias_correction=options.correction(self.binned, weighted=self.effective is not None),
+            unit=options.unit,
+            effective_samples=self.effective,
+            soft=options.soft,
+        )
+
+    def doubts(self, options: Options, most: int) -> Iterator[tuple[Kind, str]]:
+        """Yield cautions about these values; ``most`` is the most bins that can be told apart."""
+        correction = options.correction(self.binned, weighted=self.effective is not None)
+        for kind, message in doubts(
+            self.binned, correction, self.effective, most, soft=options.soft
+        ):
+            # Normalised forms grow with the bins anyway, and one of them takes chance away.
+            skip = {"none": (), "adjusted": ("rising", "undersampled")}
+            if kind not in skip.get(options.normalization, ("rising",)):
+                yield kind, message
+
+
+def parse(
+    num_bins: Any,
+    value_range: Any,
+    binning: Any,
+    clip_quantile: Any,
+    margin: Any,
+    kernel: Any,
+    **measure: str,
+) -> Options:
+    """Refuse options that are wrong or exclude each other, and return the others."""
+    bins, ranges, kinds = check_binning(
+        num_bins, value_range, binning, clip_quantile, margin, kernel
+    )
+    return Options(bins, ranges, kinds, float(clip_quantile), float(margin), kernel, **measure)
+
+
+def tables(
+    x: Tensor, y: Tensor, weights: Tensor | None, options: Options, *, unchecked: bool = False
+) -> Iterator[Table]:
+    """Yield the tables of rows ``(R, n)``, each row once.
+
+    ``unchecked`` samples are refused if they are NaN or infinite.
+    """
+    size = len(x) if options.bins else PAIRS
+    for start in range(0, len(x), size):
+        rows = slice(start, start + size)
+        a, b, w = x[rows], y[rows], None if weights is None else weights[rows]
+        effective = None if w is None else w.sum(1).square() / w.square().sum(1)
+        pairs: Pairs = _samples(a, b, w, effective, options, unchecked=unchecked)
+        if options.ranges and options.bins is None and not options.soft:
+            pairs = fine_cells(pairs, effective)
+        for binned in choose(pairs, options.choice()):
+            part = binned.rows
+            counts = binned.counts
+            if options.soft:
+                some = None if w is None else w[part]
+                counts = soft_counts(
+                    a[part], b[part], binned.axes, binned.shape, options.kernel, some
+                )
+            yield Table(
+                binned._replace(rows=part + start),
+                counts,
+                None if effective is None else effective[part],
+            )
+
+
+def fine_cells(pairs: Pairs, effective: Tensor | None = None) -> Cells:
+    """Return pairs over known ranges as the cells that a metric keeps of them."""
+    rows, most = len(pairs.size), MOST_BINS
+    fine = torch.full((rows, 1), most, dtype=torch.int64, device=pairs.size.device)
+    axes = pairs.uniform(0, fine), pairs.uniform(1, fine)
+    return cells_of_ranges(pairs.count(axes, (most, most)), effective)
+
+
+def cells_of_ranges(joint: Tensor, effective: Tensor | None = None) -> Cells:
+    """Return the counts ``(R, m_x, m_y)`` in equal cells of known ranges as pairs to be put in
+    bins.
+    """
+    places = [
+        torch.arange(m, dtype=torch.float64, device=joint.device).expand(len(joint), -1)
+        for m in joint.shape[1:]
+    ]
+    wide = [torch.ones_like(place, dtype=torch.bool) for place in places]
+
+    def uniform(side: int, values: Tensor, bins: Tensor, weights: Tensor | None) -> Axis:
+        lo = torch.zeros_like(values[:1, :1])
+        return Axis(lo, lo + joint.shape[1 + side], bins.double())
+
+    return Cells(
+        (places[0], places[1]),
+        joint,
+        (False, False),
+        (wide[0], wide[1]),
+        uniform,
+        effective,
+        valued=False,
+    )
+
+
+def _samples(
+    x: Tensor,
+    y: Tensor,
+    weights: Tensor | None,
+    effective: Tensor | None,
+    options: Options,
+    *,
+    unchecked: bool,
+) -> Samples:
+    def uniform(side: int, values: Tensor, bins: Tensor, w: Tensor | None) -> Axis:
+        number = bins.to(values.dtype)
+        if options.ranges is None:
+            return data_axis(values, number, w, "uniform", options.clip_quantile, options.margin)
+        most = options.bins[side] if options.bins else int(bins.max())
+        axis = fixed_axis(options.ranges[side], most, values.dtype, values.device)
+        return axis._replace(bins=number.to(axis.lo.dtype))
+
+    def weighted(
+        a: Tensor, b: Tensor, axes: tuple[Axis, Axis], shape: tuple[int, int], w: Tensor
+    ) -> Tensor:
+        return soft_counts(a, b, axes, shape, "hard", w)
+
+    return Samples(x, y, weights, effective, uniform, weighted, unchecked=unchecked)
