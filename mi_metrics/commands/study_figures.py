@@ -212,11 +212,11 @@ def plot_joints(x: Tensor, y: Tensor, distribution: str, truth: float) -> "Figur
         low, high = (float(end) for end in torch.aminmax(v))
         limits.append((low - 0.1 * (high - low), high + 0.1 * (high - low)))
 
-    joint = binned_joint(x, y, "auto")
+    joint = binned_joint(x, y, binning="uniform")
     bins = len(joint)
     edges = [_edges(v, bins, "uniform") for v in (x, y)]
     plot_joint(joint, *edges, ax=uniform, title=f"bins: {bins} × {bins} cells")
-    joint = binned_joint(x, y, "auto", binning="quantile")
+    joint = binned_joint(x, y)
     edges = [_edges(v, bins, "quantile") for v in (x, y)]
     plot_joint(
         joint,

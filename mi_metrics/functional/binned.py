@@ -157,6 +157,7 @@ def binned_mutual_information(
         A. Hacine-Gharbi, P. Ravier, "A binning formula of bi-histogram for joint entropy estimation
         using mean square error minimization" (2018), doi:10.1016/j.patrec.2017.11.007.
     """
+    check_choice("kernel", kernel, KERNELS)
     whole = kernel == "hard" and weights is None
     check_options(normalization, bias_correction, unit, whole=whole)
     check_correction(bias_correction, kernel)

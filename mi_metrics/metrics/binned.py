@@ -337,7 +337,9 @@ class BinnedMutualInformation(JointTableMetric):
         values = view.table.binned.pairs.margin(side).values[0, : len(lower)].contiguous()
         place = torch.searchsorted(values, axis.edges[0, : bins - 1].contiguous())
         inner = upper[place - 1] / 2 + pad(lower, (0, 1))[place] / 2
+        # Bins below the first value, or beyond the last, have no width.
         inner = torch.where(place < len(lower), inner, upper[-1])
+        inner = torch.where(place > 0, inner, lower[0])
         return torch.cat([lower[:1], inner, upper[-1:]])
 
     def _coarse_message(self, view: OutputView) -> str | None:

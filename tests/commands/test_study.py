@@ -16,6 +16,7 @@ from mi_metrics import cli
 from mi_metrics.commands import study
 from mi_metrics.commands.study_table import Row, held, read
 from mi_metrics.distributions import DISTRIBUTIONS
+from tests.cautions import ignore_cautions
 
 pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
@@ -72,6 +73,7 @@ class TestTable:
             "study_gaussian.csv"
         }
 
+    @ignore_cautions
     def test_rows_are_what_they_say(self, whole):
         for row in read(whole, "gaussian"):
             x, y = study.draw("gaussian", row.truth, row.n, 3, 0)

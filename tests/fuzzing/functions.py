@@ -74,7 +74,7 @@ def _check_binned(call: Call, value: Tensor) -> None:
     normalization, unit = (
         call.kwargs.get(k, v) for k, v in (("normalization", "none"), ("unit", "nats"))
     )
-    if call.kwargs.get("bias_correction", "none") == "none":
+    if call.kwargs.get("bias_correction", "auto") == "none":
         require_information(value, joint, normalization, unit)
     if value.requires_grad and call.kwargs.get("kernel") != "hard":
         _check_gradients(call.args, value)
@@ -83,7 +83,7 @@ def _check_binned(call: Call, value: Tensor) -> None:
 def _check_binned_joint(call: Call, joint: Tensor) -> None:
     x, _ = call.args
     require_joint(joint, (*x.shape[:-1], *joint.shape[-2:]))
-    bins = call.kwargs.get("num_bins", 32)
+    bins = call.kwargs.get("num_bins", "auto")
     if not isinstance(bins, str):
         expected = tuple(bins) if hasattr(bins, "__len__") else (bins, bins)
         require(
