@@ -4,6 +4,7 @@ try:
     from mi_metrics.examples.autoencoder import DigitsAutoencoder
     from mi_metrics.examples.digits import DigitsDataModule
     from mi_metrics.examples.fairness import DiabetesDataModule, FairRegression
+    from mi_metrics.examples.hidden_label import LabelFreeAutoencoder
     from mi_metrics.examples.registration import AffineRegistration, RegistrationReport
     from mi_metrics.examples.stains import StainsDataModule
 except ModuleNotFoundError as error:
@@ -20,6 +21,7 @@ __all__ = [
     "DigitsAutoencoder",
     "DigitsDataModule",
     "FairRegression",
+    "LabelFreeAutoencoder",
     "RegistrationReport",
     "StainsDataModule",
 ]

@@ -91,7 +91,9 @@ def gaussian_mutual_information(
       independent variables scatter around 0; with ``"none"`` they are ≥ 0. Always finite.
     * **What it can't see.** Dependence without correlation counts as 0: a circle, a spiral,
       :math:`y = x^2`, the common scale of a multivariate Student-t. Its value for other than
-      Gaussian data may lie on either side of the truth.
+      Gaussian data may lie on either side of the truth. Heavy tails are worst, where one far sample
+      makes the covariance: of a Student-t with 0.30 nats, 5 + 5 dimensions and N = 3000, four
+      draws gave 0.03, 0.03, 0.04 and 1.09; with ``copula=True`` all of them 0.00 or 0.01.
     * **Bias.** ``"none"`` is too large by about d_x d_y / 2N, more for few samples: 2.79 nats for
       50 + 50 dimensions and N = 500. ``"analytic"`` subtracts the expectation of that, which is the
       same for every Σ and exact for Gaussian samples from N = d_x + d_y + 1 on:
