@@ -128,21 +128,23 @@ def soft_kde_information(
         grid_of(lo, hi, h, grid_size)
         for lo, hi, h in ((zero, one, h_x), (zero, one, h_y), (*z_ends, h_z))
     ]
-    joint = soft_counts(u, z, (grid_x.axis, grid_z.axis), (grid_size,) * 2, "cubic", mass)
+    # A grid that spans the data keeps all shares inside.
+    spline = "inner" if normalization == "none" else "cubic"
+    joint = soft_counts(u, z, (grid_x.axis, grid_z.axis), (grid_size,) * 2, spline, mass)
     single = Axis(zero, one, one)
-    marginal = soft_counts(v, v.detach(), (grid_y.axis, single), (grid_size, 1), "cubic", mass)
+    marginal = soft_counts(v, v.detach(), (grid_y.axis, single), (grid_size, 1), spline, mass)
     joint, marginal = reduce.sum(torch.cat([joint, marginal], 2)).tensor_split([grid_size], 2)
     marginals = joint.sum(2, keepdim=True), marginal
     if normalization != "none":
         return _normalized(joint, marginals, grids, (h_x, h_y, h_z), moments, normalization)
-    pair = _Kernel.read(grid_x, h_x), _Kernel.read(grid_z, h_z)
-    seen = soft_values(
-        pair[0].matrix @ joint @ pair[1].matrix, u, z, (grid_x.axis, grid_z.axis), "cubic"
+    in_x, in_z, *alone = _Kernel.read(
+        (grid_x, h_x), (grid_z, h_z), (grid_x, alone_x), (grid_y, alone_y)
     )
-    logs = _log_densities(seen, pair, mass, moments.n)
-    for t, grid, h, table in ((u, grid_x, alone_x, marginals[0]), (v, grid_y, alone_y, marginal)):
-        kernel = _Kernel.read(grid, h)
-        seen = soft_values(kernel.matrix @ table, t, t.detach(), (grid.axis, single), "cubic")
+    coefficients = in_x.matrix @ joint @ in_z.matrix
+    seen = soft_values(coefficients, u, z, (grid_x.axis, grid_z.axis), spline)
+    logs = _log_densities(seen, (in_x, in_z), mass, moments.n)
+    for t, grid, table, kernel in zip((u, v), (grid_x, grid_y), marginals, alone, strict=True):
+        seen = soft_values(kernel.matrix @ table, t, t.detach(), (grid.axis, single), spline)
         logs = logs - _log_densities(seen, (kernel,), mass, moments.n)
     total = reduce.sum((logs if mass is None else logs * mass).sum(1, keepdim=True))
     return from_nats(torch.where(moments.constant, 0, total / moments.n).squeeze(1), unit)
@@ -221,28 +223,33 @@ class _Kernel(NamedTuple):
         return cls(_gaussian(grid, variance), (variance + shares).squeeze(2), h)
 
     @classmethod
-    def read(cls, grid: _Grid, h: Tensor) -> "_Kernel":
-        """Return the kernel between grid points of what is shared out and read with the same
-        shares.
+    def read(cls, *pairs: tuple[_Grid, Tensor]) -> list["_Kernel"]:
+        """Return the kernels of grids of one size and deviations, between grid points of what is
+        shared out and read with the same shares.
         """
-        h = torch.maximum(h, NARROWEST * grid.step.squeeze(2))
-        relative, shares = (h / grid.step.squeeze(2)), 2 * grid.step.square() / 3
+        size = pairs[0][0].size
+        step = torch.cat([grid.step.squeeze(2) for grid, _ in pairs])
+        h = torch.maximum(torch.cat([h for _, h in pairs]), NARROWEST * step)
+        relative = h / step
+        points = torch.arange(size, dtype=torch.float64, device=h.device)
         # Far wider than a step it is a Gaussian, less the variance of the shares.
-        variance = (h.unsqueeze(2).square() - shares).clamp_min(grid.step.square() / 4)
-        wide = _gaussian(grid, variance) * (h.unsqueeze(2).square() / variance).sqrt()
+        variance = (relative.square() - 2 / 3).clamp_min(1 / 4)
+        wide = (points.square() / (-2 * variance)).clamp_min(LEAST_EXPONENT).exp()
+        wide = wide * (relative / variance.sqrt())
         # Else the shares are divided out of its Fourier transform.
         j = torch.arange(FREQUENCIES, dtype=torch.float64, device=h.device)
         w = (j + 0.5) * (math.pi / FREQUENCIES)
         spectrum = (relative * w).square().div(-2).exp() / (torch.sin(w / 2) / (w / 2)) ** 8
         spectrum = spectrum * relative * (math.sqrt(2 * math.pi) / FREQUENCIES)
-        points = torch.arange(grid.size, dtype=torch.float64, device=h.device)
-        sequence = spectrum @ torch.cos(w.unsqueeze(1) * points)
-        lag = (points.unsqueeze(1) - points).abs().long()
-        matrix = torch.where((relative > WIDE).unsqueeze(2), wide, sequence[:, lag])
-        own = OVERLAPS[0] * matrix[:, 0, 0]
+        sequence = torch.where(
+            relative > WIDE, wide, spectrum @ torch.cos(w.unsqueeze(1) * points)
+        )
+        own = OVERLAPS[0] * sequence[:, :1]
         for k in range(1, 4):
-            own = own + 2 * OVERLAPS[k] * matrix[:, 0, k]
-        return cls(matrix, h.square(), own.unsqueeze(1))
+            own = own + 2 * OVERLAPS[k] * sequence[:, k : k + 1]
+        lag = (points.unsqueeze(1) - points).abs().long()
+        parts = (v.chunk(len(pairs)) for v in (sequence[:, lag], h.square(), own))
+        return [cls(*kernel) for kernel in zip(*parts, strict=True)]
 
 
 def _gaussian(grid: _Grid, variance: Tensor) -> Tensor:

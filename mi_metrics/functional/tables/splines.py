@@ -5,13 +5,14 @@ from torch import Tensor
 
 from mi_metrics.functional.tables.axis import Axis
 
-# Cells of an axis that a sample reaches. An axis of one bin has nothing to share out.
-SUPPORT = {"hard": 1, "single": 1, "linear": 2, "cubic": 4}
+# Cells of an axis that a sample reaches. An axis of one bin has nothing to share out; "inner" is
+# the cubic spline of samples that reach no cell outside of the bins.
+SUPPORT = {"hard": 1, "single": 1, "linear": 2, "cubic": 4, "inner": 4}
 
 
 def margin(kernel: str) -> int:
     """Return how many cells a kernel has outside of the bins."""
-    return 0 if SUPPORT[kernel] == 1 else SUPPORT[kernel]
+    return SUPPORT[kernel] if kernel in ("linear", "cubic") else 0
 
 
 def along(kernel: str, bins: int) -> str:
@@ -37,7 +38,10 @@ def place(position: Tensor, axis: Axis, kernel: str) -> tuple[Tensor, Tensor]:
     if kernel == "single":
         nothing = torch.zeros_like(position)
         return nothing, nothing
-    u = position.clamp_min(0).minimum(axis.bins) + 0.5
+    if kernel == "inner":
+        u = position.clamp_min(1.5).minimum(axis.bins - 1.5 - 2.0**-20) - 1.5
+    else:
+        u = position.clamp_min(0).minimum(axis.bins) + 0.5
     first = u.detach().floor()
     # NaN is no index. It stays in the place, and so it comes to its own table.
     return first.nan_to_num(), u - first
@@ -112,6 +116,23 @@ def spread(first: Tensor, values: list[Tensor], cells: int) -> Tensor:
     for k in range(1, len(values)):
         total = total + (offset == k) * values[k].unsqueeze(-1)
     return total
+
+
+def folded(
+    table: Tensor, axes: tuple[Axis, Axis], bins: tuple[int, int], kernels: tuple[str, str]
+) -> Tensor:
+    """Add the margins' cells of tables to the edge cells."""
+    if margin(kernels[0]) > 0:
+        table = fold(axes[0], bins[0], kernels[0]) @ table
+    return table @ fold(axes[1], bins[1], kernels[1]).mT if margin(kernels[1]) > 0 else table
+
+
+def unfolded(table: Tensor, axes: tuple[Axis, Axis], kernels: tuple[str, str]) -> Tensor:
+    """Return tables with the margins' cells, as copies of the edge cells."""
+    bins = table.shape[1:]
+    if margin(kernels[0]) > 0:
+        table = fold(axes[0], bins[0], kernels[0]).mT @ table
+    return table @ fold(axes[1], bins[1], kernels[1]) if margin(kernels[1]) > 0 else table
 
 
 def fold(axis: Axis, bins: int, kernel: str) -> Tensor:

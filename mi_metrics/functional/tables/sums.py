@@ -56,10 +56,7 @@ def add_up(
         place_y = splines.locate(_part(y, r, c).contiguous(), axes[1].rows(r), kernels[1])
         w = None if weights is None else _part(weights, r, c).double()
         add(table[r], place_x, place_y, w, kernels)
-    if kernel == "hard":
-        return table
-    fold_x, fold_y = (splines.fold(*p) for p in zip(axes, bins, kernels, strict=True))
-    return fold_x @ table @ fold_y.mT
+    return splines.folded(table, axes, bins, kernels)
 
 
 def _scatter(
@@ -124,8 +121,7 @@ def push_forward(
         table = table + (dx * w).mT @ wy + (wx * w).mT @ dy
         if tangents[2] is not None:
             table = table + (wx * _part(tangents[2], rows, c).double().unsqueeze(2)).mT @ wy
-    fold_x, fold_y = (splines.fold(*p) for p in zip(axes, bins, kernels, strict=True))
-    return fold_x @ table @ fold_y.mT
+    return splines.folded(table, axes, bins, kernels)
 
 
 def _matrices(
@@ -228,8 +224,7 @@ def _unfolded(
     edge cells.
     """
     kernels = splines.along(kernel, table.shape[1]), splines.along(kernel, table.shape[2])
-    fold_x, fold_y = (splines.fold(*p) for p in zip(axes, table.shape[1:], kernels, strict=True))
-    return kernels, (fold_x.mT @ table @ fold_y).contiguous()
+    return kernels, splines.unfolded(table, axes, kernels).contiguous()
 
 
 def _cells(
