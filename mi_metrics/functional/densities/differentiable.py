@@ -241,9 +241,7 @@ class _Kernel(NamedTuple):
         w = (j + 0.5) * (math.pi / FREQUENCIES)
         spectrum = (relative * w).square().div(-2).exp() / (torch.sin(w / 2) / (w / 2)) ** 8
         spectrum = spectrum * relative * (math.sqrt(2 * math.pi) / FREQUENCIES)
-        sequence = torch.where(
-            relative > WIDE, wide, spectrum @ torch.cos(w.unsqueeze(1) * points)
-        )
+        sequence = torch.where(relative > WIDE, wide, spectrum @ torch.cos(w.unsqueeze(1) * points))
         own = OVERLAPS[0] * sequence[:, :1]
         for k in range(1, 4):
             own = own + 2 * OVERLAPS[k] * sequence[:, k : k + 1]

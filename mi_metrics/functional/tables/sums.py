@@ -73,9 +73,13 @@ def _scatter(
     mass = torch.empty_like(x[1])
     for k, a in enumerate(wx):
         for l, b in enumerate(wy):
-            torch.mul(a, b, out=mass)
+            # Along a single cell the weight is 1.
+            if len(wy) > 1:
+                torch.mul(a, b, out=mass)
             # The same index into a view that starts further on: no arithmetic on indices.
-            flat[k * table.shape[2] + l :].scatter_add_(0, index, mass.view(-1))
+            flat[k * table.shape[2] + l :].scatter_add_(
+                0, index, (mass if len(wy) > 1 else a).view(-1)
+            )
 
 
 def _multiply(
@@ -147,7 +151,7 @@ def read(table: Tensor, x: Tensor, y: Tensor, axes: tuple[Axis, Axis], kernel: s
         )
         wx, wy = splines.weights(tx, kernels[0]), splines.weights(ty, kernels[1])
         cells = _cells(unfolded[r], first_x, first_y, kernels)
-        yield (r, c), (_dot([_dot(row, wy) for row in cells], wx),)
+        yield (r, c), (_dot([_along(row, wy) for row in cells], wx),)
 
 
 def pull_back(
@@ -165,20 +169,27 @@ def pull_back(
     kernels, unfolded = _unfolded(table, axes, kernel)
     for r, c in _gathering_blocks(x):
         ax, ay = axes[0].rows(r), axes[1].rows(r)
-        u, v = ax.position(_part(x, r, c).contiguous()), ay.position(_part(y, r, c).contiguous())
+        u, v = (
+            # The place in a single cell is asked for by its gradient alone.
+            axis.position(part) if want or name != "single" else torch.zeros_like(part)
+            for part, axis, want, name in (
+                (_part(x, r, c).contiguous(), ax, wanted[0], kernels[0]),
+                (_part(y, r, c).contiguous(), ay, wanted[1], kernels[1]),
+            )
+        )
         (first_x, tx), (first_y, ty) = (
             splines.place(u, ax, kernels[0]),
             splines.place(v, ay, kernels[1]),
         )
         wx, wy = splines.weights(tx, kernels[0]), splines.weights(ty, kernels[1])
-        dx, dy = splines.slopes(tx, kernels[0]), splines.slopes(ty, kernels[1])
         cells = _cells(unfolded[r], first_x, first_y, kernels)
         w = 1.0 if weights is None else _part(weights, r, c).double()
         to_x = to_y = None
         if wanted[0]:
-            to_x = _dot([_dot(row, wy) for row in cells], dx)
+            to_x = _dot([_along(row, wy) for row in cells], splines.slopes(tx, kernels[0]))
             to_x = narrow(to_x * splines.slope_inside(u, ax, x.dtype) * w, x.dtype)
         if wanted[1]:
+            dy = splines.slopes(ty, kernels[1])
             to_y = _dot([_dot(row, dy) for row in cells], wx)
             to_y = narrow(to_y * splines.slope_inside(v, ay, y.dtype) * w, y.dtype)
         yield (r, c), (to_x, to_y)
@@ -215,6 +226,11 @@ def _dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
     for v, w in zip(a[1:], b[1:], strict=True):
         total = torch.addcmul(total, v, w)
     return total
+
+
+def _along(row: list[Tensor], weights: list[Tensor]) -> Tensor:
+    """Return the product with the weights of an axis; that of a single cell is 1."""
+    return row[0] if len(row) == 1 else _dot(row, weights)
 
 
 def _unfolded(
