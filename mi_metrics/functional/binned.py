@@ -41,11 +41,6 @@ from mi_metrics.functional.options import (
 )
 from mi_metrics.functional.tables import views
 from mi_metrics.functional.tables.automatic import MOST_BINS
-from mi_metrics.functional.tables.bspline import CHUNK as CHUNK
-from mi_metrics.functional.tables.bspline import chunks as chunks
-from mi_metrics.functional.tables.bspline import kernel_matrix as kernel_matrix
-from mi_metrics.functional.tables.bspline import soft_counts as soft_counts
-from mi_metrics.functional.tables.hard import hard_counts as hard_counts
 from mi_metrics.functional.tensors import cast, paired_rows
 
 

@@ -27,15 +27,16 @@ from torch import Tensor
 
 from mi_metrics.functional.cautions import Kind, caution
 from mi_metrics.functional.neighbors.doubts import LABELS, doubts, few_labels
-from mi_metrics.functional.neighbors.scaling import STANDARDIZE, Standardize
 from mi_metrics.functional.neighbors.search import nearest
 from mi_metrics.functional.neighbors.steps import argsort
 from mi_metrics.functional.neighbors.ties import Samples, tell_apart
 from mi_metrics.functional.neighbors.within import range_counts, strict_counts
 from mi_metrics.functional.options import (
     ALGORITHMS,
+    SCALINGS,
     UNITS,
     Algorithm,
+    Standardize,
     Unit,
     check_choice,
     check_flag,
@@ -362,8 +363,8 @@ def _mean_psi(
 
 def check_standardize(value: Any) -> None:
     """Refuse what is no way of scaling."""
-    if not isinstance(value, bool) and not (isinstance(value, str) and value in STANDARDIZE):
-        kinds = ", ".join(map(repr, STANDARDIZE))
+    if not isinstance(value, bool) and not (isinstance(value, str) and value in SCALINGS):
+        kinds = ", ".join(map(repr, (True, False, *SCALINGS)))
         raise TypeError(f"Expected `standardize` to be one of {kinds}, but got {value!r}.")
 
 

@@ -12,16 +12,6 @@ from typing import Any, Literal, ParamSpec, TypeVar, get_args
 
 from torch import Tensor
 
-from mi_metrics.functional.tensors import cast as cast
-from mi_metrics.functional.tensors import check_finite as check_finite
-from mi_metrics.functional.tensors import check_pair as check_pair
-from mi_metrics.functional.tensors import check_tensor as check_tensor
-from mi_metrics.functional.tensors import check_values as check_values
-from mi_metrics.functional.tensors import lift as lift
-from mi_metrics.functional.tensors import narrow as narrow
-from mi_metrics.functional.tensors import non_finite as non_finite
-from mi_metrics.functional.tensors import shapes_differ as shapes_differ
-
 # -- names -----------------------------------------------------------------------------------------
 
 Unit = Literal["nats", "bits"]

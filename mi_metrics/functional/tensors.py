@@ -16,13 +16,16 @@ from torch import Tensor
 # Above it float64 does not hold every whole number.
 MAX_EXACT = 2**53
 
-Work = Literal["bins", "cells", "densities", "distances"]
-# What is in flight at once: samples, or for distances pairs of them. A chunk and its temporaries
-# stay in a core's cache; a GPU wants more work.
+Work = Literal["bins", "cells", "densities", "density cells", "density tables", "distances"]
+# What is in flight at once: samples; for densities also cells that are counted and cells between
+# which kernels are summed; for distances pairs of samples. A chunk and its temporaries stay in a
+# core's cache; a GPU wants more work.
 CHUNKS: dict[Work, tuple[int, int]] = {
     "bins": (2**17, 2**20),
     "cells": (2**16, 2**22),
     "densities": (2**16, 2**20),
+    "density cells": (2**16, 2**24),
+    "density tables": (2**20, 2**24),
     "distances": (2**17, 2**25),
 }
 
@@ -43,16 +46,16 @@ class Rows(NamedTuple):
 # -- devices ---------------------------------------------------------------------------------------
 
 
-def on_cpu(tensor: Tensor) -> bool:
-    """Say whether NumPy and SciPy can read the tensor: the one place that knows, for tests of the
-    other branch.
+def on_cpu(where: Tensor | torch.device) -> bool:
+    """Say whether a tensor is, or a device is that, where NumPy and SciPy can read it: the one
+    place that knows, for tests of the other branch.
     """
-    return tensor.device.type == "cpu"
+    return (where.device if isinstance(where, Tensor) else where).type == "cpu"
 
 
 def chunk_size(work: Work, device: torch.device) -> int:
     """Return how much of a kind of work is done at once on a device."""
-    return CHUNKS[work][0 if device.type == "cpu" else 1]
+    return CHUNKS[work][0 if on_cpu(device) else 1]
 
 
 def check_device(device: torch.device) -> None:

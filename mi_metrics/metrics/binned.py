@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mi_metrics.functional.binned import check_correction, kernel_matrix
+from mi_metrics.functional.binned import check_correction
 from mi_metrics.functional.cautions import Kind
 from mi_metrics.functional.information import check_options, information
 from mi_metrics.functional.options import (
@@ -23,6 +23,7 @@ from mi_metrics.functional.options import (
 from mi_metrics.functional.tables import views
 from mi_metrics.functional.tables.automatic import MOST_BINS, Binned, choose, rebinned
 from mi_metrics.functional.tables.axis import Axis, data_axis
+from mi_metrics.functional.tables.bspline import kernel_matrix
 from mi_metrics.functional.tables.pairs import Cells
 from mi_metrics.metrics.base import WIDE_X, WIDE_Y, keywords
 from mi_metrics.metrics.table import JointTableMetric

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from mi_metrics.functional.knn import check_standardize, rows_doubts, rows_mutual_information
 from mi_metrics.functional.neighbors.doubts import copies
-from mi_metrics.functional.neighbors.scaling import Standardize
 from mi_metrics.functional.options import (
     ALGORITHMS,
     UNITS,
     Algorithm,
     NanStrategy,
+    Standardize,
     Unit,
     check_cells,
     check_choice,

@@ -5,9 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.binned import chunks, hard_counts, soft_counts
 from mi_metrics.functional.options import Interval, check_cells, check_integer
 from mi_metrics.functional.tables.axis import Axis, fixed_axis
+from mi_metrics.functional.tables.bspline import soft_counts
+from mi_metrics.functional.tables.hard import hard_counts
+from mi_metrics.functional.tables.sums import chunks
+from mi_metrics.functional.tensors import on_cpu
 from mi_metrics.metrics.base import IGNORED, SEEN, MutualInformationMetric
 from mi_metrics.states import grid
 from mi_metrics.states.header import Value
@@ -167,12 +170,7 @@ class JointTableMetric(MutualInformationMetric):
         total = torch.zeros(self.num_outputs, dtype=torch.int64, device=x.device)
         # The extremes cost a tenth of the comparison; on other devices than the CPU they would have
         # to be waited for.
-        if (
-            valid is None
-            and x.device.type == "cpu"
-            and _within(x, x_lo, x_hi)
-            and _within(y, y_lo, y_hi)
-        ):
+        if valid is None and on_cpu(x) and _within(x, x_lo, x_hi) and _within(y, y_lo, y_hi):
             return total
         for r, c in chunks(x.shape[0], x.shape[1], x.device):
             a, b = x[r, c], y[r, c]

@@ -46,6 +46,7 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.options import check_integer
+from mi_metrics.functional.tensors import chunk_size
 
 # Every float64 is a multiple of 2^LEAST; at that level nothing is cleared.
 LEAST = -1074
@@ -130,21 +131,16 @@ def empty(num_outputs: int, resolution: int, device: torch.device | str | None =
     return state
 
 
-def encode(x: Tensor, y: Tensor, resolution: int, valid: Tensor | None = None) -> Tensor:
-    """Return the state of the pairs x, y (C, n), those apart where ``valid`` (C, n) is False."""
-    return update(empty(x.shape[0], resolution, x.device), x, y, valid)
-
-
 def update(state: Tensor, x: Tensor, y: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Return ``merge(state, encode(x, y))``, bit for bit, at the price of a few table lookups per
-    sample.
+    """Return the state with the pairs x, y (C, n) added, those apart where ``valid`` (C, n) is
+    False: what `merge` makes of it and theirs, bit for bit, for a few lookups per sample.
 
     Samples in cells that the state knows are counted through the lookup. The others, few once the
     state has seen similar data, are gathered and sorted. Takes a few times the memory of the state
     and of a chunk.
     """
     (C, n), m = x.shape, _resolution(state)
-    chunk = max(1, (1 << 16 if x.device.type == "cpu" else 1 << 22) // max(C, 1))
+    chunk = max(1, chunk_size("cells", x.device) // max(C, 1))
     missed, dropped = m * m, m * m + 1
     one = torch.ones((), dtype=torch.int64, device=x.device)
     counts = torch.zeros(C, m * m + 2, dtype=torch.int64, device=x.device)
@@ -252,31 +248,6 @@ def problems(state: Tensor, total: Tensor) -> list[str]:
             "counters"
         )
     return ["impossible values in table: " + ", ".join(found)] if found else []
-
-
-def quantile(axis: Axis, q: Tensor) -> Tensor:
-    """Return the quantiles q (Q,) of a marginal as (C, Q): linear between order statistics, as
-    NumPy's default.
-
-    The samples of a cell are taken as evenly spread over it, so each order statistic is within its
-    cell, and exact where the cells are points. NaN for an output without samples.
-    """
-    upto = axis.counts.cumsum(1)
-    total = upto[:, -1:]
-    position = q.to(torch.float64) * (total - 1)
-
-    def order_statistic(rank: Tensor) -> Tensor:
-        cell = torch.searchsorted(upto, rank, right=True).clamp_(max=upto.shape[1] - 1)
-        lower, count = axis.lower.gather(1, cell), axis.counts.gather(1, cell)
-        inside = rank - (upto.gather(1, cell) - count)
-        return lower + (axis.upper.gather(1, cell) - lower) * ((inside.double() + 0.5) / count)
-
-    below = position.floor()
-    low, high = order_statistic(below.long()), order_statistic(position.ceil().long())
-    value = low.lerp(high, position - below)
-    # halved where the difference of two finite numbers is not
-    value = torch.where(value.isfinite(), value, 2 * (low / 2).lerp(high / 2, position - below))
-    return torch.where(total > 0, value, math.nan)
 
 
 def _resolution(state: Tensor) -> int:

@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.neighbors.hashing import mix, shift
+from mi_metrics.functional.tensors import on_cpu
 
 EMPTY = 2**63 - 1
 # What tells a tag from a step of the sum: the fraction of the golden ratio squared, in 63 bits.
@@ -65,11 +66,7 @@ def update(
     head = head - stream
     # What can't be among the least is dropped before anything is sorted.
     few = min(kept.shape[1], rows.shape[1])
-    bound = (
-        tags.kthvalue(few, dim=1).values
-        if rows.device.type == "cpu"
-        else tags.sort(1).values[:, few - 1]
-    )
+    bound = tags.kthvalue(few, dim=1).values if on_cpu(rows) else tags.sort(1).values[:, few - 1]
     bound = torch.minimum(bound, kept[:, -1, 0])
     candidates = tags <= bound.unsqueeze(1)
     most = int(candidates.sum(1).max())

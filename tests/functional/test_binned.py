@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from sklearn.metrics import mutual_info_score
 
 from mi_metrics.functional import (
-    binned,
     binned_joint,
     binned_mutual_information,
     mutual_information,
 )
 from mi_metrics.functional.tables import sums
+from mi_metrics.functional.tensors import CHUNKS
 from tests import oracles
 from tests.cautions import ignore_cautions, warned
 
@@ -82,7 +82,7 @@ def test_a_batch_is_its_pairs_one_by_one(shape, kernel, monkeypatch):
         torch.testing.assert_close(
             together.flatten(), torch.stack(one_by_one), rtol=0, atol=tolerance
         )
-        monkeypatch.setitem(binned.CHUNK, "cpu", 7)
+        monkeypatch.setitem(CHUNKS, "bins", (7, 7))
         small_chunks = binned_mutual_information(x, y, (4, 3), value_range=value_range, **options)
         torch.testing.assert_close(small_chunks, together, rtol=0, atol=tolerance)
         monkeypatch.undo()

@@ -16,6 +16,7 @@ from sklearn.feature_selection import mutual_info_classif, mutual_info_regressio
 from mi_metrics.functional import knn
 from mi_metrics.functional.knn import knn_mutual_information, rows_mutual_information
 from mi_metrics.functional.neighbors import search, steps, within
+from tests.cautions import ignore_cautions
 from tests.functional import knn_oracle as oracle
 from tests.functional.knn_oracle import estimate, gaussian_pair
 
@@ -54,6 +55,7 @@ def samples_that_tie(d_x: int, d_y: int) -> Iterator[tuple[np.ndarray, np.ndarra
 
 @pytest.mark.parametrize("k", [1, 3, 10])
 @pytest.mark.parametrize(("d_x", "d_y"), [(1, 1), (2, 1), (3, 2)])
+@ignore_cautions
 def test_equals_the_formulas_where_values_tie(
     d_x: int, d_y: int, k: int, device: torch.device
 ) -> None:

@@ -46,6 +46,11 @@ KINDS = {
 }
 
 
+def encode(x: Tensor, y: Tensor, m: int, valid: Tensor | None = None) -> Tensor:
+    """The state of the pairs alone."""
+    return grid.update(grid.empty(x.shape[0], m, x.device), x, y, valid)
+
+
 def draw(kind: str, n: int, seed: int) -> Tensor:
     z = torch.randn(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return KINDS[kind](z)
@@ -130,7 +135,7 @@ def test_state_is_what_exact_arithmetic_gives(
     device: torch.device, pair: tuple[Tensor, Tensor], m: int
 ) -> None:
     x, y = (v.to(device) for v in pair)
-    state = grid.encode(x, y, m)
+    state = encode(x, y, m)
     assert state.shape == (1, 2 + 2 * m + m * m)
     assert decode(state[0], m) == oracle(x[0].tolist(), y[0].tolist(), m)
 
@@ -141,17 +146,17 @@ def test_state_is_what_exact_arithmetic_gives_at_full_resolution(
 ) -> None:
     x, y = draw(kind, 300, 0).to(device), draw(kind, 300, 1).to(device)
     for m in (7, 256):
-        assert decode(grid.encode(x[None], y[None], m)[0], m) == oracle(x.tolist(), y.tolist(), m)
+        assert decode(encode(x[None], y[None], m)[0], m) == oracle(x.tolist(), y.tolist(), m)
 
 
 def test_levels_reach_from_end_to_end() -> None:
     ends = torch.tensor([[-1.7e308, -1e308 / 3, 1e308 / 3, 1.7e308]], dtype=torch.float64)
     for m, level in ((2, 1024), (3, 1024), (4, -1074)):
-        seen = grid.view(grid.encode(ends, ends, m)).x
+        seen = grid.view(encode(ends, ends, m)).x
         assert seen.level.item() == level
         assert all(t.isfinite().all() for t in (seen.lower, seen.centre, seen.upper))
     five = torch.cat([ends, torch.tensor([[1.6e308]], dtype=torch.float64)], 1)
-    seen = grid.view(grid.encode(five, five, 4)).x
+    seen = grid.view(encode(five, five, 4)).x
     # the lowest border is -2^1024 or a number near it; the centre is inside
     assert seen.level.item() > 960
     assert (seen.centre > seen.lower).any()
@@ -162,7 +167,7 @@ def test_zeros_are_one_and_negatives_stay_below() -> None:
     tiny = 5e-324
     x = torch.tensor([[0.0, -0.0, -tiny, tiny, -1e-300, 1e300, -1e300]], dtype=torch.float64)
     for m, zeros in ((16, 2), (2, 4)):
-        seen = grid.view(grid.encode(x, x, m)).x
+        seen = grid.view(encode(x, x, m)).x
         at = seen.centre[0].abs().argmin() if m == 16 else 1
         assert seen.counts[0, at] == zeros
         assert seen.counts[0][seen.lower[0] < 0].sum() == 3
@@ -176,7 +181,7 @@ def test_zeros_are_one_and_negatives_stay_below() -> None:
 def test_orders_splits_and_merge_trees_do_not_matter(device, pair, m, random) -> None:
     x, y = (v.to(device) for v in pair)
     n = x.shape[1]
-    expected = grid.encode(x, y, m)
+    expected = encode(x, y, m)
     order = torch.tensor(random.sample(range(n), n), dtype=torch.int64, device=device)
     cuts = sorted(random.randint(0, n) for _ in range(random.randint(0, 5)))
     parts = order.tensor_split(cuts)
@@ -186,7 +191,7 @@ def test_orders_splits_and_merge_trees_do_not_matter(device, pair, m, random) ->
         running = grid.update(running, x[:, part], y[:, part])
     assert same(running, expected)
 
-    states = [grid.encode(x[:, part], y[:, part], m) for part in parts]
+    states = [encode(x[:, part], y[:, part], m) for part in parts]
     states.insert(random.randint(0, len(states)), grid.empty(1, m, device))
     assert same(grid.fold(torch.stack(states)), expected)
     while len(states) > 1:
@@ -200,7 +205,7 @@ def test_orders_splits_and_merge_trees_do_not_matter(device, pair, m, random) ->
 @given(pairs(), RESOLUTIONS)
 @brief
 def test_empty_is_neutral_and_fold_idempotent(pair: tuple[Tensor, Tensor], m: int) -> None:
-    state, none = grid.encode(*pair, m), grid.empty(1, m)
+    state, none = encode(*pair, m), grid.empty(1, m)
     assert same(grid.merge(state, none), state)
     assert same(grid.merge(none, state), state)
     assert same(grid.fold(state[None]), state)
@@ -212,13 +217,13 @@ def test_empty_is_neutral_and_fold_idempotent(pair: tuple[Tensor, Tensor], m: in
 @brief
 def test_total_is_the_number_of_samples(device, first, second, m) -> None:
     first, second = ([v.to(device) for v in pair] for pair in (first, second))
-    joint = grid.view(grid.update(grid.encode(*first, m), *second)).joint
+    joint = grid.view(grid.update(encode(*first, m), *second)).joint
     assert joint.sum() == first[0].numel() + second[0].numel()
     assert (joint >= 0).all()
 
 
 def test_counts_pass_two_to_the_31() -> None:
-    state = grid.encode(torch.tensor([[0.0, 1.0, 1.0]]), torch.tensor([[0.0, 1.0, 1.0]]), 2)
+    state = encode(torch.tensor([[0.0, 1.0, 1.0]]), torch.tensor([[0.0, 1.0, 1.0]]), 2)
     for _ in range(40):
         state = grid.merge(state, state)
     state = grid.update(state, torch.tensor([[1.0]]), torch.tensor([[0.0]]))
@@ -233,8 +238,8 @@ def test_counts_pass_two_to_the_31() -> None:
 def test_update_equals_merging_small_parts(device: torch.device, kind: str, m: int) -> None:
     # states of a few samples are sorted; the second update finds nearly all in its tables
     x, y = draw(kind, 3000, 2)[None].to(device), draw(kind, 3000, 3)[None].to(device)
-    seen = grid.update(grid.encode(x[:, :1500], y[:, :1500], m), x[:, 1500:], y[:, 1500:])
-    parts = [grid.encode(a, b, m) for a, b in zip(x.split(500, 1), y.split(500, 1), strict=True)]
+    seen = grid.update(encode(x[:, :1500], y[:, :1500], m), x[:, 1500:], y[:, 1500:])
+    parts = [encode(a, b, m) for a, b in zip(x.split(500, 1), y.split(500, 1), strict=True)]
     assert same(seen, grid.fold(torch.stack(parts)))
 
 
@@ -242,11 +247,11 @@ def test_update_equals_merging_small_parts(device: torch.device, kind: str, m: i
 @thorough
 def test_update_equals_merge_of_encode(device, first, second, m) -> None:
     first, second = ([v.to(device) for v in pair] for pair in (first, second))
-    state = grid.encode(*first, m)
-    expected = grid.merge(state, grid.encode(*second, m))
+    state = encode(*first, m)
+    expected = grid.merge(state, encode(*second, m))
     assert same(grid.update(state, *second), expected)
     # once more, into a state that knows every cell
-    assert same(grid.update(expected, *second), grid.merge(expected, grid.encode(*second, m)))
+    assert same(grid.update(expected, *second), grid.merge(expected, encode(*second, m)))
 
 
 @pytest.mark.parametrize("ordered", [True, False])
@@ -260,9 +265,9 @@ def test_many_chunks_of_data_that_drift(
     if not ordered:
         x, y = x * torch.randn(C, n, generator=rng), y * torch.randn(C, n, generator=rng)
     x, y = x.to(device), y.to(device)
-    state = grid.update(grid.encode(x[:, :99], y[:, :99], 64), x[:, 99:], y[:, 99:])
+    state = grid.update(encode(x[:, :99], y[:, :99], 64), x[:, 99:], y[:, 99:])
     order = torch.randperm(n, generator=rng).to(device)
-    assert same(state, grid.encode(x[:, order], y[:, order], 64))
+    assert same(state, encode(x[:, order], y[:, order], 64))
     assert (grid.view(state).joint.sum((1, 2)) == n).all()
 
 
@@ -282,7 +287,7 @@ def test_many_chunks_of_data_that_drift(
 )
 def test_lookups_find_nearly_all_similar_data(kind: str) -> None:
     x, y = draw(kind, 40_000, 4)[None], draw(kind, 40_000, 5)[None]
-    find = grid._lookups(grid.encode(x, y, 256))
+    find = grid._lookups(encode(x, y, 256))
     for values, lookups in zip((x, y), find, strict=True):
         code, right = grid._find(lookups, values, 256 * 256)
         found = code < 256 * 256 if right is None else (code < 256 * 256) & right
@@ -308,8 +313,8 @@ def test_dtype_of_the_batch_does_not_matter(
         x, y = x.clamp(-6e4, 6e4), y.clamp(-6e4, 6e4)
     x, y = x[None].to(device, dtype), y[None].to(device, dtype)
     for m in (2, 20, 256):
-        state = grid.encode(x, y, m)
-        assert same(state, grid.encode(x.double(), y.double(), m))
+        state = encode(x, y, m)
+        assert same(state, encode(x.double(), y.double(), m))
         assert same(grid.update(state, x, y), grid.update(state, x.double(), y))
 
 
@@ -321,10 +326,10 @@ def test_invalid_samples_are_dropped(pair, random, m) -> None:
     junk = torch.tensor(
         [random.choice([math.nan, math.inf, -math.inf, 3.0]) for _ in range(x.shape[1])]
     )
-    state = grid.encode(x, y, m)
+    state = encode(x, y, m)
     for bad_x, bad_y in ((torch.where(valid, x, junk), y), (x, torch.where(valid, y, junk))):
-        expected = grid.encode(x[valid][None], y[valid][None], m)
-        assert same(grid.encode(bad_x, bad_y, m, valid), expected)
+        expected = encode(x[valid][None], y[valid][None], m)
+        assert same(encode(bad_x, bad_y, m, valid), expected)
         assert same(grid.update(state, bad_x, bad_y, valid), grid.merge(state, expected))
 
 
@@ -335,11 +340,11 @@ def test_outputs_do_not_touch_each_other(device: torch.device, m: int) -> None:
     valid = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) < 0.8
     valid[5] = False
     x, y, valid = x.to(device), y.to(device), valid.to(device)
-    state = grid.update(grid.encode(x, y, m), 1.1 * x.clamp(-1e300, 1e300), y, valid)
+    state = grid.update(encode(x, y, m), 1.1 * x.clamp(-1e300, 1e300), y, valid)
     for c in range(len(x)):
         one = slice(c, c + 1)
         alone = grid.update(
-            grid.encode(x[one], y[one], m), 1.1 * x[one].clamp(-1e300, 1e300), y[one], valid[one]
+            encode(x[one], y[one], m), 1.1 * x[one].clamp(-1e300, 1e300), y[one], valid[one]
         )
         assert same(state[one], alone)
 
@@ -351,7 +356,7 @@ def test_update_equals_merge_where_subnormals_are_flushed(kind: str) -> None:
     torch.set_flush_denormal(True)
     try:
         for m in (2, 8, 64):
-            state = grid.encode(x, y, m)
+            state = encode(x, y, m)
             assert same(grid.update(state, x, y), grid.merge(state, state))
     finally:
         torch.set_flush_denormal(False)
@@ -359,12 +364,12 @@ def test_update_equals_merge_where_subnormals_are_flushed(kind: str) -> None:
 
 def test_default_dtype_inference_mode_and_arguments_left_alone() -> None:
     x, y = draw("gaussian", 300, 8)[None], draw("8-bit image", 300, 9)[None]
-    expected = grid.update(grid.encode(x, y, 32), x + 1, y)
+    expected = grid.update(encode(x, y, 32), x + 1, y)
     before = x.clone(), y.clone()
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.inference_mode():
-            state = grid.encode(x, y, 32)
+            state = encode(x, y, 32)
         copy = state.clone()
         assert same(grid.update(state, x + 1, y), expected)
         assert grid.view(state).x.centre.dtype == torch.float64
@@ -394,7 +399,7 @@ def test_fold_pickles() -> None:
 @brief
 def test_cells_hold_their_samples(pair: tuple[Tensor, Tensor], m: int) -> None:
     x, y = pair
-    seen = grid.view(grid.encode(x, y, m))
+    seen = grid.view(encode(x, y, m))
     for axis, values, dim in ((seen.x, x[0], 2), (seen.y, y[0], 1)):
         k = int(axis.size)
         lower, centre, upper, counts = (
@@ -418,7 +423,7 @@ def test_cells_hold_their_samples(pair: tuple[Tensor, Tensor], m: int) -> None:
 @given(pairs(), st.sampled_from([40, 64]))
 @brief
 def test_few_distinct_values_are_lossless(pair: tuple[Tensor, Tensor], m: int) -> None:
-    seen = grid.view(grid.encode(*pair, m))
+    seen = grid.view(encode(*pair, m))
     for axis, values in zip((seen.x, seen.y), pair, strict=True):
         distinct, counts = (values[0] + 0.0).unique(return_counts=True)
         assert axis.lossless
@@ -429,7 +434,7 @@ def test_few_distinct_values_are_lossless(pair: tuple[Tensor, Tensor], m: int) -
 
 def test_one_value_too_many_is_not_lossless() -> None:
     x = torch.arange(257.0)[None]
-    seen = grid.view(grid.encode(x, x.flip(1) / 2, 256))
+    seen = grid.view(encode(x, x.flip(1) / 2, 256))
     assert not seen.x.lossless
     assert seen.x.level.item() == 1
     assert seen.x.centre[0, :3].tolist() == [1.0, 3.0, 5.0]
@@ -441,7 +446,7 @@ def test_one_value_too_many_is_not_lossless() -> None:
 def test_an_outlier_costs_one_cell(outlier: float) -> None:
     x = draw("gaussian", 5000, 10)[None]
     plain, spoilt = (
-        grid.view(grid.encode(v, v, 256)).x
+        grid.view(encode(v, v, 256)).x
         for v in (x, torch.nn.functional.pad(x, (0, 1), value=outlier))
     )
     assert spoilt.level == plain.level
@@ -450,46 +455,8 @@ def test_an_outlier_costs_one_cell(outlier: float) -> None:
     assert torch.equal(spoilt.counts[0, bulk][: plain.size], plain.counts[0, : plain.size])
 
 
-@pytest.mark.parametrize("kind", ["labels", "8-bit image", "integers", "constant", "both ends"])
-def test_quantiles_of_few_values_are_exact(kind: str) -> None:
-    q = torch.tensor([0.0, 0.001, 0.25, 0.5, 0.731, 0.999, 1.0], dtype=torch.float64)
-    x = torch.stack([draw(kind, 501, 11), draw(kind, 501, 12)])
-    found = grid.quantile(grid.view(grid.encode(x, x, 256)).x, q)
-    if kind == "both ends":  # whose differences overflow
-        assert found.isfinite().all()
-        found, x = found.clamp(-1e308, 1e308), x.clamp(-1e308, 1e308)
-        found, x = found[:, [0, -1]], x
-        q = q[[0, -1]]
-    assert torch.equal(found, torch.quantile(x, q, dim=1).T)
-
-
-@pytest.mark.parametrize("kind", ["gaussian", "lognormal", "huge offset", "outlier 1e20"])
-def test_quantiles_are_within_a_cell(kind: str) -> None:
-    q = torch.linspace(0, 0.9, 10, dtype=torch.float64)
-    x = draw(kind, 5000, 13)[None]
-    axis = grid.view(grid.encode(x, x.neg(), 256)).x
-    error = (grid.quantile(axis, q) - torch.quantile(x, q, dim=1).T).abs()
-    assert error.max() <= 2.0 ** axis.level.item()
-    assert error.max() > 0
-
-
-def test_quantiles_spread_a_cell_and_do_not_overflow() -> None:
-    q = torch.tensor([0.0, 0.25, 0.3125, 1.0], dtype=torch.float64)
-    x = torch.tensor(
-        [[0.0, 0.25, 1.25, 3.0, 3.5], [-1.7e308] * 2 + [1.7e308] * 3], dtype=torch.float64
-    )
-    found = grid.quantile(grid.view(grid.encode(x, x, 2)).x, q)
-    # three samples in [0, 2), two in [2, 4); the second output has points
-    assert found[0].tolist() == pytest.approx([1 / 3, 1, 7 / 6, 3.5])
-    assert found[1].tolist() == pytest.approx([-1.7e308, -1.7e308, -0.85e308, 1.7e308])
-
-
-def test_quantiles_of_nothing_are_nan() -> None:
-    assert grid.quantile(grid.view(grid.empty(2, 4)).y, torch.tensor([0.5])).isnan().all()
-
-
 def test_regroup_keeps_the_axes_apart() -> None:
     x, y = torch.tensor([[0.0, 1.0, 2.0, 2.0]]), torch.tensor([[5.0, 5.0, 5.0, 7.0]])
-    seen = grid.view(grid.encode(x, y, 8))
+    seen = grid.view(encode(x, y, 8))
     rows, columns = (seen.x.centre >= 1).long(), (seen.y.centre - 5).clamp(min=0).long()
     assert grid.regroup(seen.joint, rows, columns, (2, 3)).tolist() == [[[1, 0, 0], [2, 0, 1]]]

@@ -19,6 +19,7 @@ from torch import Tensor
 from mi_metrics.functional.information import check_options, information
 from mi_metrics.functional.options import Interval, check_cells, check_integer
 from mi_metrics.functional.tables.axis import parse_value_range
+from mi_metrics.functional.tensors import on_cpu
 
 Ranges = tuple[Interval, Interval] | None
 
@@ -207,7 +208,7 @@ def gauss(a: Tensor, b: Tensor, variance: Tensor) -> Tensor:
 
 def times(a: Tensor, b: Tensor) -> Tensor:
     """Multiply matrices ``(R, m, k)`` and ``(R, k, n)``, each pair's to the same bits for any R."""
-    if a.device.type == "cpu":
+    if on_cpu(a):
         return torch.bmm(a, b)
     # A GPU's library chooses its algorithm by the number of matrices.
     return torch.stack([p @ q for p, q in zip(a, b, strict=True)])

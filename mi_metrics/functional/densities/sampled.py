@@ -38,10 +38,6 @@ from mi_metrics.functional.tensors import chunk_size
 
 # Up to this many samples a cell stands at their mean. With more it does not matter, and takes time.
 FEW = 2**16
-# Cells that are counted, and cells between which kernels are summed, at once: the latter and their
-# temporaries stay in a core's cache. A GPU wants more work.
-COUNTED = {"cpu": 2**20, "other": 2**24}
-CELLS = {"cpu": 2**16, "other": 2**24}
 # Occupied rows and columns are rounded up to a multiple of this, so that pairs share a shape.
 BLOCK = 16
 
@@ -120,13 +116,10 @@ class _Samples:
 
 def _groups(x: Tensor, y: Tensor, size: int, ranges: Ranges) -> Iterator[_Samples]:
     """Yield pairs in groups that stay in a core's cache."""
-    step = min(chunk_size("densities", x.device) // x.shape[1], _most(COUNTED, x.device) // size**2)
+    samples, cells = chunk_size("densities", x.device), chunk_size("density tables", x.device)
+    step = min(samples // x.shape[1], cells // size**2)
     for pair in zip(torch.split(x, max(step, 1)), torch.split(y, max(step, 1)), strict=True):
         yield _Samples(*pair, ranges)
-
-
-def _most(limits: dict[str, int], device: torch.device) -> int:
-    return limits["cpu" if device.type == "cpu" else "other"]
 
 
 class _Sums:
@@ -373,7 +366,7 @@ def _alike(
     occupied = torch.stack([(axis.n > 0).sum(1) for axis in axes], 1)
     step = torch.where(occupied < size // 2, 2 * BLOCK, BLOCK)
     blocks = ((occupied + step - 1) // step * step).clamp_max(size).tolist()
-    start, most = 0, _most(CELLS, occupied.device)
+    start, most = 0, chunk_size("density cells", occupied.device)
     for stop, block in enumerate([*blocks[1:], None], 1):
         if block != blocks[start] or (stop - start + 1) * max(block) ** 2 > most:
             yield slice(start, stop), blocks[start]

@@ -6,16 +6,14 @@ in any order of the samples, with any number of threads and on any device.
 
 import math
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mi_metrics.functional.neighbors.order import run_lengths, run_starts
 from mi_metrics.functional.neighbors.steps import argsort, take
-
-Standardize = bool | Literal["rank", "joint"]
-STANDARDIZE = (True, False, "rank", "joint")
+from mi_metrics.functional.options import Standardize
 
 
 class Coordinate(NamedTuple):

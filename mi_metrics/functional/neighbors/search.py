@@ -37,9 +37,9 @@ from mi_metrics.functional.neighbors.steps import (
     chunk_rows,
     gaps_to,
     in_tree_order,
-    on_cpu,
     take,
 )
+from mi_metrics.functional.tensors import on_cpu
 
 TREE_DIMENSIONS = 24
 FOLD = 32

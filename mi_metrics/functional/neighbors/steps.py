@@ -10,11 +10,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-# Pairs per chunk: what stays in a CPU's cache, what keeps a GPU busy.
-CHUNK = {
-    "cpu": 2**17,
-    "cuda": 2**25,
-}
+from mi_metrics.functional.tensors import chunk_size, on_cpu
 
 
 def gaps_to(queries: Tensor, candidates: Sequence[Tensor], x_dim: int | None) -> list[Tensor]:
@@ -33,7 +29,7 @@ def gaps_to(queries: Tensor, candidates: Sequence[Tensor], x_dim: int | None) ->
 
 def chunk_rows(points: Tensor, width: int) -> int:
     """Return how many rows of ``width`` pairs make one chunk."""
-    return max(1, CHUNK.get(points.device.type, CHUNK["cuda"]) // width)
+    return max(1, chunk_size("distances", points.device) // width)
 
 
 def bisect(low: Tensor, high: Tensor, holds: Callable[[Tensor], Tensor]) -> Tensor:
@@ -48,13 +44,6 @@ def bisect(low: Tensor, high: Tensor, holds: Callable[[Tensor], Tensor]) -> Tens
             torch.where(true, middle, high),
         )
     return high
-
-
-def on_cpu(tensor: Tensor) -> bool:
-    """Say whether NumPy and SciPy can read the tensor: the one place that knows, for tests of the
-    other branch.
-    """
-    return tensor.device.type == "cpu"
 
 
 def argsort(values: Tensor) -> Tensor:

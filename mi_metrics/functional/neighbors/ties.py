@@ -25,8 +25,9 @@ from torch import Tensor
 
 from mi_metrics.functional.neighbors.hashing import centred_uniform, mix, mixed
 from mi_metrics.functional.neighbors.order import lexicographic_order, run_lengths, run_starts
-from mi_metrics.functional.neighbors.scaling import Coordinate, Standardize, scaled
+from mi_metrics.functional.neighbors.scaling import Coordinate, scaled
 from mi_metrics.functional.neighbors.steps import take
+from mi_metrics.functional.options import Standardize
 
 AMPLITUDE = 1e-10
 

@@ -26,9 +26,9 @@ from mi_metrics.functional.neighbors.steps import (
     chunk_rows,
     gaps_to,
     in_tree_order,
-    on_cpu,
     take,
 )
+from mi_metrics.functional.tensors import on_cpu
 
 COUNT_DIMENSIONS = 5
 # Two sorted lists are merged by one sort where the shorter has at least this share of the longer.

@@ -39,7 +39,6 @@ from torch.autograd import forward_ad
 
 from mi_metrics.functional.tables import splines
 from mi_metrics.functional.tables.axis import Axis
-from mi_metrics.functional.tables.sums import CHUNK as CHUNK
 from mi_metrics.functional.tables.sums import (
     add_up,
     joined,
@@ -48,8 +47,6 @@ from mi_metrics.functional.tables.sums import (
     read,
     written,
 )
-from mi_metrics.functional.tables.sums import chunk_size as chunk_size
-from mi_metrics.functional.tables.sums import chunks as chunks
 
 
 def soft_counts(

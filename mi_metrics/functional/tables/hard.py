@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.options import check_finite
 from mi_metrics.functional.tables.axis import Axis
-from mi_metrics.functional.tables.bspline import chunk_size, chunks
+from mi_metrics.functional.tables.sums import chunks
+from mi_metrics.functional.tensors import check_finite, chunk_size, on_cpu
 
 # Up to here a chunk is counted in a table of its own and added.
 SMALL_TABLE = 2**14
@@ -25,38 +25,28 @@ def hard_counts(
 
     ``unchecked`` samples are refused if they are NaN or infinite.
     """
-    (rows, n), (bx, by) = x.shape, bins
-    cells = bx * by
-    on_cpu = x.device.type == "cpu"
-    if unchecked and not on_cpu:
+    (rows, n), cells = x.shape, bins[0] * bins[1]
+    at_once = on_cpu(x)
+    if unchecked and not at_once:
         check_finite(x, y)
     # The last entry takes the invalid samples: to drop them by a mask would need their number on
     # the host.
     counts = torch.zeros(rows * cells + 1, dtype=torch.int64, device=x.device)
     # Memory that is asked for in every chunk and given back may come with a page fault for each 4
     # kB.
-    size = min(rows * n, chunk_size(x.device))
+    size = min(rows * n, chunk_size("bins", x.device))
+    small = at_once and counts.numel() <= SMALL_TABLE
     memory = [torch.empty(size, dtype=axis.lo.dtype, device=x.device) for axis in axes]
-    small = on_cpu and counts.numel() <= SMALL_TABLE
-    indices = torch.empty(size, dtype=torch.int32 if small else torch.int64, device=x.device)
+    memory.append(torch.empty(size, dtype=torch.int32 if small else torch.int64, device=x.device))
     # Not expanded from a single one: the scatter reads these 1.7 times faster.
     ones = torch.ones(0 if small else size, dtype=torch.int64, device=x.device)
     for r, c in chunks(rows, n, x.device):
-        x_part, y_part = x[r, c], y[r, c]
+        parts = x[r, c], y[r, c]
         # Here, where the chunk is read anyway; a pass of its own over all samples takes a sixth of
         # the whole.
-        if unchecked and on_cpu and not bool((x_part.sum() + y_part.sum()).isfinite()):
+        if unchecked and at_once and not bool((parts[0].sum() + parts[1].sum()).isfinite()):
             check_finite(x, y)
-        x_out, y_out, index = (m[: x_part.numel()].view(x_part.shape) for m in (*memory, indices))
-        x_cell, y_cell = (
-            axes[0].rows(r).cell(x_part, bx, x_out),
-            axes[1].rows(r).cell(y_part, by, y_out),
-        )
-        if cells <= 2**24 and x_cell.dtype == y_cell.dtype:
-            # Whole numbers are exact in float32 up to there, and its arithmetic is faster.
-            index.copy_(x_cell.mul_(by).add_(y_cell))
-        else:
-            index = x_cell.long().mul_(by).add_(y_cell.long())
+        index = _cells(parts, (axes[0].rows(r), axes[1].rows(r)), bins, memory)
         if rows > 1:
             first = torch.arange(
                 r.start, r.start + index.shape[0], dtype=index.dtype, device=x.device
@@ -64,7 +54,7 @@ def hard_counts(
             index = index.add_(first.unsqueeze(1), alpha=cells)
         if valid is not None:
             index = torch.where(valid[r, c], index, rows * cells)
-        # Of a mask in another layout `where` takes the layout over.
+        # A mask in another layout gives `where` its own.
         flat = index.reshape(-1)
         if small:
             # A quarter faster than to scatter; on other devices it would read its bounds back to
@@ -72,4 +62,19 @@ def hard_counts(
             counts += torch.bincount(flat, minlength=counts.numel())
         else:
             counts.scatter_add_(0, flat, ones[: flat.shape[0]])
-    return counts[:-1].view(rows, bx, by)
+    return counts[:-1].view(rows, *bins)
+
+
+def _cells(
+    parts: tuple[Tensor, Tensor],
+    axes: tuple[Axis, Axis],
+    bins: tuple[int, int],
+    memory: list[Tensor],
+) -> Tensor:
+    """Return the samples' cells, numbered row by row of a table; x, y and numbers have memory."""
+    x_out, y_out, index = (m[: parts[0].numel()].view(parts[0].shape) for m in memory)
+    x_cell, y_cell = axes[0].cell(parts[0], bins[0], x_out), axes[1].cell(parts[1], bins[1], y_out)
+    if bins[0] * bins[1] <= 2**24 and x_cell.dtype == y_cell.dtype:
+        # Whole numbers are exact in float32 up to there, and its arithmetic is faster.
+        return index.copy_(x_cell.mul_(bins[1]).add_(y_cell))
+    return x_cell.long().mul_(bins[1]).add_(y_cell.long())

@@ -16,6 +16,7 @@ from torch import Tensor
 from mi_metrics.functional.tables.axis import Axis
 from mi_metrics.functional.tables.hard import hard_counts
 from mi_metrics.functional.tables.quantiles import distinct, ordered, quantile_edges
+from mi_metrics.functional.tensors import on_cpu
 
 # How many samples of each row a first look at the values takes for every value that it may find,
 # and by how much more it goes on.
@@ -183,7 +184,7 @@ class Samples:
 
 def _order(values: Tensor) -> Tensor:
     """Return the places of rows in ascending order, of equal values in any."""
-    if values.device.type == "cpu":
+    if on_cpu(values):
         # As in `ordered`.
         return torch.from_numpy(np.argsort(values.numpy(), axis=1))
     return values.argsort(1)

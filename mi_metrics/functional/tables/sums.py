@@ -12,26 +12,17 @@ from torch import Tensor
 from mi_metrics.functional.tables import splines
 from mi_metrics.functional.tables.axis import Axis
 from mi_metrics.functional.tables.splines import SUPPORT
-from mi_metrics.functional.tensors import narrow
-
-# Samples that are in flight at once. A chunk and its temporaries stay in a core's cache; a GPU
-# wants more work.
-CHUNK = {"cpu": 2**17, "other": 2**20}
+from mi_metrics.functional.tensors import chunk_size, narrow, on_cpu
 
 Block = tuple[slice, slice]
 Pieces = Iterator[tuple[Block, tuple[Tensor | None, ...]]]
-
-
-def chunk_size(device: torch.device) -> int:
-    """Return the number of samples of a chunk."""
-    return CHUNK["cpu" if device.type == "cpu" else "other"]
 
 
 def chunks(rows: int, n: int, device: torch.device) -> Iterator[Block]:
     """Cut ``(rows, n)`` in blocks of bounded size: several short rows, or pieces of one long
     row.
     """
-    return _blocks(rows, n, chunk_size(device))
+    return _blocks(rows, n, chunk_size("bins", device))
 
 
 def add_up(
@@ -50,7 +41,7 @@ def add_up(
     shape = [b + splines.margin(k) for b, k in zip(bins, kernels, strict=True)]
     table = torch.zeros(rows, *shape, dtype=torch.float64, device=x.device)
     # Float atomics would add in a random order, so other devices than the CPU multiply matrices.
-    add = _scatter if x.device.type == "cpu" else _multiply
+    add = _scatter if on_cpu(x) else _multiply
     for r, c in _blocks(rows, n, _soft_chunk(x.device, sum(shape))):
         place_x = splines.locate(_part(x, r, c).contiguous(), axes[0].rows(r), kernels[0])
         place_y = splines.locate(_part(y, r, c).contiguous(), axes[1].rows(r), kernels[1])
@@ -109,7 +100,7 @@ def push_forward(
     kernels = splines.along(kernel, bins[0]), splines.along(kernel, bins[1])
     shape = [b + splines.margin(k) for b, k in zip(bins, kernels, strict=True)]
     table = torch.zeros(x.shape[0], *shape, dtype=torch.float64, device=x.device)
-    size = max(1, 8 * chunk_size(x.device) // (sum(shape) * max(1, x.shape[0])))
+    size = max(1, 8 * chunk_size("bins", x.device) // (sum(shape) * max(1, x.shape[0])))
     rows = slice(0, x.shape[0])
     for start in range(0, x.shape[1], size):
         c = slice(start, start + size)
@@ -268,8 +259,8 @@ def _flat_index(first_x: Tensor, first_y: Tensor, table: Tensor) -> Tensor:
 def _soft_chunk(device: torch.device, cells: int) -> int:
     # On the CPU the weights of both axes and their products stay in the cache, too; elsewhere two
     # matrices of (n, cells) must fit.
-    size = chunk_size(device) // 2
-    return max(1, size // 4 if device.type == "cpu" else 8 * size // cells)
+    size = chunk_size("bins", device) // 2
+    return max(1, size // 4 if on_cpu(device) else 8 * size // cells)
 
 
 def _part(v: Tensor, r: slice, c: slice) -> Tensor:

@@ -13,9 +13,9 @@ from hypothesis.extra import numpy as hnp
 from torch import Tensor
 
 from mi_metrics.functional.neighbors import search as neighbors
-from mi_metrics.functional.neighbors import steps as _steps
 from mi_metrics.functional.neighbors.search import nearest
 from mi_metrics.functional.neighbors.within import range_counts, strict_counts
+from mi_metrics.functional.tensors import CHUNKS
 
 NAMES = [
     "continuous",
@@ -220,7 +220,7 @@ def test_folded_selection(width: int, device: torch.device) -> None:
 
 def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
     points = make("fine grid", 2).to(device)
-    monkeypatch.setattr(_steps, "CHUNK", {"cpu": 700, "cuda": 700})
+    monkeypatch.setitem(CHUNKS, "distances", (700, 700))
     monkeypatch.setattr(neighbors, "WINDOW", 2)
     for path in ("brute", "strips"):
         assert_nearest(points, 3, 1, path)

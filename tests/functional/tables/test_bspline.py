@@ -4,6 +4,7 @@ import torch
 from mi_metrics.functional.tables import sums
 from mi_metrics.functional.tables.axis import fixed_axis, interval_axis
 from mi_metrics.functional.tables.bspline import kernel_matrix, soft_counts
+from mi_metrics.functional.tensors import CHUNKS
 from tests import oracles
 
 RANGES = ((-2.0, 3.0), (-1.5, 2.5))
@@ -63,7 +64,7 @@ def test_gradient_is_autograds_whatever_the_chunks(kernel, shape, monkeypatch):
     upstream = torch.rand(shape[0], *bins, dtype=torch.float64)
     expected = torch.autograd.grad(dense(x, y, given(bins), bins, kernel), (x, y), upstream)
     for chunk in (2**16, 64, 1):
-        monkeypatch.setitem(sums.CHUNK, "cpu", chunk)
+        monkeypatch.setitem(CHUNKS, "bins", (chunk, chunk))
         ours = torch.autograd.grad(
             soft_counts(x, y, given(bins), bins, kernel, None), (x, y), upstream
         )
