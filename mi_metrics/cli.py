@@ -119,21 +119,23 @@ def _run(args: Sequence[str] | None) -> int:
     with _output():
         given = parser.parse_args(args)
     try:
-        run = importlib.import_module(COMMANDS[given.command][0]).main
+        module = COMMANDS[given.command][0]
+        if module == "mi_metrics.lightning.cli":
+            from mi_metrics.functional.options import require
+
+            require("jsonargparse", "lightning", "The commands of Lightning")
+        run = importlib.import_module(module).main
         # What the others run is users' code, whose connections and files are not the output.
         with _output() if given.command in PRINTING else nullcontext():
             run([given.command, *given.options])
     except ModuleNotFoundError as error:
-        message = str(error)
-        if error.name == "jsonargparse":
-            message = (
-                "The commands of Lightning need jsonargparse. Install it with: "
-                'pip install "mi-metrics[lightning]"'
-            )
-        # A message that does not say how to install what is missing is a defect, to be traced.
-        if "pip install" not in message:
+        # With the parts that need it, because it loads torch.
+        from mi_metrics.functional.options import MissingExtraError
+
+        # Another module that is missing is a defect, to be traced.
+        if not isinstance(error, MissingExtraError):
             raise
-        print(f"mi-metrics: {message}", file=sys.stderr)
+        print(f"mi-metrics: {error}", file=sys.stderr)
         return 1
     return 0
 

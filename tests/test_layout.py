@@ -229,3 +229,21 @@ def test_public_docstrings_say_what_is_promised(name):
     positions = [text.find(section) for section in order]
     assert min(positions) > 0, dict(zip(order, positions, strict=True))
     assert positions == sorted(positions)
+
+
+def length(node):
+    """Count the lines of a function without its docstring."""
+    text = ast.get_docstring(node, clean=False)
+    said = 0 if text is None else node.body[0].end_lineno - node.body[0].lineno + 1
+    return node.end_lineno - node.lineno + 1 - said
+
+
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE))
+)
+def test_files_and_functions_are_short(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 500
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    found = [node for node in ast.walk(ast.parse(text)) if isinstance(node, functions)]
+    assert [node.name for node in found if length(node) > 50] == []

@@ -292,10 +292,7 @@ def information(
         numerator, denominator = mi - chance, (hx + hy) / 2 - chance
     else:
         numerator, denominator = normalized_ratio(normalization, mi, hx, hy, hxy)
-    independent = 1.0 if normalization == "studholme" else 0.0
-    # ~(d >= 1e-12) would also catch NaN, and a table without samples must stay NaN.
-    undefined = constant | (denominator < ROUNDING)
-    return torch.where(undefined, independent, numerator / torch.where(undefined, 1, denominator))
+    return ratio(normalization, numerator, denominator, constant)
 
 
 def check_options(
@@ -319,6 +316,21 @@ def check_options(
             '`normalization="adjusted"` takes away what chance gives and excludes '
             f'bias_correction={bias_correction!r}. Use bias_correction="none".'
         )
+
+
+def independent(normalization: str) -> float:
+    """Return a normalised form of independent variables, its value where it is undefined too."""
+    return 1.0 if normalization == "studholme" else 0.0
+
+
+def ratio(normalization: str, numerator: Tensor, denominator: Tensor, constant: Tensor) -> Tensor:
+    """Return a normalised form; of a constant, or where the denominator is what rounding leaves or
+    less, the value for independence.
+    """
+    # ~(d >= 1e-12) would also catch NaN, and a table without samples must stay NaN.
+    undefined = constant | (denominator < ROUNDING)
+    value = numerator / torch.where(undefined, 1, denominator)
+    return torch.where(undefined, independent(normalization), value)
 
 
 def normalized_ratio(

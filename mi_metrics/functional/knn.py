@@ -172,29 +172,15 @@ def knn_mutual_information(
     rows = torch.cat((x.double(), y.double()), -1)
     leading = rows.shape[:-2]
     pairs = rows.reshape(-1, *rows.shape[-2:])
+    how: Any = {"discrete_y": discrete_y, "standardize": standardize}
     values = [
-        rows_mutual_information(
-            pair,
-            x.shape[-1],
-            n_neighbors,
-            algorithm=algorithm,
-            discrete_y=discrete_y,
-            standardize=standardize,
-        )
+        rows_mutual_information(pair, x.shape[-1], n_neighbors, algorithm=algorithm, **how)
         for pair in pairs
     ]
     said: dict[Kind, str] = {}
     result = torch.stack(values) if values else rows.new_zeros(0)
     for pair, value in zip(pairs, values, strict=True):
-        found = rows_doubts(
-            pair,
-            x.shape[-1],
-            n_neighbors,
-            value,
-            discrete_y=discrete_y,
-            standardize=standardize,
-        )
-        for kind, message in found.items():
+        for kind, message in rows_doubts(pair, x.shape[-1], n_neighbors, value, **how).items():
             said.setdefault(kind, message)
     for kind, message in said.items():
         caution(kind, message)

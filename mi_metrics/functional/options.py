@@ -234,7 +234,12 @@ def _hint(unknown: str, names: Sequence[str], *, is_class: bool) -> str:
 # -- optional dependencies -------------------------------------------------------------------------
 
 # Where the name in the package index is not that of the module.
-DISTRIBUTIONS = {"pyarrow": "PyArrow", "skimage": "scikit-image", "sklearn": "scikit-learn"}
+DISTRIBUTIONS = {
+    "lightning": "Lightning",
+    "pyarrow": "PyArrow",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+}
 
 
 class MissingExtraError(ModuleNotFoundError):

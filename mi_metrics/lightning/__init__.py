@@ -25,18 +25,12 @@ again. A checkpoint of several processes holds the state of rank 0, and each ran
 there, leave metrics as they are and save after the epoch.
 """
 
+from mi_metrics.functional.options import require
 from mi_metrics.moved import forwarding
 
-try:
-    from mi_metrics.lightning.callbacks import EpochTable, JointDistributionLogger
-except ModuleNotFoundError as error:
-    if error.name is None or error.name.split(".")[0] != "lightning":
-        raise
-    raise ModuleNotFoundError(
-        "mi_metrics.lightning needs Lightning. Install it with: pip install "
-        '"mi-metrics[lightning]"',
-        name=error.name,
-    ) from error
+require("lightning", "lightning", "Callbacks and commands of Lightning")
+
+from mi_metrics.lightning.callbacks import EpochTable, JointDistributionLogger  # noqa: E402
 
 __all__ = [
     "EpochTable",

@@ -167,18 +167,7 @@ class BinnedMutualInformation(JointTableMetric):
         check_correction(bias_correction, kernel)
         resolution = check_integer("resolution", resolution, 2)
         bins, ranges = options.bins, options.ranges
-        if ranges is not None and bins is None and kernel != "hard":
-            raise ValueError(
-                f"Expected `num_bins` to be a number with a given `value_range` and "
-                f"kernel={kernel!r}, but got 'auto': a soft table has to know its bins before the "
-                "first sample. Give num_bins, for example 32, or pass value_range=None."
-            )
-        if ranges is None and bins is not None and max(bins) > resolution:
-            raise ValueError(
-                f"Expected `resolution` to be at least the number of bins {max(bins)}, but got "
-                f"{resolution}. With an unknown range the bins are made of `resolution` cells at "
-                "most: raise it."
-            )
+        _check_known(options, kernel, resolution)
         super().__init__(
             None if ranges is None else bins or (resolution, resolution),
             ranges,
@@ -420,3 +409,20 @@ def _stack(tables: list[Tensor]) -> Tensor:
     return torch.cat(
         [pad(table, (0, by - table.shape[2], 0, bx - table.shape[1])) for table in tables]
     )
+
+
+def _check_known(options: views.Options, kernel: str, resolution: int) -> None:
+    """Refuse bins that a table can't be made of."""
+    bins, ranges = options.bins, options.ranges
+    if ranges is not None and bins is None and kernel != "hard":
+        raise ValueError(
+            f"Expected `num_bins` to be a number with a given `value_range` and "
+            f"kernel={kernel!r}, but got 'auto': a soft table has to know its bins before the "
+            "first sample. Give num_bins, for example 32, or pass value_range=None."
+        )
+    if ranges is None and bins is not None and max(bins) > resolution:
+        raise ValueError(
+            f"Expected `resolution` to be at least the number of bins {max(bins)}, but got "
+            f"{resolution}. With an unknown range the bins are made of `resolution` cells at "
+            "most: raise it."
+        )

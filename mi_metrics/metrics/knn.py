@@ -142,24 +142,9 @@ class KNNMutualInformation(MutualInformationMetric):
         check_choice("unit", unit, UNITS)
         check_flag("discrete_y", discrete_y)
         check_standardize(standardize)
-        if num_outputs > 1 and (x_dim, y_dim) != (1, 1):
-            raise ValueError(
-                f"`num_outputs={num_outputs}` evaluates pairs of scalars and excludes vectors, but "
-                f"got x_dim={x_dim} and y_dim={y_dim}. Use one metric per pair of vectors."
-            )
-        if discrete_y and y_dim != 1:
-            raise ValueError(
-                "`discrete_y=True` takes one class label per sample and needs y_dim=1, but got "
-                f"{y_dim}. Encode combinations of labels as one."
-            )
         if max_samples is not None:
             max_samples = check_integer("max_samples", max_samples, n_neighbors + 1)
-        rows = num_outputs * (max_samples or 1)
-        check_cells(
-            f"{num_outputs=}, {max_samples=} with {x_dim=}, {y_dim=}",
-            rows * (1 + x_dim + y_dim),
-            MAX_NUMBERS,
-        )
+        _check_shapes(num_outputs, max_samples, x_dim, y_dim, discrete_y)
         configuration: dict[str, Value] = {
             "state": "samples",
             "x_dim": x_dim,
@@ -170,19 +155,9 @@ class KNNMutualInformation(MutualInformationMetric):
         super().__init__(
             configuration, num_outputs=num_outputs, nan_strategy=nan_strategy, **kwargs
         )
-        self.n_neighbors, self.x_dim, self.y_dim, self.algorithm = (
-            n_neighbors,
-            x_dim,
-            y_dim,
-            algorithm,
-        )
-        self.discrete_y, self.standardize, self.max_samples, self.unit = (
-            discrete_y,
-            standardize,
-            max_samples,
-            unit,
-        )
-        self._stream = None
+        self.n_neighbors, self.algorithm, self.standardize = n_neighbors, algorithm, standardize
+        self.x_dim, self.y_dim, self.discrete_y = x_dim, y_dim, discrete_y
+        self.max_samples, self.unit, self._stream = max_samples, unit, None
         dim = x_dim + y_dim
         self._row_shape = (dim,) if num_outputs == 1 else (num_outputs, dim)
         if max_samples is None:
@@ -412,4 +387,26 @@ def _pooled(x: Any, y: Any) -> str | None:
         f"`x` and `y` of shape ({number}, {dim}) are pooled, {number * dim} pairs of scalars. If "
         f"their rows are vectors, build the metric with x_dim={dim}, y_dim={dim}; for scalars pass "
         "x.flatten(), y.flatten()."
+    )
+
+
+def _check_shapes(
+    num_outputs: int, max_samples: int | None, x_dim: int, y_dim: int, discrete_y: bool
+) -> None:
+    """Refuse what a metric can't hold."""
+    if num_outputs > 1 and (x_dim, y_dim) != (1, 1):
+        raise ValueError(
+            f"`num_outputs={num_outputs}` evaluates pairs of scalars and excludes vectors, but "
+            f"got x_dim={x_dim} and y_dim={y_dim}. Use one metric per pair of vectors."
+        )
+    if discrete_y and y_dim != 1:
+        raise ValueError(
+            "`discrete_y=True` takes one class label per sample and needs y_dim=1, but got "
+            f"{y_dim}. Encode combinations of labels as one."
+        )
+    rows = num_outputs * (max_samples or 1)
+    check_cells(
+        f"{num_outputs=}, {max_samples=} with {x_dim=}, {y_dim=}",
+        rows * (1 + x_dim + y_dim),
+        MAX_NUMBERS,
     )

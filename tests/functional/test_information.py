@@ -309,3 +309,14 @@ def test_bad_input_is_refused_with_a_message(call, error, message):
 def test_whole_counts_may_be_floating_point():
     expected = mutual_information(ASYMMETRIC, bias_correction="grassberger")
     assert mutual_information(ASYMMETRIC.float(), bias_correction="grassberger").equal(expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("bias_correction", ["none", "miller_madow"])
+def test_probabilities_are_no_numbers_of_samples(dtype, bias_correction):
+    table = torch.rand(3, 9, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    table = (table / table.sum((-2, -1), keepdim=True)).to(dtype)
+    with warned():
+        mutual_information(table, bias_correction=bias_correction)
+    with warned("undersampled"):
+        mutual_information(72 * table, bias_correction=bias_correction)

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.densities.gaussian import LEAST_EXPONENT, MARGIN, RULES, SINGULAR
-from mi_metrics.functional.information import normalized_ratio
+from mi_metrics.functional.information import normalized_ratio, ratio
 from mi_metrics.functional.options import from_nats
 from mi_metrics.functional.ranks import Reduce, extremes
 from mi_metrics.functional.tables.axis import Axis
@@ -164,10 +164,7 @@ def _normalized(
     hxy = _entropy(x.matrix @ joint @ z.matrix) + sheared
     hx, hy = _entropy(x.matrix @ marginals[0]), _entropy(y.matrix @ marginals[1])
     numerator, denominator = normalized_ratio(normalization, hx + hy - hxy, hx, hy, hxy)
-    undefined = moments.constant | (denominator <= 0)
-    independent = 1.0 if normalization == "studholme" else 0.0
-    value = torch.where(undefined, independent, numerator / torch.where(undefined, 1, denominator))
-    return torch.where(undefined, independent, value).squeeze(1)
+    return ratio(normalization, numerator, denominator, moments.constant).squeeze(1)
 
 
 class _Rescaled(torch.autograd.Function):

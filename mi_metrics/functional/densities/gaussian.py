@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.information import check_options, information
+from mi_metrics.functional.information import check_options, independent, information
 from mi_metrics.functional.options import Interval, check_cells, check_integer
 from mi_metrics.functional.tables.axis import parse_value_range
 from mi_metrics.functional.tensors import on_cpu
@@ -292,4 +292,4 @@ def covering(ends: tuple[Tensor, Tensor], h: Tensor) -> tuple[Tensor, Tensor]:
 def normalized_information(joint: Tensor, constant: Tensor, normalization: str) -> Tensor:
     """Return a normalised form ``(R, 1)`` of densities ``(R, G, G)`` on a grid."""
     value = information(joint, normalization=normalization).unsqueeze(1)
-    return torch.where(constant, 1.0 if normalization == "studholme" else 0.0, value)
+    return torch.where(constant, independent(normalization), value)

@@ -136,7 +136,7 @@ def _hides_the_rest(column: Tensor) -> bool:
     ordered = take(values, argsort(values))
     deviation = float(ordered.std(correction=0))
     lengths = run_lengths(run_starts([ordered]))
-    # Of a value that many samples have, the others are what there is to see.
+    # Where many samples have one value, the others are what there is to see.
     others = ordered[lengths < lengths.max()]
     spread = max(_shortest_half(v) for v in (ordered, others))
     return spread > 0 and spread * math.sqrt(len(column)) < deviation

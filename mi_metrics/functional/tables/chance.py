@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 from torch import Tensor
 
-# Of the window of n: in standard deviations and in counts.
+# The window of n, in standard deviations and in counts.
 DEVIATIONS, COUNTS = 12.0, 40
 
 

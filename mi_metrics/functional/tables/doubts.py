@@ -52,7 +52,7 @@ def shared_bins(binned: Binned) -> str | None:
     """
     if bool(binned.values_tell_more.any()):
         return (
-            "The variables have few distinct values, which tell at least .05 nats more than the "
+            "The variables have few distinct values, which tell at least 0.05 nats more than the "
             "bins that they share, as class labels do whose numbers mean nothing: the value is too "
             'small. Pass binning="values" for a bin each, with more samples if there are few for '
             "so many cells."
@@ -104,7 +104,7 @@ def crowded(binned: Binned) -> str | None:
 
 def _few_bins(shares: Tensor, bins: Tensor) -> Tensor:
     """Return where one bin holds more than half, or a few of many hold nearly all, ``(R,)``."""
-    # Of a few bins one holds more than half, whatever the data. The inverse of the sum of squares
+    # One of a few bins holds more than half, whatever the data. The inverse of the sum of squares
     # is the number of equal bins that hold as much: three of 32 or more are too few.
     half, few = (3 / bins).clamp_min(1 / 2), (11 / bins).clamp_min(1 / 3)
     return (shares.amax(1) > half) | (shares.square().sum(1) > few)

@@ -43,8 +43,8 @@ def undersampled(
         doubt = torch.maximum(doubt, bias / UNDERSAMPLED)
     # A constant has no information, whatever N.
     constant = torch.minimum(*(occupied(table.sum(dim), 1) for dim in (-1, -2))) <= 1
-    # Nor are weights that sum to less than 1 numbers of samples.
-    doubt = torch.where(constant.flatten() | (n < 1), 0, doubt)
+    # A table that sums to 1, as float32 does, holds probabilities: of how many samples is unknown.
+    doubt = torch.where(constant.flatten() | (n < 1 + 1e-3), 0, doubt)
     if doubt.numel() == 0 or not bool(doubt.max() > 1):
         return None
     worst = int(doubt.argmax())
