@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import mi_metrics
 from mi_metrics import moved
 from mi_metrics.functional.neighbors import search
+from tests import processes
 from tests.cautions import ignore_cautions
 
-DATA = Path(__file__).parent / "data"
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "tests" / "data"
 SAVED = torch.load(DATA / "metrics_0.1.0.pt")
 PICKLES = torch.load(DATA / "pickles_0.1.0.pt")
 
@@ -111,3 +114,26 @@ def test_a_pickled_metric_has_its_value_and_goes_on(name):
     assert pickle.loads(pickle.dumps(metric)).compute().item() == value
     metric.reset()
     assert metric.compute().isnan()
+
+
+def test_a_bounded_sample_of_the_first_version_is_refused():
+    saved = SAVED["metrics"]["bounded neighbours"]
+    metric = getattr(mi_metrics, saved["class"])(**saved["arguments"])
+    metric.persistent(True)
+    with pytest.raises(RuntimeError, match=r"bounded sample is of version 0\.1\.0, which kept or"):
+        metric.load_state_dict(saved["state"])
+
+
+@pytest.mark.slow
+def test_the_command_line_reads_class_paths_of_the_first_version(tmp_path):
+    config = yaml.safe_load((ROOT / "configs" / "validation_metric.yaml").read_text())
+    for part in ("model", "data"):
+        config[part]["class_path"] = config[part]["class_path"].replace("examples", "lightning")
+    assert config["model"]["class_path"] == "mi_metrics.lightning.DigitsAutoencoder"
+    path = tmp_path / "old.yaml"
+    path.write_text(yaml.safe_dump(config))
+    options = ["--trainer.fast_dev_run=true", "--trainer.logger=false"]
+    command = [sys.executable, "-m", "mi_metrics", "fit", "--config", str(path), *options]
+    result = processes.run(command, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "val/mi" in result.stdout
