@@ -16,7 +16,7 @@ N = 1_000_000
 
 def rows() -> list[Row]:
     """Run the suite."""
-    return [*_direct(), *_kdepy(), *_metric(), *_accuracy()]
+    return [*_direct(), *_kdepy(), *_speed(), *_metric(), *_accuracy()]
 
 
 def _gaussian(n: int, r: float = 0.6, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -60,6 +60,30 @@ def _kdepy() -> list[Row]:
         repeat=3,
     )
     return [ratio("1e6 samples: MI, against KDEpy's density on 256 x 256", *times, 10)]
+
+
+def _speed() -> list[Row]:
+    x, y = (v.view(64, 4900) for v in _gaussian(64 * 4900))
+    (batch,) = seconds(lambda: kde_mutual_information(x, y))
+    a, b = _gaussian(N)
+    coarse, fine = seconds(
+        lambda: kde_mutual_information(a, b, grid_size=64), lambda: kde_mutual_information(a, b)
+    )
+    metric = KDEMutualInformation()
+    for u, v in zip(a[:300_000].split(10_000), b[:300_000].split(10_000), strict=True):
+        metric.update(u, v)
+
+    def compute() -> Tensor:
+        # The kept value of an earlier call is no work.
+        metric._computed = None
+        return metric.compute()
+
+    (computed,) = seconds(compute)
+    return [
+        at_most("64 pairs of 4900 in one call, each", 1e3 * batch / 64, 1.5, " ms"),
+        ratio("1e6 samples: MI with grid_size=64, against 256", coarse, fine, 1),
+        at_most("metric, unknown range, N = 3e5: compute", 1e3 * computed, 8, " ms"),
+    ]
 
 
 def _metric() -> list[Row]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import Row, at_most, missing, peer, ratio, seconds, transient_bytes
-from mi_metrics import MutualInformationLoss
+from mi_metrics import KDEMutualInformationLoss, MutualInformationLoss
 
 SHAPES = {"64 x 64 x 64": (1, 1, 64, 64, 64), "4 x 1 x 256 x 256": (4, 1, 256, 256)}
 BINS = 32
@@ -20,7 +20,12 @@ def rows() -> list[Row]:
     with warnings.catch_warnings():
         # The warnings are the peers' own; what they compute is not touched.
         warnings.simplefilter("ignore")
-        return [*(row for name in SHAPES for row in _training(name)), *_value(), _large()]
+        return [
+            *(row for name in SHAPES for row in _training(name)),
+            *_value(),
+            *_densities(),
+            _large(),
+        ]
 
 
 def _pair(name: str) -> tuple[Tensor, Tensor]:
@@ -67,6 +72,24 @@ def _training(name: str) -> list[Row]:
         parts = f"{memory / 2**20:.3g} against {other_memory / 2**20:.4g} MiB"
         figure = f"1/{other_memory / memory:.0f}  ({parts})"
         found.append(Row("  its transient memory", figure, "<= 1/20", 20 * memory <= other_memory))
+    return found
+
+
+def _densities() -> list[Row]:
+    """Measure the loss of kernel densities, whose times have no bound of their own."""
+    found = []
+    for shape in ((1, 1, 32, 32), (64, 1, 32, 32), (1, 1, 64, 64, 64)):
+        x, noise = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+        y, loss = 0.6 * x + 0.8 * noise, KDEMutualInformationLoss()
+        x.requires_grad_()
+
+        def train(x: Tensor = x, y: Tensor = y, loss: KDEMutualInformationLoss = loss) -> None:
+            x.grad = None
+            loss(x, y).backward()
+
+        (time,) = seconds(train)
+        what = f"{' x '.join(map(str, shape))}, kernel densities, forward and backward"
+        found.append(Row(what, f"{1e3 * time:.3g} ms", "", None))
     return found
 
 
