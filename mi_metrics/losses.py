@@ -374,8 +374,13 @@ class KDEMutualInformationLoss(Loss):
     def information(self, rows: Rows) -> Tensor:
         """Return the information of each table, ``(R,)``."""
         reduce = self.reduce()
-        ends = reduce.max(rows.ends)
+        ends, heaviest = reduce.max(torch.cat([rows.ends, _heaviest(rows)], 1)).tensor_split([4], 1)
         empty = no_samples(ends).squeeze(1)
+        if rows.weights is not None or self._world_size() > 1:
+            # Squares of weights neither overflow nor vanish, on ranks without weights as on others.
+            weights = torch.ones_like(ends[:, :1]) if rows.weights is None else rows.weights
+            weights = weights.double() / torch.where(heaviest > 0, heaviest, 1)
+            rows = rows._replace(weights=weights.expand(rows.x.shape))
         if self.value_range is not None or self.clip_quantile:
             # In float64, which has every range.
             x, y = cast(rows.x, torch.float64), cast(rows.y, torch.float64)
@@ -400,3 +405,10 @@ class KDEMutualInformationLoss(Loss):
         )
         # Not added: a gradient that is NaN, too, makes GradScaler skip the step.
         return torch.where(empty, 0, value * (1 + reduce.sum(rows.spoilt).squeeze(1)))
+
+
+def _heaviest(rows: Rows) -> Tensor:
+    """Return the largest weight of each table on this process, float64 ``(R, 1)``."""
+    if rows.weights is None or rows.weights.shape[1] == 0:
+        return torch.full_like(rows.ends[:, :1], rows.weights is None)
+    return rows.weights.double().amax(1, keepdim=True)

@@ -279,6 +279,18 @@ def test_constant_weights_do_not_matter():
         assert loss(x, y, weights).item() == pytest.approx(loss(x, y).item(), abs=1e-12)
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160, 1e300])
+def test_the_scale_of_weights_does_not_matter(scale):
+    x, y = images(2, 1, 50)
+    weights = torch.rand(2, 1, 50, generator=torch.Generator().manual_seed(1)).double()
+    for loss in all_losses(reduction="none"):
+        a = x.clone().requires_grad_()
+        values = loss(a, y, scale * weights), loss(a, y, weights)
+        torch.testing.assert_close(*values, rtol=0, atol=1e-9)
+        gradients = (torch.autograd.grad(value.sum(), a)[0] for value in values)
+        torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
+
+
 def test_no_gradient_for_weights():
     x, y = images(1, 1, 50)
     weights = torch.rand(1, 1, 50, requires_grad=True)
@@ -628,6 +640,7 @@ def test_bad_options_of_the_kde_loss():
         ("image", (X, X[:, :1].expand(2, 3, 10)), ValueError, "same shape"),
         ("batch", (X, X.expand(2, 3, 10)), ValueError, "same shape"),
         ("batch", (X.expand(2, 3, 10), X[:1]), ValueError, "same shape"),
+        ("batch", (X[:, 0], X[:, 0, 0]), ValueError, r"same shape.* pass y\.unsqueeze\(1\)"),
         (
             "image",
             (X[0], X[0]),
@@ -636,7 +649,7 @@ def test_bad_options_of_the_kde_loss():
         ),
         ("batch", (X[0, 0, 0], X[0, 0, 0]), ValueError, r"\(N,\) or \(N, C, \.\.\.\)"),
         ("image", (X[..., :1], X[..., :1]), ValueError, "at least 2 samples per table, .* has 1"),
-        ("batch", (X[:1, :, 0], X[:1, :, 0]), ValueError, "at least 2 samples per table, .* has 1"),
+        ("batch", (X[:1, :, 0], X[:1, :, 0]), ValueError, "per table, .* has 1.* drop_last=True"),
         ("batch", (X[:0], X[:0]), ValueError, "at least 2 samples per table, .* has 0"),
         ("image", (X[:0], X[:0]), ValueError, "at least 2 samples per table"),
         (
