@@ -153,7 +153,7 @@ class GaussianMutualInformationLoss(nn.Module):
         if len(x) < 2 and self._world_size() == 1:
             raise ValueError(
                 f"Expected at least 2 samples, but got shapes {shapes}. Use larger batches, or "
-                "skip this one."
+                "skip this one, as a DataLoader with drop_last=True does."
             )
         return x, y[:, 0].long() if labels else y, labels
 

@@ -136,7 +136,10 @@ class Loss(nn.Module):
             raise shapes_differ(
                 x,
                 y,
-                "Samples are paired by position; resample, reshape or expand one of them first.",
+                "To pair one number of each sample with every channel, pass y.unsqueeze(1)."
+                if self.pool == "batch" and x.ndim == 2 and y.shape == x.shape[:1]
+                else "Samples are paired by position; resample, reshape or expand one of them "
+                "first.",
             )
         if x.ndim < (3 if self.pool == "image" else 1):
             expected = "(B, C, ...)" if self.pool == "image" else "(N,) or (N, C, ...)"
@@ -160,7 +163,8 @@ class Loss(nn.Module):
                 + (
                     'Use pool="batch".'
                     if self.pool == "image"
-                    else "Use larger batches, or skip this one."
+                    else "Use larger batches, or skip this one, as a DataLoader with "
+                    "drop_last=True does."
                 )
             )
         if self.pool == "image" and _channels_last(x.shape):
