@@ -1,7 +1,7 @@
 """The base of every metric: its configuration, its counters and the samples of a batch."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple, ParamSpec
+from typing import Any, NamedTuple, ParamSpec
 
 import torch
 from torch import Tensor
@@ -58,12 +58,6 @@ class MutualInformationMetric(HardenedMetric):
     and given in float64 for x and y. A subclass adds one more, its table or its samples.
     """
 
-    __jit_unused_properties__: ClassVar[list[str]] = [
-        *HardenedMetric.__jit_unused_properties__,
-        "seen",
-        "ignored",
-        "outside",
-    ]
     is_differentiable: bool = False
     higher_is_better: bool = True
     full_state_update: bool = False

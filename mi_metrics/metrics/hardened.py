@@ -53,6 +53,13 @@ class HardenedMetric(Metric):
     # A class attribute too: metrics that were pickled by version 0.1.0 have none of their own.
     _in_forward: bool = False
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # TorchScript compiles every property that is not named here.
+        found = (name for base in cls.__mro__ for name in vars(base))
+        properties = {n for n in found if isinstance(inspect.getattr_static(cls, n), property)}
+        cls.__jit_unused_properties__ = sorted({*cls.__jit_unused_properties__, *properties})
+
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._in_forward = False

@@ -120,3 +120,17 @@ def test_module_that_holds_a_metric_can_be_compiled_by_torchscript(case: Case):
         module = Holds(metric).to(case.device)
         x = torch.ones(3, 1, device=case.device)
         assert torch.equal(torch.jit.script(module)(x), module(x))
+
+
+class Answering(mi_metrics.BinnedMutualInformation):
+    """A metric of a user's with a property that TorchScript has no words for."""
+
+    @property
+    def spread(self) -> dict[str, Any]:
+        return {**{"edges": self.edges()}}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_properties_of_a_subclass_are_not_compiled_by_torchscript():
+    module, x = Holds(Answering(4)), torch.ones(3, 1)
+    assert torch.equal(torch.jit.script(module)(x), module(x))
