@@ -40,6 +40,22 @@ def test_resampling_with_replacement():
     both(x[chosen], y[chosen], "copies")
 
 
+@pytest.mark.parametrize("share", [0.5, 0.2])
+def test_resampling_of_labelled_samples(share):
+    rng = np.random.default_rng(0)
+    x, label = rng.standard_normal(300), rng.random(300) < share
+    chosen = rng.integers(0, 300, 300)
+    both(x[chosen], label[chosen].astype(int), "copies", discrete_y=True)
+
+
+def test_rounded_samples_of_one_label_each_are_no_copies():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(300).round(2)
+    for label in (x > 0, x > -1.2, np.zeros(300), np.arange(300) < 3):
+        both(x, label.astype(int), discrete_y=True)
+    both(np.stack((x, x), 1), (x > 0).astype(int), x_dim=2, discrete_y=True)
+
+
 def test_variables_that_determine_each_other_are_no_copies():
     bits = np.random.default_rng(0).integers(0, 2, (20_000, 9)).astype(float)
     both(bits, bits, x_dim=9, y_dim=9)

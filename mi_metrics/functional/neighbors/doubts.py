@@ -17,6 +17,8 @@ LEAST_MEMBERS = 10
 MOST_LABELS = 50
 # Where rows repeat more often on average, they are labels or rounded, and counted as such.
 MOST_COPIES = 19
+# Labels that agree more often than this where x differs a little may agree where x repeats.
+MOST_AGREEMENT = 0.9
 FAR = (
     "Far samples set the standard deviation of a coordinate, beside which the spread of the others "
     "is less than the distance of neighbours: these see the others as one value, and the mutual "
@@ -119,7 +121,22 @@ def _resampled(rows: Tensor, x_dim: int, same: Tensor, *, discrete_y: bool) -> f
         return 0.0
     variables = [rows[:, :x_dim]] if discrete_y else [rows[:, :x_dim], rows[:, x_dim:]]
     alike = all(bool((copies(v).sort()[0] == same.sort()[0]).all()) for v in variables)
-    return share if alike else 0.0
+    if not alike or (discrete_y and _may_agree(rows, len(rows) - distinct)):
+        return 0.0
+    return share
+
+
+def _may_agree(rows: Tensor, repeats: float) -> bool:
+    """Say whether samples with one x may have one label without being copies, as those of a
+    constant label or of one that x determines do; labels are the last column.
+    """
+    columns = rows.T.contiguous()
+    order = lexicographic_order(list(columns))
+    *x, label = (take(column, order) for column in columns)
+    starts = run_starts(x)
+    first = starts[1:] > starts[:-1]
+    agreement = float((label[1:] == label[:-1])[first].double().mean())
+    return agreement > MOST_AGREEMENT or agreement**repeats > 1e-3
 
 
 def _hides_the_rest(column: Tensor) -> bool:
