@@ -254,6 +254,9 @@ def rows_doubts(
     """
     scales = standardize in (True, "joint")
     found = doubts(rows, x_dim, n_neighbors, discrete_y=discrete_y, compares_scales=scales)
+    if bool(value == 0):
+        # A constant has no information, whatever occurs more than once.
+        found.pop("copies", None)
     candidates = (("y", x_dim, rows.shape[1] - x_dim), ("x", 0, x_dim))
     for name, column, dim in () if discrete_y or not bool(value.isfinite()) else candidates:
         if dim > 1 or not (number := few_labels(rows, column, n_neighbors)):

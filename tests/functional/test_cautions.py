@@ -51,9 +51,10 @@ def fed() -> BinnedMutualInformation:
 
 def test_the_words():
     message = (
-        "25 samples occupy 25 cells of the joint table, so the uncorrected mutual information is "
-        'too large by 0.32 nats or more. Use fewer bins (num_bins="auto"), more samples, or a bias '
-        'correction (bias_correction="grassberger", or "miller_madow" for fractional weights).'
+        "25 samples occupy 25 cells of the joint table, 100 % of them alone in theirs: the "
+        "uncorrected mutual information is too large by 0.32 nats or more. Use fewer bins "
+        '(num_bins="auto"), more samples, or a bias correction ("miller_madow", or "grassberger" '
+        "for whole counts)."
     )
     with warned("undersampled") as seen:
         mutual_information(THIN)
