@@ -198,7 +198,7 @@ class TestDoubts:
         for right, wrong in zip(lines[::2], lines[1::2], strict=True):
             alarms, _, _, _, of = right.split(": ")[1].split(",")[0].split()
             assert int(alarms) <= 0.02 * int(of)
-            misses, _, of = wrong.split(", ")[-1].split()
+            misses, _, _, of = wrong.split(", ")[-1].split()
             assert int(misses) <= 0.1 * int(of)
 
 
