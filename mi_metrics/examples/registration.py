@@ -74,11 +74,15 @@ class AffineSearch(nn.Module):
         total = fixed.new_zeros(())
         for index in self.losses.isfinite().nonzero().flatten().tolist():
             seen, inside = sample(moving, self.transform(index, size), grid)
+            if not inside.any():
+                # Nothing brings back a map that has left the image.
+                self.losses[index] = torch.inf
+                continue
             if self.takes_weights:
                 loss = self.criterion(fixed, seen, weights=inside)
             else:
                 loss = self.criterion(fixed[inside], seen[inside])
-            # A map that has left the image has no loss, and nothing brings it back.
+            # A criterion of the user's may have no value for so few pixels.
             if loss.isfinite():
                 total = total + loss
             self.losses[index] = loss.detach().nan_to_num(torch.inf)

@@ -248,8 +248,11 @@ class TestSearch:
             search.halve()
             assert search.losses.isfinite().nonzero().flatten().tolist() == sorted(kept[:left])
 
-    def test_a_map_that_has_left_the_image_is_dropped(self, rng):
-        search = AffineSearch(MutualInformationLoss(8), 100.0)
+    @pytest.mark.parametrize(
+        "criterion", [nn.MSELoss(), MutualInformationLoss(8), KDEMutualInformationLoss()]
+    )
+    def test_a_map_that_has_left_the_image_is_dropped(self, rng, criterion):
+        search = AffineSearch(criterion, 100.0)
         image = torch.rand(1, 1, 32, 32, generator=rng)
         search(image, image, 1).backward()
         assert search.losses.isfinite().tolist() == [True] + 8 * [False]
