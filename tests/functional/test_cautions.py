@@ -49,15 +49,27 @@ def fed() -> BinnedMutualInformation:
 # -- what a caution is -----------------------------------------------------------------------------
 
 
-def test_the_words():
-    message = (
-        "25 samples occupy 25 cells of the joint table, 100 % of them alone in theirs: the "
-        "uncorrected mutual information is too large by 0.32 nats or more. Use fewer bins "
-        '(num_bins="auto"), more samples, or a bias correction ("miller_madow", or "grassberger" '
-        "for whole counts)."
-    )
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            THIN,
+            "25 samples occupy 25 cells of the joint table, 100 % of them alone in theirs: the "
+            "uncorrected mutual information is too large by 0.32 nats or more. Use fewer bins "
+            '(num_bins="auto"), more samples, or variables with fewer values.',
+        ),
+        (
+            2 * THIN,
+            "50 samples occupy 25 cells of the joint table, 0 % of them alone in theirs: the "
+            "uncorrected mutual information is too large by 0.16 nats or more. Use fewer bins "
+            '(num_bins="auto"), more samples, or a bias correction ("miller_madow", or '
+            '"grassberger" for whole counts).',
+        ),
+    ],
+)
+def test_the_words(table: torch.Tensor, message: str):
     with warned("undersampled") as seen:
-        mutual_information(THIN)
+        mutual_information(table)
     assert str(seen[0].message) == message
 
 

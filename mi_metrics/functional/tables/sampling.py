@@ -51,12 +51,15 @@ def undersampled(
     cells = int(occupied(table, 2).flatten()[worst])
     if bias_correction != "none":
         what = f"bias_correction={bias_correction!r} does not make it right"
-        remedy = "variables with fewer values"
     else:
         excess = float(bias[worst])
         by = f" by {excess:.2f} nats or more" if excess > UNDERSAMPLED else ""
         what = f"the uncorrected mutual information is too large{by}"
+    # What would bring another doubt is no remedy.
+    if bias_correction == "none" and float(share[worst]) <= ALONE["miller_madow"]:
         remedy = 'a bias correction ("miller_madow", or "grassberger" for whole counts)'
+    else:
+        remedy = "variables with fewer values"
     return (
         f"{float(n[worst]):g} samples occupy {cells} cells of the joint table, "
         f"{100 * float(share[worst]):.0f} % of them alone in theirs: {what}. Use fewer bins "
