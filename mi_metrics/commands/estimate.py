@@ -36,7 +36,7 @@ ADVICE: dict[Kind, str] = {
     "shared bins": "few distinct values tell more than the bins that they share, as categories do: "
     "MI is too small, and rows are too few to give each value a bin",
     "rising": "twice the bins would show more, so MI is too small: rely on knn",
-    "undersampled": "most rows are alone in their cell, so they are too few to rely on the value",
+    "undersampled": "many rows are alone in their cell, so they are too few to rely on the value",
     "wide kernel": "a few far values, or many equal ones, set the width of the kernel, so the "
     "value says little about the rest: rely on bins",
     "narrow kernel": "the kernel is narrower than the grid resolves, so MI is too small: raise "
