@@ -1,6 +1,6 @@
 """Mutual information from a joint table of bins, as a metric."""
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -133,11 +133,6 @@ class BinnedMutualInformation(JointTableMetric):
         C. O. Daub et al., "Estimating mutual information using B-spline functions" (2004),
         doi:10.1186/1471-2105-5-118.
     """
-
-    __jit_unused_properties__: ClassVar[list[str]] = [
-        *JointTableMetric.__jit_unused_properties__,
-        "_options",
-    ]
 
     @keywords
     def __init__(
