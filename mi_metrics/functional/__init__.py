@@ -14,6 +14,8 @@ from mi_metrics.functional.information import (
 )
 from mi_metrics.functional.kde import kde_joint, kde_mutual_information
 from mi_metrics.functional.knn import knn_mutual_information
+from mi_metrics.functional.knn_permutations import knn_p_value
+from mi_metrics.functional.reliability import knn_reliability
 
 __all__ = [
     "binned_joint",
@@ -25,6 +27,8 @@ __all__ = [
     "kde_joint",
     "kde_mutual_information",
     "knn_mutual_information",
+    "knn_p_value",
+    "knn_reliability",
     "mutual_information",
     "pointwise_mutual_information",
     "standard_error",

@@ -160,6 +160,40 @@ def knn_mutual_information(
         W. Gao, S. Kannan, S. Oh, P. Viswanath, Estimating mutual information for
         discrete-continuous mixtures, NeurIPS (2017), arXiv:1709.06212.
     """
+    how: Any = {"discrete_y": discrete_y, "standardize": standardize}
+    pairs, x_dim, leading = checked_rows(x, y, n_neighbors, algorithm=algorithm, unit=unit, **how)
+    values = [
+        rows_mutual_information(pair, x_dim, n_neighbors, algorithm=algorithm, **how)
+        for pair in pairs
+    ]
+    said: dict[Kind, str] = {}
+    result = torch.stack(values) if values else pairs.new_zeros(0)
+    for pair, value in zip(pairs, values, strict=True):
+        for kind, message in rows_doubts(pair, x_dim, n_neighbors, value, **how).items():
+            said.setdefault(kind, message)
+    for kind, message in said.items():
+        caution(kind, message)
+    if torch.isnan(result).any():
+        raise ValueError(
+            "Expected at least one class of two or more members in `y`, but every label occurs "
+            "once. If `y` holds numbers and not classes, pass discrete_y=False."
+        )
+    return from_nats(result.view(leading), unit)
+
+
+def checked_rows(
+    x: Any,
+    y: Any,
+    n_neighbors: int,
+    *,
+    algorithm: Any,
+    discrete_y: Any,
+    standardize: Any,
+    unit: Any,
+) -> tuple[Tensor, int, torch.Size]:
+    """Return x and y as float64 samples ``(pairs, N, d_x + d_y)``, with d_x and the leading
+    dimensions, or say what is wrong with them or with an option.
+    """
     n_neighbors = check_integer("n_neighbors", n_neighbors, 1)
     check_choice("algorithm", algorithm, ALGORITHMS)
     check_choice("unit", unit, UNITS)
@@ -170,26 +204,7 @@ def knn_mutual_information(
         # The labels' ranks, which float64 holds exactly.
         y = torch.unique(y, return_inverse=True)[1]
     rows = torch.cat((x.double(), y.double()), -1)
-    leading = rows.shape[:-2]
-    pairs = rows.reshape(-1, *rows.shape[-2:])
-    how: Any = {"discrete_y": discrete_y, "standardize": standardize}
-    values = [
-        rows_mutual_information(pair, x.shape[-1], n_neighbors, algorithm=algorithm, **how)
-        for pair in pairs
-    ]
-    said: dict[Kind, str] = {}
-    result = torch.stack(values) if values else rows.new_zeros(0)
-    for pair, value in zip(pairs, values, strict=True):
-        for kind, message in rows_doubts(pair, x.shape[-1], n_neighbors, value, **how).items():
-            said.setdefault(kind, message)
-    for kind, message in said.items():
-        caution(kind, message)
-    if torch.isnan(result).any():
-        raise ValueError(
-            "Expected at least one class of two or more members in `y`, but every label occurs "
-            "once. If `y` holds numbers and not classes, pass discrete_y=False."
-        )
-    return from_nats(result.view(leading), unit)
+    return rows.reshape(-1, *rows.shape[-2:]), x.shape[-1], rows.shape[:-2]
 
 
 def rows_mutual_information(

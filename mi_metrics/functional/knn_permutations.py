@@ -1,0 +1,151 @@
+"""Whether nearest neighbours see any dependence: the estimate among those of permuted samples."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mi_metrics.functional.knn import checked_rows, rows_mutual_information
+from mi_metrics.functional.neighbors.order import lexicographic_order
+from mi_metrics.functional.options import (
+    Algorithm,
+    Standardize,
+    Unit,
+    check_integer,
+    hints_keywords,
+)
+
+
+@hints_keywords
+def knn_p_value(
+    x: Tensor,
+    y: Tensor,
+    n_neighbors: int = 3,
+    *,
+    num_permutations: int = 199,
+    seed: int = 0,
+    algorithm: Algorithm = "ksg1",
+    discrete_y: bool = False,
+    standardize: Standardize = True,
+    unit: Unit = "nats",
+) -> Tensor:
+    r"""Compute the p-value of a permutation test of independence whose statistic is the estimate
+    from nearest neighbours (dimensionless).
+
+    The value I of the samples is compared with those of P samples in which y is permuted:
+
+    .. math:: p = \frac{1 + \#\{I_{null} \ge I\}}{1 + P}
+
+    Conventions:
+        Range: 1 / (P + 1) … 1; 1 where a variable is constant.
+        Validity: of independent samples at most a share a of p-values is ≤ a, for any N, k and
+        margins. Samples that depend on each other (pixels, time series) make p too small.
+        Gradient: none. Memory: that of one estimate. Time: P estimates; 0.5 s for 1000 scalars.
+        Exact under splits and ranks: a function of the set of samples and the seed.
+
+    Args:
+        x: Samples ``(..., N, d_x)``; ``(N,)`` is read as ``(N, 1)``. Real, finite.
+        y: Samples ``(..., N, d_y)``, or labels, as in :func:`knn_mutual_information`.
+        n_neighbors: k, at least 1 and less than N.
+        num_permutations: P, at least 1.
+        seed: Seed of the permutations, at least 0.
+        algorithm: ``"ksg1"`` or ``"ksg2"``.
+        discrete_y: Take ``y`` for class labels.
+        standardize: True, False, ``"rank"`` or ``"joint"``: how coordinates are scaled.
+        unit: Of no effect.
+
+    Returns:
+        float64 of the leading dimensions ``(...)``.
+
+    Raises:
+        TypeError: If ``x`` or ``y`` is no real tensor, or an option has the wrong type.
+        ValueError: If shapes or devices differ, values are not finite, or an option is unknown or
+            out of its range.
+
+    Example:
+        >>> import torch
+        >>> from mi_metrics.functional import knn_p_value
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> x, noise = torch.randn(2, 200, generator=generator)
+        >>> print(f"{knn_p_value(x, x**2 + noise):.3f}")
+        0.005
+
+    References:
+        B. Phipson, G. K. Smyth, "Permutation p-values should never be zero" (2010),
+        doi:10.2202/1544-6115.1585.
+        T. B. Berrett, R. J. Samworth, "Nonparametric independence testing via mutual information"
+        (2019), doi:10.1093/biomet/asz024.
+    """
+    num_permutations = check_integer("num_permutations", num_permutations, 1)
+    seed = check_integer("seed", seed, 0)
+    options: dict[str, Any] = {
+        "algorithm": algorithm,
+        "discrete_y": discrete_y,
+        "standardize": standardize,
+    }
+    pairs, x_dim, leading = checked_rows(x, y, n_neighbors, unit=unit, **options)
+    found = [
+        rows_p_value(
+            rows, x_dim, n_neighbors, num_permutations=num_permutations, seed=seed, **options
+        )
+        for rows in pairs
+    ]
+    return torch.tensor(found, dtype=torch.float64, device=pairs.device).view(leading)
+
+
+def rows_p_value(
+    rows: Tensor,
+    x_dim: int,
+    n_neighbors: int,
+    *,
+    num_permutations: int = 199,
+    seed: int = 0,
+    algorithm: str = "ksg1",
+    discrete_y: bool = False,
+    standardize: Standardize = True,
+) -> float:
+    """Test checked samples: what the metric calls on its buffer.
+
+    Args:
+        rows: Finite float64 samples ``(N, d_x + d_y)``, in any order; with ``discrete_y`` the last
+            column holds the labels.
+        x_dim: d_x, the number of leading columns that are x.
+        n_neighbors: k.
+        num_permutations: P.
+        seed: Seed of the permutations.
+        algorithm: ``"ksg1"`` or ``"ksg2"``.
+        discrete_y: Take the last column for class labels.
+        standardize: How coordinates are scaled.
+
+    Returns:
+        The p-value; NaN where the samples have no value.
+    """
+
+    def estimate(some: Tensor) -> float:
+        return float(
+            rows_mutual_information(
+                some,
+                x_dim,
+                n_neighbors,
+                algorithm=algorithm,
+                discrete_y=discrete_y,
+                standardize=standardize,
+            )
+        )
+
+    observed = estimate(rows)
+    if observed != observed:
+        return observed
+    constant = (rows == rows[0]).all(0)
+    if bool(constant[:x_dim].all()) or bool(constant[x_dim:].all()):
+        return 1.0
+    # The permutations don't depend on the order in which samples came.
+    rows = rows[lexicographic_order(rows.unbind(1))]
+    generator = torch.Generator().manual_seed(seed)
+    reached = 0
+    for _ in range(num_permutations):
+        order = torch.randperm(len(rows), generator=generator).to(rows.device)
+        permuted = torch.cat((rows[:, :x_dim], rows[order, x_dim:]), 1)
+        # Equal counts of neighbours are equal to the bit: they are summed as a histogram.
+        reached += estimate(permuted) >= observed
+    return (1 + reached) / (1 + num_permutations)

@@ -1,0 +1,265 @@
+"""Whether an estimate from nearest neighbours can be trusted, judged from the samples alone.
+
+Two signs of an error are looked for:
+
+- *Drift*: the value of all samples differs from that of smaller parts of them, so it would change
+  again with more samples (Holmes and Nemenman 2019).
+- *Reference*: a lower bound of the same information, estimated otherwise, lies above the value. It
+  finds what parts can't show: an error that all of them have in common.
+
+What information functions of x and of y have in common is such a bound. Three are taken, on normal
+scores of ranks, in which equal values are put in an order of chance, each coordinate in one of its
+own: so the scores of a variable are functions of it and of noise, whatever its ties.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mi_metrics.functional.gaussian import canonical_information, moments
+from mi_metrics.functional.knn import checked_rows, rows_mutual_information
+from mi_metrics.functional.neighbors.order import lexicographic_order
+from mi_metrics.functional.options import (
+    Algorithm,
+    Standardize,
+    Unit,
+    check_integer,
+    from_nats,
+    hints_keywords,
+)
+
+# The drift that is too large: in nats, as a share of the value, and in standard errors.
+DRIFT, DRIFT_SHARE, DRIFT_ERRORS = 0.12, 0.1, 4.0
+# The excess of the reference that is too large, in nats beyond a standard error.
+EXCESS = 0.05
+# For independent samples the error is so many times what the scatter of parts shows.
+UNDERSTATED = 1.4
+RADIUS_NEIGHBORS = 5
+
+
+class Reliability(NamedTuple):
+    """An estimate from nearest neighbours and its verdict; tensors of one shape.
+
+    Attributes:
+        value: The mutual information of all samples.
+        standard_error: Its standard error, from the scatter among parts of the samples.
+        drift: The value minus the mean over the finest parts.
+        reference: The largest of the lower bounds that were estimated otherwise.
+        reliable: bool: whether the value is neither drifting nor below the reference.
+    """
+
+    value: Tensor
+    standard_error: Tensor
+    drift: Tensor
+    reference: Tensor
+    reliable: Tensor
+
+
+@hints_keywords
+def knn_reliability(
+    x: Tensor,
+    y: Tensor,
+    n_neighbors: int = 3,
+    *,
+    parts: int = 8,
+    seed: int = 0,
+    algorithm: Algorithm = "ksg1",
+    discrete_y: bool = False,
+    standardize: Standardize = True,
+    unit: Unit = "nats",
+) -> Reliability:
+    r"""Estimate mutual information from nearest neighbours and judge the estimate, in nats or bits.
+
+    The samples are divided at random into m = 2, 4, … ``parts`` disjoint parts of equal size. With
+    :math:`v_m` the mean and :math:`s_m^2` the variance of the m values,
+
+    .. math:: \sigma^2 = \frac{\sum_m (m - 1) \, s_m^2 / m}{\sum_m (m - 1)}, \qquad
+              \text{drift} = v_1 - v_{parts}
+
+    and the reference is the largest of three estimates: neighbours of ranks, the Gaussian
+    information of normal scores, and that of the two variables' distances from their middle. The
+    value is reliable unless
+
+    .. math:: |\text{drift}| > \max(0.12, |v_1| / 10) \text{ and } |\text{drift}| > 4 \sigma, \quad
+              \text{or reference} - v_1 > 0.05 + \sigma \quad \text{(nats)}.
+
+    Conventions:
+        What it finds: of errors of 0.1 nats and more, at N = 1000 and 2000 and up to 10 + 10
+        dimensions, 89 % on families that did not set the thresholds: 96 to 100 % of most, 68 % of
+        uniform variables with bounded noise. Of values that are right within 0.03 nats, 2 % are
+        called unreliable.
+        An error that both the parts and the references share is not found.
+        Standard error: 1.4 σ, which is about right at independence. It is that of N independent
+        samples; pixels and time series are not independent.
+        Sign and range: value and drift may be negative. ``reliable`` is False where a part has
+        no value.
+        Ties and constant input: as :func:`knn_mutual_information`; a constant variable is reliably
+        0.
+        Gradient: none. Memory: that of one estimate. Time: about six estimates.
+        Exact under splits and ranks: a function of the set of samples and the seed.
+
+    Args:
+        x: Samples ``(..., N, d_x)``; ``(N,)`` is read as ``(N, 1)``. Real, finite.
+        y: Samples ``(..., N, d_y)``, or labels, as in :func:`knn_mutual_information`.
+        n_neighbors: k, at least 1 and less than N / ``parts``.
+        parts: Number of the finest parts, a power of 2.
+        seed: Seed of the random parts, at least 0.
+        algorithm: ``"ksg1"`` or ``"ksg2"``.
+        discrete_y: Take ``y`` for class labels.
+        standardize: True, False, ``"rank"`` or ``"joint"``: how coordinates are scaled.
+        unit: ``"nats"`` or ``"bits"``, of the four numbers.
+
+    Returns:
+        Tensors of the leading dimensions: ``value``, ``standard_error``, ``drift``, ``reference``
+        in float64, ``reliable`` in bool.
+
+    Raises:
+        TypeError: If ``x`` or ``y`` is no real tensor, or an option has the wrong type.
+        ValueError: If shapes or devices differ, values are not finite, an option is unknown or out
+            of its range, or there are too few samples for so many parts.
+
+    Example:
+        >>> import torch
+        >>> from mi_metrics.functional import knn_reliability
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> x, noise = torch.randn(2, 1000, 8, generator=generator)
+        >>> found = knn_reliability(x, 0.8 * x + 0.6 * noise)  # truth: 4.09 nats
+        >>> print(f"{found.value:.2f}, at least {found.reference:.2f}: {bool(found.reliable)}")
+        1.87, at least 4.02: False
+
+    References:
+        C. M. Holmes, I. Nemenman, "Estimation of mutual information for real-valued data with error
+        bars and controlled bias" (2019), doi:10.1103/PhysRevE.100.022404.
+        R. A. A. Ince et al., "A statistical framework for neuroimaging data analysis based on
+        mutual information estimated via a Gaussian copula" (2017), doi:10.1002/hbm.23471.
+    """
+    parts, seed = check_parts(parts), check_integer("seed", seed, 0)
+    options: dict[str, Any] = {
+        "algorithm": algorithm,
+        "discrete_y": discrete_y,
+        "standardize": standardize,
+    }
+    pairs, x_dim, leading = checked_rows(x, y, n_neighbors, unit=unit, **options)
+    if pairs.shape[1] <= parts * n_neighbors:
+        raise ValueError(
+            f"Expected more than `n_neighbors` samples in each of {parts} parts, but got "
+            f"N = {pairs.shape[1]} and n_neighbors={n_neighbors}. Pass more samples, or smaller "
+            "`parts` or `n_neighbors`."
+        )
+    found = [
+        rows_reliability(rows, x_dim, n_neighbors, parts=parts, seed=seed, **options)
+        for rows in pairs
+    ]
+    return collected(found, leading, unit, pairs.device)
+
+
+def rows_reliability(
+    rows: Tensor,
+    x_dim: int,
+    n_neighbors: int,
+    *,
+    parts: int = 8,
+    seed: int = 0,
+    algorithm: str = "ksg1",
+    discrete_y: bool = False,
+    standardize: Standardize = True,
+    value: Tensor | None = None,
+) -> Reliability:
+    """Judge the estimate of checked samples, in nats: what the metric calls on its buffer.
+
+    Args:
+        rows: Finite float64 samples ``(N, d_x + d_y)``, in any order; with ``discrete_y`` the last
+            column holds the labels.
+        x_dim: d_x, the number of leading columns that are x.
+        n_neighbors: k.
+        parts: Number of the finest parts, a power of 2.
+        seed: Seed of the random parts.
+        algorithm: ``"ksg1"`` or ``"ksg2"``.
+        discrete_y: Take the last column for class labels.
+        standardize: How coordinates are scaled.
+        value: The estimate, where it is known.
+    """
+    options: dict[str, Any] = {"algorithm": algorithm, "discrete_y": discrete_y}
+
+    def estimate(some: Tensor, scaling: Standardize) -> float:
+        return float(
+            rows_mutual_information(some, x_dim, n_neighbors, standardize=scaling, **options)
+        )
+
+    whole = estimate(rows, standardize) if value is None else float(value)
+    generator = torch.Generator().manual_seed(seed)
+    rows = rows[lexicographic_order(rows.unbind(1))]
+    rows = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
+    squares, weights, mean = 0.0, 0, whole
+    m = 2
+    while m <= parts:
+        some = torch.tensor([estimate(part, standardize) for part in rows.tensor_split(m)])
+        mean = float(some.mean())
+        squares += (m - 1) * float(some.var()) / m
+        weights += m - 1
+        m *= 2
+    sigma = math.sqrt(squares / weights)
+    lower = [bound for bound in _lower_bounds(rows, x_dim, generator) if bound == bound]
+    if standardize != "rank":
+        lower.append(estimate(rows, "rank"))
+    reference, drift = max([whole, *lower]), whole - mean
+    steady = abs(drift) <= max(DRIFT, DRIFT_SHARE * abs(whole), DRIFT_ERRORS * sigma)
+    # No comparison holds for NaN.
+    reliable = steady and reference - whole <= EXCESS + sigma
+    bound = max(lower, default=whole)
+    first, error, change, best = rows.new_tensor([whole, UNDERSTATED * sigma, drift, bound])
+    verdict = torch.tensor(reliable, device=rows.device)
+    return Reliability(first, error, change, best, verdict)
+
+
+def collected(
+    found: list[Reliability], leading: torch.Size, unit: Unit, device: torch.device
+) -> Reliability:
+    """Return verdicts as one of the given shape and unit."""
+    values, errors, drifts, references, verdicts = (
+        torch.stack([each[i] for each in found]).view(leading)
+        if found
+        else torch.empty(leading, device=device)
+        for i in range(len(Reliability._fields))
+    )
+    return Reliability(
+        from_nats(values.double(), unit),
+        from_nats(errors.double(), unit),
+        from_nats(drifts.double(), unit),
+        from_nats(references.double(), unit),
+        verdicts.bool(),
+    )
+
+
+def check_parts(parts: int) -> int:
+    """Refuse what is no power of 2 above 1."""
+    parts = check_integer("parts", parts, 2)
+    if parts & (parts - 1):
+        raise ValueError(
+            f"Expected `parts` to be a power of 2, but got {parts}. Halves, quarters and so on are "
+            "compared: pass 4, 8 or 16."
+        )
+    return parts
+
+
+def _lower_bounds(rows: Tensor, x_dim: int, generator: torch.Generator) -> list[float]:
+    """Return the Gaussian information of normal scores, and that of the variables' radii."""
+    n, d = rows.shape
+    constant = (rows == rows[0]).all(0)
+    scores = torch.empty_like(rows)
+    levels = (torch.arange(n, dtype=torch.float64, device=rows.device) + 0.5) / n
+    for column in range(d):
+        order = torch.randperm(n, generator=generator).to(rows.device)
+        order = order[rows[order, column].argsort(stable=True)]
+        scores[order, column] = torch.special.ndtri(levels)
+    scores[:, constant] = 0
+    bounds = []
+    if n > d:
+        bounds.append(float(canonical_information(moments(scores).products, n, x_dim).value))
+    radii = [part.square().sum(1) for part in (scores[:, :x_dim], scores[:, x_dim:])]
+    if n > RADIUS_NEIGHBORS:
+        both = torch.stack(radii, 1)
+        bounds.append(float(rows_mutual_information(both, 1, RADIUS_NEIGHBORS)))
+    return bounds
