@@ -11,7 +11,7 @@ import torch
 pytest.importorskip("lightning")
 pytest.importorskip("matplotlib")
 
-from tests.lightning.modules import offline
+from tests.lightning.modules import estimators, offline
 from tests.lightning.ranks import Scaling, images
 from tests.processes import run
 
@@ -62,14 +62,35 @@ def test_one_process_logs_what_all_samples_give(one):
         assert one[name] == [{key: value.item() for key, value in expected.items()}]
 
 
+def exact(epochs):
+    """Return what is logged but for bounded samples, which depend on the ranks."""
+    return [
+        {key: value for key, value in epoch.items() if not key.endswith("/bounded")}
+        for epoch in epochs
+    ]
+
+
 def test_two_processes_log_what_one_does(one, of_two):
     assert set(one["all"][0]) == {"val/known", "val/found", "val/kde", "val/knn", "val/bounded"}
-    assert of_two["all"] == one["all"]
+    assert exact(of_two["all"]) == exact(one["all"])
     # Also in training, and in the validations of a fit.
     assert set(one["frozen"][1]) == set(one["all"][0]) | {
         "train" + name[3:] for name in one["all"][0]
     }
-    assert of_two["frozen"] == one["frozen"]
+    assert exact(of_two["frozen"]) == exact(one["frozen"])
+
+
+def test_ranks_log_the_bounded_sample_of_their_shares_merged(runs):
+    first, second = runs[1][2]
+    for name in ("all", "frozen", "whole"):
+        assert first[name] == second[name]
+    factor, merged = Scaling(0.0).factor.detach(), estimators()["bounded"]
+    for rank in range(2):
+        share = estimators()["bounded"]
+        x, y = (v[rank::2] for v in images())
+        share.update(factor * x, y)
+        merged.merge_state(share)
+    assert first["all"][0]["val/bounded"] == merged.compute()
 
 
 def test_a_rank_without_a_batch_takes_part(one, of_two):

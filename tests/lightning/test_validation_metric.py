@@ -269,12 +269,12 @@ def test_fitting_on_two_processes_prints_no_warning(tmp_path):
 
 
 def test_every_bundled_configuration_is_run_here():
-    # `fitted` runs the first, the demo the first two, tests/examples/test_fairness.py the third,
-    # and test_trainer_overlays.py the overlays, as far as there is a GPU; whoever adds one adds the
+    # `fitted` runs the first, the demo the first two, tests/examples the others, and
+    # test_trainer_overlays.py the overlays, as far as there is a GPU; whoever adds one adds the
     # test.
     folder = configs_folder()
     names = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")}
-    jobs = {"validation_metric", "registration", "fair_representation"}
+    jobs = {"validation_metric", "registration", "fair_representation", "hidden_label"}
     assert names == jobs | {"trainer/cpu", "trainer/ddp_cpu", "trainer/gpu", "trainer/ddp_gpu"}
 
 
