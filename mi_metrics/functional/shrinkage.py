@@ -125,7 +125,7 @@ def _centred_products(samples: Tensor, reduce: Reduce) -> _Products:
 
 def _units(products: Tensor) -> tuple[Tensor, Tensor]:
     """Return the inverse deviation of each coordinate, 0 for constant ones, and 1 for these."""
-    variance = products.diagonal()
+    variance = _diagonal(products)
     # Not ">": NaN has to stay NaN.
     absent = variance <= LEAST_VARIANCE
     return torch.where(absent, 1, variance).rsqrt() * ~absent, absent.double()
@@ -151,7 +151,12 @@ def _shrink(correlation: Tensor, absent: Tensor, shrinkage: Tensor) -> Tensor:
 def _log_diagonal(matrix: Tensor) -> Tensor:
     """Return the logarithms of the diagonal of the Cholesky factor."""
     factor: Tensor = torch.linalg.cholesky_ex(matrix)[0]
-    return factor.diagonal().log()
+    return _diagonal(factor).log()
+
+
+def _diagonal(matrix: Tensor) -> Tensor:
+    # Inductor warns of its own code where it compiles `Tensor.diagonal`.
+    return matrix.flatten()[:: matrix.shape[-1] + 1]
 
 
 def _sums(rows: Tensor, codes: Tensor, num_classes: int) -> Tensor:
