@@ -26,9 +26,10 @@ from scipy.special import psi
 from torch import Tensor
 
 from mi_metrics.functional.cautions import Kind, caution
+from mi_metrics.functional.neighbors.candidates import nearest_apart
 from mi_metrics.functional.neighbors.doubts import LABELS, doubts, few_labels
-from mi_metrics.functional.neighbors.search import nearest
-from mi_metrics.functional.neighbors.steps import argsort
+from mi_metrics.functional.neighbors.search import Neighborhood, nearest
+from mi_metrics.functional.neighbors.steps import argsort, take
 from mi_metrics.functional.neighbors.ties import Samples, tell_apart
 from mi_metrics.functional.neighbors.within import range_counts, strict_counts
 from mi_metrics.functional.options import (
@@ -290,7 +291,7 @@ def rows_doubts(
 def _ksg1(samples: Samples, k: int) -> float:
     """Equation 8 of Kraskov, Stögbauer and Grassberger: squares around the samples."""
     x, y, apart = samples.x, samples.y, _apart(samples.same_row, k)
-    radius = nearest(torch.cat((x, y), 1), k, queries=apart).radius
+    radius = _nearest(samples, k, apart, None).radius
     n_x, n_y = (strict_counts(v, radius, queries=apart) for v in (x, y))
     return _mean_psi(samples, apart, torch.full_like(n_x, k), n_x, n_y)
 
@@ -298,10 +299,17 @@ def _ksg1(samples: Samples, k: int) -> float:
 def _ksg2(samples: Samples, k: int) -> float:
     """Equation 9: rectangles around the samples."""
     x, y, apart = samples.x, samples.y, _apart(samples.same_row, k)
-    side_x, side_y = nearest(torch.cat((x, y), 1), k, x_dim=x.shape[1], queries=apart).reach
+    side_x, side_y = _nearest(samples, k, apart, x.shape[1]).reach
     n_x, n_y = (range_counts(v, side, queries=apart) - 1 for v, side in ((x, side_x), (y, side_y)))
     value = _mean_psi(samples, apart, torch.full_like(n_x, k), n_x, n_y)
     return value - len(n_x) / (k * len(x))
+
+
+def _nearest(samples: Samples, k: int, apart: Tensor | None, x_dim: int | None) -> Neighborhood:
+    points = torch.cat((samples.x, samples.y), 1)
+    if apart is None:
+        return nearest(points, k, x_dim=x_dim)
+    return nearest_apart(points, samples.first, k, apart, x_dim=x_dim)
 
 
 def _ross(samples: Samples, k: int) -> float:
@@ -352,12 +360,10 @@ def _mean_psi(
     tally[n] = n
     given = [(1, joint), (-1, n_x), (-1, n_y)]
     if apart is not None:
-        coincident = torch.ones(n, dtype=torch.bool, device=joint.device)
-        coincident[apart] = False
         copies = samples.same_row, samples.same_x, samples.same_y
-        given += [
-            (sign, counts[coincident]) for sign, counts in zip((1, -1, -1), copies, strict=True)
-        ]
+        for sign, counts in zip((1, -1, -1), copies, strict=True):
+            # All samples less those that are apart leave the coincident ones.
+            given += [(sign, counts), (-sign, take(counts, apart))]
     for sign, counts in given:
         tally += sign * torch.bincount(counts, minlength=n + 1)
     occurrences = tally.cpu().numpy()

@@ -4,23 +4,38 @@ samples.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mi_metrics.functional.neighbors.steps import argsort, take
+from mi_metrics.functional.tensors import on_cpu
+
+# Columns of so many values at most are sorted as digits of 16 bits, in linear time by NumPy.
+DIGITS = 2**16
+# A short table is sorted sooner than it is looked at.
+LONG = 2**14
 
 
-def lexicographic_order(columns: Sequence[Tensor]) -> Tensor:
+def lexicographic_order(columns: Sequence[Tensor], last: Tensor | None = None) -> Tensor:
     """Return the order that sorts rows by their first column, then by the second, and so on.
 
     Each column after the first decides only among the rows that are equal so far, most often few.
 
     Args:
         columns: Tensors of ``(N,)``, the columns of the table.
+        last: int64 ``(N,)``, the order of rows that are equal in all columns; any if ``None``.
 
     Returns:
-        int64 ``(N,)``; rows that are equal in all columns come in any order.
+        int64 ``(N,)``.
     """
+    digits = _digits(columns)
+    if digits is not None:
+        return _order_of_digits(digits, last)
+    if last is not None:
+        place = torch.empty_like(last)
+        place[last] = torch.arange(len(last), device=last.device)
+        columns = [*columns, place]
     order = argsort(columns[0])
     start = run_starts([take(columns[0], order)])
     for column in columns[1:]:
@@ -60,6 +75,36 @@ def run_starts(columns: Sequence[Tensor]) -> Tensor:
 def run_lengths(starts: Tensor) -> Tensor:
     """Return for each row how many rows its run has, from what :func:`run_starts` returns."""
     return take(torch.bincount(starts, minlength=len(starts)), starts)
+
+
+def _digits(columns: Sequence[Tensor]) -> list[np.ndarray] | None:
+    """Return columns of few values as 16-bit numbers of the same order; None where one has many."""
+    if len(columns[0]) < LONG or not on_cpu(columns[0]):
+        return None
+    # A glance at some rows spares the sorting of a continuous column.
+    if any(len(torch.unique(column[:1000])) > 500 for column in columns):
+        return None
+    digits = []
+    for column in columns:
+        first, last = (float(end) for end in column.aminmax())
+        if last - first < DIGITS and bool((column == column.round()).all()):
+            ranks = column - first
+        else:
+            ranks = _ranks(column)
+            if int(ranks.max()) >= DIGITS:
+                return None
+        digits.append(ranks.numpy().astype(np.uint16))
+    return digits
+
+
+def _order_of_digits(digits: Sequence[np.ndarray], last: Tensor | None) -> Tensor:
+    """Sort by the last digit, then by the one before it, and leave equal ones where they are."""
+    *others, least = digits
+    order = None if last is None else last.numpy()
+    for digit in (least, *reversed(others)):
+        by = np.argsort(digit if order is None else digit.take(order), kind="stable")
+        order = by if order is None else order.take(by)
+    return torch.from_numpy(order)
 
 
 def _in_company(start: Tensor) -> Tensor:

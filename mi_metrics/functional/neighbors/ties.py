@@ -41,6 +41,7 @@ class Samples(NamedTuple):
         same_row: How many samples have the x and y of each sample, itself included, int64 ``(N,)``.
         same_x: How many have its x.
         same_y: How many have its y.
+        first: The place of the first sample that has the x and y of each, int64 ``(N,)``.
     """
 
     x: Tensor
@@ -48,6 +49,7 @@ class Samples(NamedTuple):
     same_row: Tensor
     same_x: Tensor
     same_y: Tensor
+    first: Tensor
 
 
 def tell_apart(
@@ -74,9 +76,9 @@ def tell_apart(
     place_x = torch.arange(len(order), device=order.device)
     row_start, x_start = run_starts(list(columns)), run_starts(list(x))
     same_row, same_x = run_lengths(row_start), run_lengths(x_start)
-    # The place within a row's copies, counted backwards.
+    # The place within a row's copies, counted backwards: an order that is its own inverse.
     backwards = 2 * row_start + same_row - 1 - place_x
-    by_y = lexicographic_order([*y, backwards])
+    by_y = lexicographic_order(list(y), backwards)
     place_y, same_y = torch.empty_like(place_x), torch.empty_like(place_x)
     place_y[by_y] = place_x
     same_y[by_y] = run_lengths(run_starts([take(column, by_y) for column in y]))
@@ -85,7 +87,7 @@ def tell_apart(
         torch.stack([_moved(*pair, place) for pair in enumerate(variable)], 1)
         for variable, place in zip(scaled([x, y][: len(places)], standardize), places, strict=True)
     ]
-    return Samples(moved[0], y.T if discrete_y else moved[1], same_row, same_x, same_y)
+    return Samples(moved[0], y.T if discrete_y else moved[1], same_row, same_x, same_y, row_start)
 
 
 def _moved(number: int, coordinate: Coordinate, place: Tensor) -> Tensor:
