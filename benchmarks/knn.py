@@ -1,6 +1,9 @@
 """The nearest-neighbour estimator against scikit-learn and against the dense formulation."""
 
+import numpy as np
 import torch
+from scipy.spatial import cKDTree
+from scipy.special import psi
 from torch import Tensor
 
 from benchmarks import study
@@ -10,7 +13,7 @@ from mi_metrics.functional import knn_mutual_information
 
 def rows() -> list[Row]:
     """Run the suite."""
-    return [*_dense(), *_sklearn(), *_batched(), *_accuracy()]
+    return [*_dense(), *_sklearn(), *_vectors(), *_bytes(), *_batched(), *_accuracy()]
 
 
 def _gaussian(*shape: int) -> tuple[Tensor, Tensor]:
@@ -51,6 +54,41 @@ def _sklearn() -> list[Row]:
     return found
 
 
+def _plain(x: Tensor, y: Tensor) -> float:
+    """The estimator as one would first write it with SciPy's trees; no ties are looked after."""
+    a, b = (v.double().numpy() / v.double().std(0, correction=0).numpy() for v in (x, y))
+    points = np.concatenate((a, b), 1)
+    radius = cKDTree(points).query(points, k=[4], p=np.inf)[0][:, 0]
+    counts = [
+        cKDTree(v).query_ball_point(v, np.nextafter(radius, 0), p=np.inf, return_length=True)
+        for v in (a, b)
+    ]
+    return float(psi(len(a)) + psi(3) - sum(psi(n).mean() for n in counts))
+
+
+def _vectors() -> list[Row]:
+    found = []
+    for dim in (2, 3, 5):
+        x, y = _gaussian(10_000, dim)
+        times = seconds(
+            lambda x=x, y=y: knn_mutual_information(x, y),
+            lambda x=x, y=y: _plain(x, y),
+            repeat=2,
+        )
+        what = f"{dim} + {dim} dimensions, N = 10000, against SciPy's cKDTree plainly"
+        found.append(ratio(what, *times, 1))
+    return found
+
+
+def _bytes() -> list[Row]:
+    x, y = _gaussian(1_000_000)
+    a, b = ((32 * v + 128).clamp(0, 255).to(torch.uint8) for v in (x, y))
+    eight, all_ = seconds(
+        lambda: knn_mutual_information(a, b), lambda: knn_mutual_information(x, y), repeat=1
+    )
+    return [ratio("N = 1000000, Gaussian of 8 bits against float32", eight, all_, 2)]
+
+
 def _batched() -> list[Row]:
     x, y = (v.unsqueeze(-1) for v in _gaussian(64, 4900))
     (time,) = seconds(lambda: knn_mutual_information(x, y), repeat=3)
@@ -62,4 +100,4 @@ def _accuracy() -> list[Row]:
         lambda x, y: knn_mutual_information(x.unsqueeze(-1), y.unsqueeze(-1))
     ).abs()
     what = f"35 points of the study, defaults: mean |error| (worst {float(error.max()):.3f})"
-    return [at_most(what, float(error.mean()), 0.0165, " nats")]
+    return [at_most(what, float(error.mean()), 0.0145, " nats")]

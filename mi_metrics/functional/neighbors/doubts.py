@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mi_metrics.functional.cautions import Kind
 from mi_metrics.functional.neighbors.order import lexicographic_order, run_lengths, run_starts
-from mi_metrics.functional.neighbors.steps import argsort, take
+from mi_metrics.functional.neighbors.steps import sort, take
 
 LEAST_FOR_SPREAD = 30
 # Coincident samples are counted whatever the scale: a doubt about it needs this share of others.
@@ -150,7 +150,7 @@ def _hides_the_rest(column: Tensor) -> bool:
         return False
     # In units in which nothing overflows.
     values = column / column.abs().max().clamp_min(1e-300)
-    ordered = take(values, argsort(values))
+    ordered = sort(values)
     deviation = float(ordered.std(correction=0))
     lengths = run_lengths(run_starts([ordered]))
     # Where many samples have one value, the others are what there is to see.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.neighbors.order import run_lengths, run_starts
-from mi_metrics.functional.neighbors.steps import argsort, take
+from mi_metrics.functional.neighbors.steps import argsort, sort, take
 from mi_metrics.functional.options import Standardize
 
 
@@ -70,7 +70,7 @@ class _Column:
 
     def __init__(self, values: Tensor) -> None:
         self.values = values.contiguous()
-        self.ordered = take(self.values, argsort(self.values))
+        self.ordered = sort(self.values)
         first = torch.ones_like(self.ordered, dtype=torch.bool)
         first[1:] = self.ordered[1:] != self.ordered[:-1]
         # Where each distinct value comes first; None where no value repeats.
