@@ -51,7 +51,7 @@ bench: $(VENV)/.bench
 figures: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.accuracy --write
 	rm -rf runs/study
-	$(BIN)/mi-metrics study --out runs/study
+	$(BIN)/mi-metrics study --estimators bins kde knn --out runs/study
 	$(BIN)/mi-metrics fit --config registration --trainer.logger false --trainer.default_root_dir runs/registration_figure
 	$(BIN)/python -m benchmarks.images
 	$(BIN)/python -m benchmarks.notebooks

@@ -79,8 +79,10 @@ def plot_estimates(rows: Sequence[Row], distribution: str) -> "Figure":
             linewidths=0.4,
         )
         ax.set_title(STYLES[name][0])
-    for ax in panels[-1]:
+    # Of an odd number of panels, the lowest of the right column is not in the last row.
+    for ax in panels.flat[len(names) - across : len(names)]:
         ax.set_xlabel("true mutual information (nats)")
+        ax.tick_params(labelbottom=True)
     for ax in panels[:, 0]:
         ax.set_ylabel("mean estimate (nats)")
     handles = _size_handles(area, norm)

@@ -83,8 +83,9 @@ def independence_p_value(
         of the p-values of independent samples are below 0.05. The χ² law needs expected counts of
         about 5 or more in every cell: for 16 quantile bins and 250 independent samples two thirds
         of its p-values are below 0.05. It takes no time, and holds for any number of samples.
-        Bins that were chosen after a look at the dependence make either wrong: test the table whose
-        bins follow from N alone, as :meth:`BinnedMutualInformation.p_value` does.
+        Bins that were chosen after a look at the dependence, as ``num_bins="auto"`` does, make
+        either wrong: test a table with a number of bins of its own, such as that of
+        ``BinnedMutualInformation(8, binning="quantile")``.
         Power: fewer bins see a smooth dependence better, more bins a wiggly one: for a correlation
         of 0.2 and 300 samples, 52 % of tests on 4 x 4 bins reject and 22 % on 8 x 8.
         Samples that depend on each other (pixels, time series) make p too small.

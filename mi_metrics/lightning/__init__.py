@@ -10,7 +10,7 @@ process with a training dataloader that saves its position (it has ``state_dict`
 
     def __init__(self):
         ...
-        self.train_mi = BinnedMutualInformation("auto")
+        self.train_mi = BinnedMutualInformation()
         self.train_mi.persistent(True)
 
     def training_step(self, batch, batch_idx):
