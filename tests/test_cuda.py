@@ -2,6 +2,7 @@
 
 import multiprocessing
 import pickle
+import sys
 import tempfile
 import traceback
 import warnings
@@ -15,6 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torchmetrics import Metric
 
 from mi_metrics import (
     BinnedMutualInformation,
@@ -31,6 +33,7 @@ from mi_metrics.functional import (
 )
 from tests.cautions import ignore_cautions
 from tests.contract.cases import CASES, Case, batches_of
+from tests.waiting import no_waiting
 
 pytestmark = ignore_cautions
 needs_cuda = pytest.mark.skipif(
@@ -75,21 +78,74 @@ def samples(device: str, num_outputs: int) -> tuple[Tensor, Tensor]:
     return x.to(device), y.to(device)
 
 
-# Without a card: a tensor on meta has no values, so whoever asks for one raises; nor does it mix
-# with the host's.
+# Without a card: what would wait for it is refused, and the code takes its way of other devices.
+
+
+@pytest.fixture
+def as_on_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the package take the CPU for another device."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("mi_metrics.") and hasattr(module, "on_cpu"):
+            monkeypatch.setattr(module, "on_cpu", lambda where: False)
 
 
 @pytest.mark.parametrize("name", WAIT_FREE)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int32])
-def test_an_update_over_a_known_range_asks_for_no_value(name: str, dtype: torch.dtype):
+def test_an_update_over_a_known_range_asks_for_no_value(
+    name: str, dtype: torch.dtype, request: pytest.FixtureRequest
+):
     cls, options = WAIT_FREE[name]
-    metric = cls(**options, **RANGE).to("meta")
-    x, y = samples("meta", metric.num_outputs)
+    ours, theirs = (cls(**options, **RANGE) for _ in range(2))
+    x, y = samples("cpu", ours.num_outputs)
+    if not dtype.is_floating_point:
+        x, y = (v.nan_to_num(0, 0, 0) for v in (x, y))
+    x, y = x.to(dtype), y.to(dtype)
     for _ in range(2):
-        metric.update(x.to(dtype), y.to(dtype))
-    assert metric.table.is_meta
-    assert metric.counters.is_meta
-    assert metric.table.dtype == cls(**options, **RANGE).table.dtype
+        theirs.update(x, y)
+    request.getfixturevalue("as_on_a_card")
+    with no_waiting():
+        for _ in range(2):
+            ours.update(x, y)
+    assert torch.equal(ours.counters, theirs.counters)
+    tolerance = 1e-12 if ours.table.is_floating_point() else 0
+    torch.testing.assert_close(ours.table, theirs.table, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("cls", "options", "asked"),
+    [
+        (BinnedMutualInformation, {}, "_local_scalar_dense"),
+        (BinnedMutualInformation, {"value_range": (-9.0, 99.0)}, "_local_scalar_dense"),
+        (KDEMutualInformation, {"grid_size": 64}, "_local_scalar_dense"),
+        (KNNMutualInformation, {}, "_local_scalar_dense"),
+    ],
+)
+def test_what_other_updates_ask_for_is_seen(
+    cls: type[Metric], options: dict[str, Any], asked: str, as_on_a_card: None
+):
+    metric, x = cls(**options), torch.arange(50.0)
+    with no_waiting(), pytest.raises(AssertionError, match=asked):
+        metric.update(x, x)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: x[x > 1],
+        lambda x: x.index_put((x > 1,), x.new_zeros(())),
+        lambda x: float(x[0]),
+        lambda x: bool(x.sum()),
+        lambda x: x.tolist(),
+        lambda x: torch.tensor([1.0]) + x,
+        lambda x: x.unique(),
+        lambda x: x.long().bincount(),
+    ],
+)
+def test_what_would_wait_is_refused(call: Callable[[Tensor], Any]):
+    x = torch.arange(3.0)
+    call(x)
+    with no_waiting(), pytest.raises(AssertionError):
+        call(x)
 
 
 @pytest.mark.parametrize("loss", [MutualInformationLoss(8), KDEMutualInformationLoss(grid_size=16)])
