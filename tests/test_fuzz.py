@@ -28,9 +28,12 @@ from mi_metrics.functional import (
     kde_joint,
     kde_mutual_information,
     knn_mutual_information,
+    knn_p_value,
+    knn_reliability,
     mutual_information,
     standard_error,
 )
+from tests.cautions import ignore_cautions
 from tests.fuzzing import KINDS
 
 X = torch.arange(12.0)
@@ -304,3 +307,33 @@ def test_the_ends_of_an_interval_are_in_order_for_a_handful_of_samples():
 def test_an_array_is_no_way_of_scaling():
     with pytest.raises(TypeError, match="`standardize`"):
         knn_mutual_information(X, Y, standardize=np.array([1.0, 2.0]))
+
+
+@pytest.mark.parametrize("function", [knn_mutual_information, knn_p_value, knn_reliability])
+def test_labels_that_occur_once_are_refused_alike(function):
+    labels = torch.arange(36).view(3, 12)
+    labels[0, :2] = 7
+    with pytest.raises(ValueError, match="at least one class of two or more members in `y`"):
+        function(X.expand(3, 12).unsqueeze(-1), labels, discrete_y=True)
+
+
+@ignore_cautions
+def test_a_grid_size_of_numpy_is_a_number_like_others():
+    joint = kde_joint(X, Y, grid_size=np.int64(5))
+    assert joint.equal(kde_joint(X, Y, grid_size=5))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda seed: knn_p_value(X, Y, num_permutations=1, seed=seed),
+        lambda seed: knn_reliability(X, Y, 1, parts=2, seed=seed),
+        lambda seed: independence_p_value(torch.eye(3), method="permutation", seed=seed),
+        lambda seed: confidence_interval(torch.eye(3), seed=seed),
+    ],
+)
+@ignore_cautions
+def test_a_seed_is_one_that_every_generator_takes(call):
+    call(2**63 - 1)
+    with pytest.raises(ValueError, match=r"Expected `seed` to be below 2\*\*63, but got 9223"):
+        call(2**63)

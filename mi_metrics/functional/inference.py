@@ -39,6 +39,7 @@ from mi_metrics.functional.options import (
     check_choice,
     check_integer,
     check_number,
+    check_seed,
     from_nats,
     hints_keywords,
 )
@@ -127,7 +128,7 @@ def independence_p_value(
     """
     check_choice("method", method, METHODS)
     num_permutations = check_integer("num_permutations", num_permutations, 1)
-    seed = check_integer("seed", seed, 0)
+    seed = check_seed(seed)
     if method == "g":
         return _g_test(counts)
 
@@ -213,7 +214,7 @@ def confidence_interval(
             f"Expected `level` in (0, 1), but got {level}. For an interval of 95 % pass 0.95."
         )
     num_resamples = check_integer("num_resamples", num_resamples, math.ceil(2 / (1 - level)))
-    seed = check_integer("seed", seed, 0)
+    seed = check_seed(seed)
     check_choice("unit", unit, UNITS)
 
     def interval(table: Array) -> tuple[float, float]:

@@ -154,6 +154,7 @@ def kde_mutual_information(
         Statistics and Data Analysis" (1986), doi:10.1201/9781315140919.
     """
     check_kde_options(bandwidth, grid_size, value_range, normalization, unit)
+    grid_size = int(grid_size)
     ranges = parse_value_range(value_range)
     rows = paired_rows(x, y)
     value, doubts = kde_from_samples(
@@ -223,6 +224,7 @@ def kde_joint(
         estimators" (1995), doi:10.1103/PhysRevE.52.2318.
     """
     check_kde_options(bandwidth, grid_size, value_range)
+    grid_size = int(grid_size)
     ranges = parse_value_range(value_range)
     rows = paired_rows(x, y)
     joint, doubts = kde_joint_from_samples(

@@ -165,6 +165,7 @@ def knn_mutual_information(
     """
     how: Any = {"discrete_y": discrete_y, "standardize": standardize}
     pairs, x_dim, leading = checked_rows(x, y, n_neighbors, algorithm=algorithm, unit=unit, **how)
+    n_neighbors = int(n_neighbors)
     values = [
         rows_mutual_information(pair, x_dim, n_neighbors, algorithm=algorithm, **how)
         for pair in pairs
@@ -176,11 +177,6 @@ def knn_mutual_information(
             said.setdefault(kind, message)
     for kind, message in said.items():
         caution(kind, message)
-    if torch.isnan(result).any():
-        raise ValueError(
-            "Expected at least one class of two or more members in `y`, but every label occurs "
-            "once. If `y` holds numbers and not classes, pass discrete_y=False."
-        )
     return from_nats(result.view(leading), unit)
 
 
@@ -206,6 +202,12 @@ def checked_rows(
     if discrete_y:
         # The labels' ranks, which float64 holds exactly.
         y = torch.unique(y, return_inverse=True)[1]
+        ordered = y.sort(-2)[0]
+        if not bool((ordered[..., 1:, :] == ordered[..., :-1, :]).any(-2).all()):
+            raise ValueError(
+                "Expected at least one class of two or more members in `y`, but every label "
+                "occurs once. If `y` holds numbers and not classes, pass discrete_y=False."
+            )
     rows = torch.cat((x.double(), y.double()), -1)
     return rows.reshape(-1, *rows.shape[-2:]), x.shape[-1], rows.shape[:-2]
 

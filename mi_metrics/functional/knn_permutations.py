@@ -12,6 +12,7 @@ from mi_metrics.functional.options import (
     Standardize,
     Unit,
     check_integer,
+    check_seed,
     hints_keywords,
 )
 
@@ -77,13 +78,14 @@ def knn_p_value(
         (2019), doi:10.1093/biomet/asz024.
     """
     num_permutations = check_integer("num_permutations", num_permutations, 1)
-    seed = check_integer("seed", seed, 0)
+    seed = check_seed(seed)
     options: dict[str, Any] = {
         "algorithm": algorithm,
         "discrete_y": discrete_y,
         "standardize": standardize,
     }
     pairs, x_dim, leading = checked_rows(x, y, n_neighbors, unit=unit, **options)
+    n_neighbors = int(n_neighbors)
     found = [
         rows_p_value(
             rows, x_dim, n_neighbors, num_permutations=num_permutations, seed=seed, **options

@@ -139,6 +139,14 @@ def check_integer(name: str, value: Any, least: int) -> int:
     return int(value)
 
 
+def check_seed(seed: Any) -> int:
+    """Return a seed that every generator takes; refuse others."""
+    number = check_integer("seed", seed, 0)
+    if number >= 2**63:
+        raise ValueError(f"Expected `seed` to be below 2**63, but got {number}. Use seed % 2**63.")
+    return number
+
+
 def check_number(name: str, value: Any) -> float:
     """Return a finite real number as float; refuse everything else."""
     if isinstance(value, bool) or not isinstance(value, Real):

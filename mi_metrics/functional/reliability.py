@@ -26,6 +26,7 @@ from mi_metrics.functional.options import (
     Standardize,
     Unit,
     check_integer,
+    check_seed,
     from_nats,
     hints_keywords,
 )
@@ -135,13 +136,14 @@ def knn_reliability(
         R. A. A. Ince et al., "A statistical framework for neuroimaging data analysis based on
         mutual information estimated via a Gaussian copula" (2017), doi:10.1002/hbm.23471.
     """
-    parts, seed = check_parts(parts), check_integer("seed", seed, 0)
+    parts, seed = check_parts(parts), check_seed(seed)
     options: dict[str, Any] = {
         "algorithm": algorithm,
         "discrete_y": discrete_y,
         "standardize": standardize,
     }
     pairs, x_dim, leading = checked_rows(x, y, n_neighbors, unit=unit, **options)
+    n_neighbors = int(n_neighbors)
     if pairs.shape[1] <= parts * n_neighbors:
         raise ValueError(
             f"Expected more than `n_neighbors` samples in each of {parts} parts, but got "

@@ -62,14 +62,15 @@ class BinnedMutualInformation(JointTableMetric):
 
     Conventions:
         Exact under splits and ranks: bit for bit with the hard kernel, to 1e-12 with soft kernels.
-        With a given range the value is that of the functional call on all samples. With
-        ``value_range=None`` it is a function of all samples, whatever their order, and equal to the
-        functional call where each axis has at most ``resolution`` distinct values; otherwise values
-        are known up to a cell of an adaptive grid with ``resolution`` / 2 to ``resolution`` cells
-        over the data, and bin edges snap to cells: at most 2e-2 nats apart for Gaussian samples
-        from N = 5000 on, less with a finer grid. One far outlier costs one cell. Heavy
-        tails (Cauchy) use cells up: raise ``resolution``, or transform both variables
-        monotonically, which leaves mutual information as it is.
+        With a given range the value is that of the functional call on all samples
+        (``num_bins="auto"``: where ``resolution`` is 256). With ``value_range=None`` it is a
+        function of all samples, whatever their order, and equal to the functional call where each
+        axis has at most ``resolution`` distinct values; otherwise values are known up to a cell of
+        an adaptive grid with ``resolution`` / 2 to ``resolution`` cells over the data, and bin
+        edges snap to cells: at most 2e-2 nats apart for Gaussian samples from N = 5000 on, less
+        with a finer grid. One far outlier costs one cell. Heavy tails (Cauchy) use cells up: raise
+        ``resolution``, or transform both variables monotonically, which leaves mutual information
+        as it is.
         Not averaged over batches: the value of a batch is biased by its small N, and so is the mean
         of such values.
         No samples: NaN, with a warning. ``compute`` never raises.

@@ -22,12 +22,12 @@ from tests.fuzzing.outcome import (
 
 TABLE = {
     "value_range": inputs.RANGES,
-    "binning": ("uniform", "uniform", "quantile"),
+    "binning": inputs.BINNINGS,
     "clip_quantile": (0.0, 0.0, 0.01, 0.3, 0.499),
     "margin": (0.0, 0.0, 0.1, 1000.0),
     "kernel": ("hard", "hard", "linear", "cubic"),
 }
-CORRECTIONS = ("none", "none", "miller_madow", "grassberger")
+CORRECTIONS = ("auto", "none", "none", "miller_madow", "grassberger")
 VIEW = {"normalization": inputs.NORMALIZATIONS, "unit": inputs.UNITS}
 # 256 cells squared take their time.
 KDE = {"bandwidth": inputs.BANDWIDTHS, "grid_size": inputs.GRIDS, "value_range": inputs.RANGES}
@@ -147,15 +147,37 @@ def _check_kde_joint(call: Call, joint: Tensor) -> None:
     _check_layout(call, joint)
 
 
+KNN = {
+    "n_neighbors": (1, 2, 3, 3, 10),
+    "algorithm": ("ksg1", "ksg2"),
+    "discrete_y": (False, False, True),
+    "standardize": (True, False, "rank", "joint"),
+    "unit": inputs.UNITS,
+}
+
+
 def knn_mutual_information(random: Random) -> Call:
+    args, kwargs = _knn(random, KNN)
+    return Call(
+        "knn_mutual_information", functional.knn_mutual_information, args, kwargs, _check_knn
+    )
+
+
+def knn_p_value(random: Random) -> Call:
+    options = KNN | {"num_permutations": (1, 9), "seed": (0, 7)}
+    args, kwargs = _knn(random, options)
+    kwargs = {"num_permutations": 3} | kwargs
+    return Call("knn_p_value", functional.knn_p_value, args, kwargs, _check_knn_p_value)
+
+
+def knn_reliability(random: Random) -> Call:
+    args, kwargs = _knn(random, KNN | {"parts": (2, 2, 4, 8), "seed": (0, 7)})
+    kwargs = {"parts": 2} | kwargs
+    return Call("knn_reliability", functional.knn_reliability, args, kwargs, _check_reliability)
+
+
+def _knn(random: Random, options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     shape = inputs.shape(random)
-    options = {
-        "n_neighbors": (1, 2, 3, 3, 10),
-        "algorithm": ("ksg1", "ksg2"),
-        "discrete_y": (False, False, True),
-        "standardize": (True, False, "rank", "joint"),
-        "unit": inputs.UNITS,
-    }
     kwargs = inputs.arguments(random, options)
     if random.random() < 0.2:
         args = inputs.pair(random, shape)
@@ -164,15 +186,38 @@ def knn_mutual_information(random: Random) -> Call:
         args = (*args, inputs.tensor(random, (*shape, random.choice((1, 1, 1, 3)))))
     if kwargs.get("discrete_y") is True and random.random() < 0.8:
         args = args[0], inputs.cast(inputs.numbers(random, shape), random.choice(inputs.INTEGERS))
-    return Call(
-        "knn_mutual_information", functional.knn_mutual_information, args, kwargs, _check_knn
-    )
+    return args, kwargs
 
 
 def _check_knn(call: Call, value: Tensor) -> None:
-    x = call.args[0]
-    require_number(value, x.shape[:-2] if x.ndim > 1 else ())
+    require_number(value, _leading(call))
     _check_layout(call, value)
+
+
+def _check_knn_p_value(call: Call, p: Tensor) -> None:
+    require_number(p, _leading(call))
+    least = 1 / (1 + int(call.kwargs["num_permutations"]))
+    require(((p >= least - 1e-12) & (p <= 1)).all(), f"no p-value: {p}")
+    _check_layout(call, p)
+
+
+def _check_reliability(call: Call, found: Any) -> None:
+    x, y = (v.detach() for v in call.args)
+    names = KNN.keys() & call.kwargs.keys()
+    options = {name: call.kwargs[name] for name in names}
+    value = attempt(functional.knn_mutual_information, x, y, **options)
+    require(same(found.value, value), f"{found.value.tolist()} against {value.tolist()}")
+    require(found.reliable.dtype == torch.bool, "a verdict that is neither yes nor no")
+    require(found.reliable.shape == found.value.shape, "a verdict of another shape")
+    for number in (found.standard_error, found.drift, found.reference):
+        require_number(number, _leading(call), ~found.reliable)
+    error = found.standard_error
+    require(((error >= 0) | error.isnan()).all(), f"a negative error: {error}")
+
+
+def _leading(call: Call) -> tuple[int, ...]:
+    x = call.args[0]
+    return tuple(x.shape[:-2]) if x.ndim > 1 else ()
 
 
 def gaussian_mutual_information(random: Random) -> Call:
@@ -240,7 +285,7 @@ def standard_error(random: Random) -> Call:
     )
 
 
-RESAMPLING = (1, 9, 19)
+RESAMPLING = (1, 9, 19, 50)
 
 
 def independence_p_value(random: Random) -> Call:
@@ -265,7 +310,7 @@ def confidence_interval(random: Random) -> Call:
         "confidence_interval",
         functional.confidence_interval,
         (table(random),),
-        {"num_resamples": 9} | inputs.arguments(random, options),
+        {"num_resamples": 50} | inputs.arguments(random, options),
         _check_interval,
     )
 
@@ -360,6 +405,8 @@ FUNCTIONS = (
     kde_mutual_information,
     kde_joint,
     knn_mutual_information,
+    knn_p_value,
+    knn_reliability,
     gaussian_mutual_information,
     mutual_information,
     entropies,

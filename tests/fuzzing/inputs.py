@@ -227,6 +227,17 @@ RANGES = (
 )
 NORMALIZATIONS = ("none", "arithmetic", "geometric", "min", "max", "joint", "studholme", "adjusted")
 UNITS = ("nats", "bits")
+BINNINGS = (
+    "auto",
+    "uniform",
+    "quantile",
+    "values",
+    ("values", "quantile"),
+    ["uniform", "values"],
+    ("auto", "uniform"),
+    ("auto", "auto"),
+    ("quantile", "values", "auto"),
+)
 BANDWIDTHS = ("silverman", "scott", 0.3, (0.25, 0.4), 1e-300, 1e300, [1, 2])
 BINS = (1, 2, 5, 32, (5, 8), [3, 70], (1, 6), "auto", 2**16)
 GRIDS = (2, 3, 4, 16, 64)

@@ -4,6 +4,7 @@ computed.
 
 import copy
 import io
+import math
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,9 @@ from mi_metrics import (
     KNNMutualInformation,
 )
 from mi_metrics.functional import binned_mutual_information, knn_mutual_information
+from mi_metrics.functional.tables.automatic import MOST_BINS
 from mi_metrics.metrics.base import MutualInformationMetric
+from mi_metrics.states import reservoir
 from tests.fuzzing import functions, inputs
 from tests.fuzzing.outcome import Call, attempt, require, require_close, require_number, same
 
@@ -33,7 +36,7 @@ COMMON: dict[str, Any] = {
 }
 TABLE: dict[str, Any] = {
     "normalization": inputs.NORMALIZATIONS,
-    "resolution": (2, 5, 64, 64, 2**30),
+    "resolution": (2, 5, 64, 64, 256, 2**30),
 }
 BINNED = (
     COMMON
@@ -47,15 +50,15 @@ GAUSSIAN = {k: v for k, v in COMMON.items() if k != "num_outputs"} | {
     "y_dim": (1, 1, 3),
     "bias_correction": ("analytic", "none"),
 }
-KNN = COMMON | {
-    "n_neighbors": (1, 2, 3, 3, 10),
-    "x_dim": (1, 1, 1, 2),
-    "y_dim": (1, 1, 1, 3),
-    "algorithm": ("ksg1", "ksg2"),
-    "discrete_y": (False, False, True),
-    "standardize": (True, False, "rank", "joint"),
-    "max_samples": (None, None, 12, 100, 2**50),
-}
+KNN = (
+    COMMON
+    | functions.KNN
+    | {
+        "x_dim": (1, 1, 1, 2),
+        "y_dim": (1, 1, 1, 3),
+        "max_samples": (None, None, 12, 100, 2**50),
+    }
+)
 
 
 @dataclass
@@ -260,10 +263,12 @@ def _compare(life: Life, value: Tensor) -> None:
     # Batches of several dtypes are evaluated each in its own; one call has one.
     if len(dtypes) > 1 or not dtypes <= {*inputs.FLOATS, *inputs.INTEGERS}:
         return
-    if isinstance(metric, KNNMutualInformation) and metric.max_samples is None:
+    if isinstance(metric, KNNMutualInformation):
         parts = [_vectors(metric, *batch) for batch in life.taken]
         x, y = (torch.cat(v, -2) for v in zip(*parts, strict=True))
-        if x.shape[-2] <= metric.n_neighbors:
+        if metric.max_samples is not None:
+            _compare_bounded(metric, x, y)
+        if x.shape[-2] <= metric.n_neighbors or x.shape[-2] > (metric.max_samples or math.inf):
             return
         names = ("n_neighbors", "algorithm", "discrete_y", "standardize", "unit")
         options = {name: getattr(metric, name) for name in names}
@@ -284,6 +289,9 @@ def _compare(life: Life, value: Tensor) -> None:
             torch.cat(v, 1)
             for v in zip(*(_rows(metric, *batch) for batch in life.taken), strict=True)
         )
+        # The function takes rows of one sample for a mistake in their shape.
+        if x.shape[1] < 2 or (metric.num_bins == "auto" and metric.resolution != MOST_BINS):
+            return
         names = ("num_bins", "value_range", "kernel", "normalization", "bias_correction", "unit")
         options = {name: getattr(metric, name) for name in names}
         expected = attempt(binned_mutual_information, x, y, **options).view(_shape(metric))
@@ -291,6 +299,16 @@ def _compare(life: Life, value: Tensor) -> None:
             require(same(value, expected), f"{value.tolist()} against {expected.tolist()}")
         elif metric.normalization == "none" and metric.bias_correction == "none":
             require_close(value, expected, 1e-12, "another value than the function's")
+
+
+def _compare_bounded(metric: KNNMutualInformation, x: Tensor, y: Tensor) -> None:
+    """Check that the sample which is kept of a stream does not depend on its batches."""
+    size, dim = x.shape[-2], metric.x_dim + metric.y_dim
+    rows = torch.cat([v.double() for v in (x, y)], -1).view(metric.num_outputs, size, dim)
+    state = reservoir.empty(metric.num_outputs, metric.max_samples or 0, dim)
+    for part in rows.split(5, 1):
+        state = reservoir.update(state, part)
+    require(same(metric.samples, state), "another bounded sample in other batches")
 
 
 def _rows(metric: Any, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
