@@ -223,11 +223,13 @@ def test_gradient_is_exact_and_finite_with_empty_cells(normalization):
 def test_undersampling_warns_once_per_call_and_names_the_remedies():
     thin = torch.ones(3, 5, 5, dtype=torch.int64)
     match = (
-        r'25 samples occupy 25 cells.*too large by 0\.32 nats or more.*num_bins="auto".*grassberger'
+        r'50 samples occupy 25 cells.*too large by 0\.16 nats or more.*num_bins="auto".*grassberger'
     )
     with warned("undersampled", match=match) as caught:
-        mutual_information(thin)
+        mutual_information(2 * thin)
     assert caught[0].filename == __file__
+    with warned("undersampled", match=r"25 samples.*, or variables with fewer values\.$"):
+        mutual_information(thin)
     # No correction mends a table whose samples are alone in their cells.
     with warned("undersampled", match=r"100 % of them alone in theirs: bias_correction='grassb"):
         mutual_information(thin, bias_correction="grassberger")
