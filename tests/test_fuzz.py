@@ -337,3 +337,20 @@ def test_a_seed_is_one_that_every_generator_takes(call):
     call(2**63 - 1)
     with pytest.raises(ValueError, match=r"Expected `seed` to be below 2\*\*63, but got 9223"):
         call(2**63)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda counts: mutual_information(counts, normalization="adjusted"),
+        confidence_interval,
+        lambda counts: independence_p_value(counts, method="permutation"),
+    ],
+)
+def test_counts_of_any_kind_can_go_to_numpy(call):
+    counts = torch.tensor([[40.0, 10.0], [10.0, 40.0]], dtype=torch.float64)
+    expected = call(counts)
+    for kind in (torch._neg_view(-counts), counts.clone().requires_grad_()):
+        value = call(kind)
+        assert value.equal(expected)
+        assert not value.requires_grad

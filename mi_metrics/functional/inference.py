@@ -298,7 +298,7 @@ def _of_each(counts: Tensor, what: str, answer: Callable[[Array], Any], numbers:
     is answered here: 0 for ends of intervals, 1 for a p-value.
     """
     _check_whole(counts, what)
-    tables = _float64(counts).detach().cpu()
+    tables = _float64(counts).detach().cpu().resolve_neg()
     found = []
     for table in tables.reshape(-1, *tables.shape[-2:]).numpy():
         kept = table[table.sum(1) > 0][:, table.sum(0) > 0]

@@ -265,9 +265,11 @@ def information(
     """
     if bias_correction == "grassberger":
         _check_whole(counts, 'bias_correction="grassberger"')
+    table = _float64(counts)
     if normalization == "adjusted":
         _check_whole(counts, 'normalization="adjusted"')
-    table = _float64(counts)
+        # Chance is a sum over whole counts, which has no gradient.
+        table = table.detach()
     p = _probabilities(table)
     p_x, p_y = p.sum(-1), p.sum(-2)
     hx, hy, hxy = _plug_in(p_x, 1), _plug_in(p_y, 1), _plug_in(p, 2)
