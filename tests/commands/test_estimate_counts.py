@@ -73,7 +73,7 @@ class TestPValue:
         draws = 600
         generator = torch.Generator().manual_seed(0)
         x, y = torch.randn(2, draws, n, generator=generator).exp()
-        states = grid.encode(x, y, 64)
+        states = grid.update(grid.empty(draws, 64), x, y)
         values = [p_value(grid.view(state.unsqueeze(0))) for state in states]
         rejected = sum(value < 0.05 for value in values) / draws
         # Three standard deviations of a proportion.
