@@ -16,7 +16,7 @@ References:
 import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +34,9 @@ from mi_metrics.functional.information import (
     information,
 )
 from mi_metrics.functional.options import (
+    P_VALUE_METHODS,
     UNITS,
+    PValueMethod,
     Unit,
     check_choice,
     check_integer,
@@ -43,9 +45,6 @@ from mi_metrics.functional.options import (
     from_nats,
     hints_keywords,
 )
-
-Method = Literal["g", "permutation"]
-METHODS: tuple[str, ...] = get_args(Method)
 
 # SciPy's sampler of tables does not come back from some larger ones.
 MOST_SAMPLES = 2**31
@@ -63,7 +62,7 @@ Array = NDArray[np.float64]
 
 @hints_keywords
 def independence_p_value(
-    counts: Tensor, *, method: Method = "g", num_permutations: int = 999, seed: int = 0
+    counts: Tensor, *, method: PValueMethod = "g", num_permutations: int = 999, seed: int = 0
 ) -> Tensor:
     r"""Compute the p-value of a test of independence from a table of counts (dimensionless).
 
@@ -126,7 +125,7 @@ def independence_p_value(
         B. Phipson, G. K. Smyth, "Permutation p-values should never be zero" (2010),
         doi:10.2202/1544-6115.1585.
     """
-    check_choice("method", method, METHODS)
+    check_choice("method", method, P_VALUE_METHODS)
     num_permutations = check_integer("num_permutations", num_permutations, 1)
     seed = check_seed(seed)
     if method == "g":

@@ -56,6 +56,9 @@ Standardize = bool | Scaling
 NanStrategy = Literal["error", "ignore"]
 NAN_STRATEGIES: tuple[NanStrategy, ...] = get_args(NanStrategy)
 
+PValueMethod = Literal["g", "permutation"]
+P_VALUE_METHODS: tuple[PValueMethod, ...] = get_args(PValueMethod)
+
 Pool = Literal["image", "batch"]
 POOLS: tuple[Pool, ...] = get_args(Pool)
 Reduction = Literal["none", "mean", "sum"]
