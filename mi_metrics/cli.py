@@ -111,13 +111,15 @@ def _run(args: Sequence[str] | None) -> int:
     )
     parser.add_argument("--version", action="version", version=version("mi-metrics"))
     parser.add_argument(
-        "command", choices=COMMANDS, metavar="COMMAND", help="one of the commands below"
+        "command", nargs="?", choices=COMMANDS, metavar="COMMAND", help="one of the commands below"
     )
     parser.add_argument(
         "options", nargs=argparse.REMAINDER, metavar="...", help="options of the command"
     )
     with _output():
         given = parser.parse_args(args)
+        if given.command is None:
+            parser.error(f"name a command: {', '.join(COMMANDS)}, or --help")
     try:
         module = COMMANDS[given.command][0]
         if module == "mi_metrics.lightning.cli":

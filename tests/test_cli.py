@@ -44,6 +44,42 @@ def test_an_unknown_command_is_refused_with_the_known_ones(capsys):
     assert all(name in message for name in cli.COMMANDS)
 
 
+def test_no_command_is_refused_with_the_commands(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([])
+    message = capsys.readouterr().err
+    assert f"name a command: {', '.join(cli.COMMANDS)}" in message
+
+
+@pytest.mark.slow
+def test_classes_of_the_working_directory_can_be_trained(tmp_path, monkeypatch):
+    pytest.importorskip("lightning")
+    pytest.importorskip("jsonargparse")
+    (tmp_path / "of_mine.py").write_text(
+        "from mi_metrics.examples import DigitsAutoencoder\n"
+        "class Mine(DigitsAutoencoder):\n    pass\n"
+    )
+    code = (
+        "import sys; sys.path = [p for p in sys.path if p]; from mi_metrics.cli import main; "
+        "main(['fit', '--config', 'validation_metric', '--model', 'of_mine.Mine', "
+        "'--model.code_dim', '3', '--print_config'])"
+    )
+    result = processes.run([sys.executable, "-c", code], cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "of_mine.Mine" in result.stdout
+    assert "code_dim: 3" in result.stdout
+
+
+def test_the_metric_of_codes_has_their_dimension():
+    pytest.importorskip("lightning")
+    from mi_metrics.examples import DigitsAutoencoder
+    from mi_metrics.lightning.cli import configs_folder
+
+    assert DigitsAutoencoder(code_dim=3).val_code_metrics["code_mi"].x_dim == 3
+    # The configuration leaves it to the model, so that --model.code_dim is one option.
+    assert "code_metrics: null" in (configs_folder() / "validation_metric.yaml").read_text()
+
+
 def test_a_command_gets_its_options_as_they_are(monkeypatch):
     received = []
     monkeypatch.setitem(cli.COMMANDS, "probe", (__name__, "a command of this test"))
@@ -144,4 +180,5 @@ class TestConfigs:
             cli.main(["fit", "--help"])
         text = capsys.readouterr().out
         assert "bundled configuration" in text
+        assert all(name in text for name in ("validation_metric", "trainer/ddp_cpu"))
         assert "--num_threads" in text

@@ -44,6 +44,15 @@ def configs_folder(package: Path = PACKAGE) -> Path:
     return inside if inside.is_dir() else package.parent / "configs"
 
 
+def bundled_configs(folder: Path | None = None) -> dict[str, Path]:
+    """Return the bundled configurations by name, of the given folder or that of the package."""
+    folder = configs_folder() if folder is None else folder
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for path in sorted(folder.rglob("*.yaml"))
+    }
+
+
 def resolve_config(value: str, folder: Path | None = None) -> str:
     """Return the file that a value of ``--config`` stands for.
 
@@ -55,11 +64,7 @@ def resolve_config(value: str, folder: Path | None = None) -> str:
     Raises:
         ValueError: If it is something else, with the names that there are.
     """
-    folder = configs_folder() if folder is None else folder
-    bundled = {
-        path.relative_to(folder).with_suffix("").as_posix(): path
-        for path in sorted(folder.rglob("*.yaml"))
-    }
+    bundled = bundled_configs(folder)
     if value in bundled:
         return str(bundled[value])
     # The order matters: a text may be too long to be asked for as a file.
@@ -163,7 +168,8 @@ class MutualInformationCLI(LightningCLI):
         kwargs.setdefault("dump_header", [f"lightning.pytorch=={lightning.__version__}"])
         parser = Parser(**kwargs)
         help_text = (
-            "A YAML file, or a bundled configuration; several are applied from left to right."
+            "A YAML file, or a bundled configuration: "
+            f"{', '.join(bundled_configs())}. Several are applied from left to right."
         )
         parser.add_argument("-c", "--config", action=ConfigAction, help=help_text)
         return parser
@@ -233,6 +239,10 @@ def main(args: Sequence[str]) -> MutualInformationCLI:
     Returns:
         The command line with its trainer, model and data, when all is done.
     """
+    if not {"", str(Path.cwd())} & set(sys.path):
+        # Own classes lie there; an installed command looks only beside itself. It comes last, so
+        # that no file there hides a package.
+        sys.path.append(str(Path.cwd()))
     # Lightning would say before every run which devices there are and which cloud services could be
     # used.
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
