@@ -39,8 +39,8 @@ from mi_metrics.functional.options import (
     PValueMethod,
     Unit,
     check_choice,
-    check_integer,
     check_number,
+    check_repetitions,
     check_seed,
     from_nats,
     hints_keywords,
@@ -97,7 +97,7 @@ def independence_p_value(
     Args:
         counts: Whole counts ≥ 0, shape ``(..., B_x, B_y)``.
         method: ``"g"`` or ``"permutation"``.
-        num_permutations: P, at least 1; of no effect on ``"g"``.
+        num_permutations: P, from 1 to 10**8; of no effect on ``"g"``.
         seed: Seed of the random tables, at least 0; of no effect on ``"g"``.
 
     Returns:
@@ -126,7 +126,7 @@ def independence_p_value(
         doi:10.2202/1544-6115.1585.
     """
     check_choice("method", method, P_VALUE_METHODS)
-    num_permutations = check_integer("num_permutations", num_permutations, 1)
+    num_permutations = check_repetitions("num_permutations", num_permutations)
     seed = check_seed(seed)
     if method == "g":
         return _g_test(counts)
@@ -182,7 +182,7 @@ def confidence_interval(
     Args:
         counts: Whole counts ≥ 0, shape ``(..., B_x, B_y)``.
         level: The share of intervals that hold the truth, in (0, 1).
-        num_resamples: Draws per quantile, at least 2 / (1 - level).
+        num_resamples: Draws per quantile, from 2 / (1 - level) to 10**8.
         seed: Seed of the draws, at least 0.
         unit: ``"nats"`` or ``"bits"``.
 
@@ -212,7 +212,7 @@ def confidence_interval(
         raise ValueError(
             f"Expected `level` in (0, 1), but got {level}. For an interval of 95 % pass 0.95."
         )
-    num_resamples = check_integer("num_resamples", num_resamples, math.ceil(2 / (1 - level)))
+    num_resamples = check_repetitions("num_resamples", num_resamples, math.ceil(2 / (1 - level)))
     seed = check_seed(seed)
     check_choice("unit", unit, UNITS)
 

@@ -11,7 +11,7 @@ from mi_metrics.functional.options import (
     Algorithm,
     Standardize,
     Unit,
-    check_integer,
+    check_repetitions,
     check_seed,
     hints_keywords,
 )
@@ -48,7 +48,7 @@ def knn_p_value(
         x: Samples ``(..., N, d_x)``; ``(N,)`` is read as ``(N, 1)``. Real, finite.
         y: Samples ``(..., N, d_y)``, or labels, as in :func:`knn_mutual_information`.
         n_neighbors: k, at least 1 and less than N.
-        num_permutations: P, at least 1.
+        num_permutations: P, from 1 to 10**8.
         seed: Seed of the permutations, at least 0.
         algorithm: ``"ksg1"`` or ``"ksg2"``.
         discrete_y: Take ``y`` for class labels.
@@ -77,7 +77,7 @@ def knn_p_value(
         T. B. Berrett, R. J. Samworth, "Nonparametric independence testing via mutual information"
         (2019), doi:10.1093/biomet/asz024.
     """
-    num_permutations = check_integer("num_permutations", num_permutations, 1)
+    num_permutations = check_repetitions("num_permutations", num_permutations)
     seed = check_seed(seed)
     options: dict[str, Any] = {
         "algorithm": algorithm,

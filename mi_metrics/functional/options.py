@@ -67,6 +67,9 @@ REDUCTIONS: tuple[Reduction, ...] = get_args(Reduction)
 # A gibibyte of counts. Far below it, samples that fill a table are hard to find.
 MAX_CELLS = 2**27
 
+# So many random tables or permutations take hours of the smallest ones, and more never end.
+MOST_REPETITIONS = 10**8
+
 # What other libraries and the literature call an option, and how it is called here.
 ALIASES: dict[str, tuple[str, ...]] = {
     "algo": ("algorithm",),
@@ -140,6 +143,17 @@ def check_integer(name: str, value: Any, least: int) -> int:
     if value < least:
         raise ValueError(f"Expected `{name}` to be at least {least}, but got {value}.")
     return int(value)
+
+
+def check_repetitions(name: str, value: Any, least: int = 1) -> int:
+    """Return how often chance is asked; refuse a number whose work would never end."""
+    number = check_integer(name, value, least)
+    if number > MOST_REPETITIONS:
+        raise ValueError(
+            f"Expected `{name}` to be at most 10**8, but got {number}. More would take days, for "
+            "digits that say nothing."
+        )
+    return number
 
 
 def check_seed(seed: Any) -> int:

@@ -153,6 +153,27 @@ def test_every_alias_leads_to_an_option_of_this_package():
     assert not options.ALIASES.keys() & known - {"method"}
 
 
+REPEATING = [
+    (name, option)
+    for name in f.__all__
+    for option in ("num_permutations", "num_resamples")
+    if option in inspect.signature(getattr(f, name)).parameters
+]
+
+
+@pytest.mark.parametrize(("name", "option"), REPEATING)
+@pytest.mark.parametrize("number", [10**8 + 1, 2**40, 10**400])
+def test_what_would_never_end_is_refused(name, option, number):
+    function = getattr(f, name)
+    needed = [
+        torch.ones(3, 3, dtype=torch.int64) if p.name == "counts" else torch.rand(20, 2)
+        for p in inspect.signature(function).parameters.values()
+        if p.default is p.empty
+    ]
+    with pytest.raises(ValueError, match=rf"^Expected `{option}` to be at most 10\*\*8, but got "):
+        function(*needed, **{option: number})
+
+
 @pytest.mark.parametrize("value", [1, 0, "yes", None, 1.0])
 def test_a_flag_is_true_or_false(value):
     with pytest.raises(TypeError) as caught:

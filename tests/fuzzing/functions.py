@@ -167,10 +167,6 @@ def knn_p_value(random: Random) -> Call:
     options = KNN | {"num_permutations": (1, 9), "seed": (0, 7)}
     args, kwargs = _knn(random, options)
     kwargs = {"num_permutations": 3} | kwargs
-    number = kwargs["num_permutations"]
-    if isinstance(number, int) and number > 1000:
-        # As many are taken at their word.
-        kwargs["num_permutations"] = 9
     return Call("knn_p_value", functional.knn_p_value, args, kwargs, _check_knn_p_value)
 
 
