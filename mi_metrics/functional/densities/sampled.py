@@ -41,6 +41,10 @@ FEW = 2**16
 # Occupied rows and columns are rounded up to a multiple of this, so that pairs share a shape.
 BLOCK = 16
 
+# The counts ``(R, *blocks)`` of a run of pairs in the first cells of orders, and what makes it.
+_Table = Callable[[slice, tuple[int, int]], Tensor]
+_Joint = Callable[[tuple[Tensor, Tensor]], _Table]
+
 
 def kde_from_samples(
     x: Tensor, y: Tensor, bandwidth: Any, size: int, ranges: Ranges, normalization: str
@@ -328,15 +332,9 @@ def _information(rows: _Samples, bandwidth: Any, size: int) -> Estimate:
         size,
         few,
     )
-    n_y = torch.zeros_like(y.numbers)
-    table = n_y.new_zeros(len(n_y), size * size)
-    for u, v in rows.chunks():
-        cell = x.index(u).mul_(size).add_(z.index(_sheared(u, v, slope)))
-        one = torch.ones_like(v)
-        table.scatter_add_(1, cell, one)
-        n_y.scatter_add_(1, y.index(v), one)
-    table = table.view(-1, size, size)
-    axes = x.axis(table.sum(2)), z.axis(table.sum(1)), y.axis(n_y)
+    counted = _counted_at_once if rows.whole is not None else _counted_by_chunks
+    counts, table = counted(rows, slope, (x, z, y))
+    axes = x.axis(counts[0]), z.axis(counts[1]), y.axis(counts[2])
 
     kernels = (
         line_kernel(axes[0], kernel.x),
@@ -344,7 +342,7 @@ def _information(rows: _Samples, bandwidth: Any, size: int) -> Estimate:
         line_kernel(axes[0], kernel.x_alone),
         line_kernel(axes[2], kernel.y_alone),
     )
-    sums = torch.cat([_sums(table[r], axes, kernels, r, block) for r, block in _alike(axes)])
+    sums = _sums(table, axes, kernels)
     value = mean_log_density(sums[:, :1], kernels[0].variance * kernels[1].variance, moments.n)
     for i, alone in ((1, kernels[2]), (2, kernels[3])):
         value = value - mean_log_density(sums[:, i : i + 1], alone.variance, moments.n)
@@ -354,6 +352,89 @@ def _information(rows: _Samples, bandwidth: Any, size: int) -> Estimate:
     mixed = x.mixed, y.mixed
     doubts = doubts_about(value, moments, kernel, bandwidth, lines, narrow, mixed)
     return Estimate(value, doubts)
+
+
+def _counted_at_once(
+    rows: _Samples, slope: Tensor, cells: tuple[_Cells, _Cells, _Cells]
+) -> tuple[list[Tensor], _Joint]:
+    """Return the counts of x, z and y, and the joint one of x and z, of pairs in one chunk."""
+    (u, v), (x, z, y) = next(rows.chunks()), cells
+    one = torch.ones_like(u)
+    at = x.index(u), z.index(_sheared(u, v, slope)), y.index(v)
+    counts = [torch.zeros_like(x.numbers).scatter_add_(1, cell, one) for cell in at]
+
+    def joint(orders: tuple[Tensor, Tensor]) -> _Table:
+        # Samples are counted where their cell is to stand: a table of all cells is mostly empty.
+        row, column = (_places(o).gather(1, cell) for o, cell in zip(orders, at, strict=False))
+
+        def table(pairs: slice, blocks: tuple[int, int]) -> Tensor:
+            cell = torch.add(column[pairs], row[pairs], alpha=blocks[1])
+            found = one.new_zeros(len(cell), blocks[0] * blocks[1])
+            return found.scatter_add_(1, cell, one[pairs]).view(-1, *blocks)
+
+        return table
+
+    return counts, joint
+
+
+def _counted_by_chunks(
+    rows: _Samples, slope: Tensor, cells: tuple[_Cells, _Cells, _Cells]
+) -> tuple[list[Tensor], _Joint]:
+    """Return what :func:`_counted_at_once` returns, of any number of samples."""
+    x, z, y = cells
+    size, n_y = x.size, torch.zeros_like(y.numbers)
+    whole = n_y.new_zeros(len(n_y), size * size)
+    for u, v in rows.chunks():
+        cell = x.index(u).mul_(size).add_(z.index(_sheared(u, v, slope)))
+        one = torch.ones_like(v)
+        whole.scatter_add_(1, cell, one)
+        n_y.scatter_add_(1, y.index(v), one)
+    whole = whole.view(-1, size, size)
+
+    def joint(orders: tuple[Tensor, Tensor]) -> _Table:
+        def table(pairs: slice, blocks: tuple[int, int]) -> Tensor:
+            row, column = (o[pairs, :block] for o, block in zip(orders, blocks, strict=True))
+            found = whole[pairs].gather(1, row.unsqueeze(2).expand(-1, -1, size))
+            found = found.gather(2, column.unsqueeze(1).expand(-1, blocks[0], -1))
+            return found
+
+        return table
+
+    return [whole.sum(2), whole.sum(1), n_y], joint
+
+
+def _places(order: Tensor) -> Tensor:
+    """Return the inverse of permutations ``(R, m)``."""
+    numbers = torch.arange(order.shape[1], device=order.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, numbers)
+
+
+def _sums(
+    joint: _Joint,
+    axes: tuple[CountedAxis, CountedAxis, CountedAxis],
+    kernels: tuple[LineKernel, LineKernel, LineKernel, LineKernel],
+) -> Tensor:
+    """Return the sums of logarithms ``(R, 3)`` of pairs: of the pair, x and y."""
+    # Rows and columns without samples, many where N is small, come last and are a part of no sum.
+    orders = [(axis.n == 0).sort(dim=1, stable=True).indices for axis in axes]
+    axes_ = [
+        CountedAxis(axis.centres.gather(1, order), axis.width, axis.n.gather(1, order))
+        for axis, order in zip(axes, orders, strict=True)
+    ]
+    table = joint((orders[0], orders[1]))
+    found = []
+    for pairs, blocks in _alike(axes):
+        x, z, y = (
+            CountedAxis(a.centres[pairs, :block], a.width[pairs], a.n[pairs, :block])
+            for a, block in zip(axes_, blocks, strict=True)
+        )
+        in_x, in_z, x_alone, y_alone = (LineKernel(*(part[pairs] for part in k)) for k in kernels)
+        n = table(pairs, blocks[:2])
+        others = times(gauss(x.centres, x.centres, in_x.variance), n)
+        others = times(others, gauss(z.centres, z.centres, in_z.variance)).sub_(1)
+        logs = log_sums(n, others, in_x.own * in_z.own)
+        found.append(torch.cat([logs, line_log_sums(x, x_alone), line_log_sums(y, y_alone)], 1))
+    return torch.cat(found)
 
 
 def _alike(
@@ -371,36 +452,6 @@ def _alike(
         if block != blocks[start] or (stop - start + 1) * max(block) ** 2 > most:
             yield slice(start, stop), blocks[start]
             start = stop
-
-
-def _sums(
-    table: Tensor,
-    axes: tuple[CountedAxis, CountedAxis, CountedAxis],
-    kernels: tuple[LineKernel, LineKernel, LineKernel, LineKernel],
-    rows: slice,
-    blocks: tuple[int, int, int],
-) -> Tensor:
-    """Return the sums of logarithms ``(R, 3)`` of some pairs: of the pair, x and y."""
-    x, z, y = (CountedAxis(*(part[rows] for part in axis)) for axis in axes)
-    in_x, in_z, x_alone, y_alone = (LineKernel(*(part[rows] for part in k)) for k in kernels)
-    # Rows and columns without samples, many where N is small, are a part of no sum.
-    (x, at_x), (z, at_z), (y, _) = map(_occupied, (x, z, y), blocks)
-    if blocks[0] < table.shape[1]:
-        table = table.gather(1, at_x.unsqueeze(2).expand(-1, -1, table.shape[2]))
-    if blocks[1] < table.shape[2]:
-        table = table.gather(2, at_z.unsqueeze(1).expand(-1, table.shape[1], -1))
-    others = times(gauss(x.centres, x.centres, in_x.variance), table)
-    others = times(others, gauss(z.centres, z.centres, in_z.variance)).sub_(1)
-    joint = log_sums(table, others, in_x.own * in_z.own)
-    return torch.cat([joint, line_log_sums(x, x_alone), line_log_sums(y, y_alone)], 1)
-
-
-def _occupied(axis: CountedAxis, block: int) -> tuple[CountedAxis, Tensor]:
-    """Return the cells that hold samples, and some more to make ``block``, and their places."""
-    if block == axis.n.shape[1]:
-        return axis, torch.empty(0)
-    place = (axis.n == 0).sort(dim=1, stable=True).indices[:, :block]
-    return CountedAxis(axis.centres.gather(1, place), axis.width, axis.n.gather(1, place)), place
 
 
 def _display(rows: _Samples, bandwidth: Any, size: int) -> tuple[Display, Doubts, Tensor]:
