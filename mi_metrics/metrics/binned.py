@@ -1,6 +1,6 @@
 """Mutual information from a joint table of bins, as a metric."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 
 from mi_metrics.functional.binned import check_correction
 from mi_metrics.functional.cautions import Kind
-from mi_metrics.functional.information import check_options, information
+from mi_metrics.functional.information import check_options
 from mi_metrics.functional.options import (
     Binning,
     Kernel,
@@ -21,34 +21,11 @@ from mi_metrics.functional.options import (
     check_integer,
 )
 from mi_metrics.functional.tables import views
-from mi_metrics.functional.tables.automatic import MOST_BINS, Binned, choose, rebinned
-from mi_metrics.functional.tables.axis import Axis, data_axis
-from mi_metrics.functional.tables.bspline import kernel_matrix
-from mi_metrics.functional.tables.pairs import Cells
+from mi_metrics.functional.tables.automatic import MOST_BINS, choose
 from mi_metrics.metrics.base import WIDE_X, WIDE_Y, keywords
 from mi_metrics.metrics.table import JointTableMetric
-from mi_metrics.states import grid
-
-# So many times the samples of the cells beside it make a cell one value that repeats.
-REPEATED = 8
-# Nats of entropy that a grid may cost both variables together without a word.
-COARSE = 0.1
-# Cells merged in pairs may cost so many nats, and this share of the value, without a word.
-FALL, FALL_SHARE = 0.02, 0.1
-
-
-class OutputView(NamedTuple):
-    """The state of one output read as a joint table in bins; tables and axes have a leading
-    dimension of 1.
-    """
-
-    table: views.Table
-    cells: grid.Grid | None  # None: the range is given
-
-    @property
-    def counts(self) -> Tensor:
-        """The table, ``(1, B_x, B_y)``."""
-        return self.table.counts
+from mi_metrics.states import reading
+from mi_metrics.states.reading import OutputView
 
 
 class BinnedMutualInformation(JointTableMetric):
@@ -211,7 +188,7 @@ class BinnedMutualInformation(JointTableMetric):
     def _doubts(self, found: list[OutputView], options: views.Options) -> dict[Kind, str]:
         doubts: dict[Kind, str] = {}
         for view in found:
-            if message := self._coarse_message(view):
+            if message := reading.coarse_message(view, type(self).__name__, self.resolution):
                 doubts.setdefault("coarse grid", message)
             for kind, message in view.table.doubts(options, self.resolution):
                 doubts.setdefault(kind, message)
@@ -246,66 +223,26 @@ class BinnedMutualInformation(JointTableMetric):
 
     def _views(self) -> list[OutputView]:
         """Return each output's state in bins."""
-        outputs = range(self.num_outputs)
-        return [self._known(c) if self._ranges is not None else self._grid_view(c) for c in outputs]
+        options, outputs = self._options, range(self.num_outputs)
+        if self._ranges is not None:
+            return [self._known(c, options) for c in outputs]
+        wide = self.counters[[WIDE_X, WIDE_Y]].T.tolist()
+        return [
+            reading.read(self.table[c : c + 1], options, (bool(wide[c][0]), bool(wide[c][1])))
+            for c in outputs
+        ]
 
-    def _known(self, output: int) -> OutputView:
+    def _known(self, output: int, options: views.Options) -> OutputView:
         """Return the equal cells of given ranges in bins: each is one, or automatic bins pool
         them.
         """
         table = self.table[output : output + 1]
-        binned = self._choose(views.cells_of_ranges(table))
-        counts = table if self._options.soft else binned.counts
+        choice = options.choice(most=min(MOST_BINS, self.resolution), few=self.resolution)
+        # The bins of the table itself, where their number was given.
+        choice = choice._replace(kinds=("uniform", "uniform"))
+        (binned,) = choose(views.cells_of_ranges(table), choice)
+        counts = table if options.soft else binned.counts
         return OutputView(views.Table(binned, counts, None), None)
-
-    def _grid_view(self, output: int) -> OutputView:
-        """Return the cells of an output's grid in bins: each cell goes where the value that stands
-        for it lies.
-
-        The functional API does the rest, on these values with their counts as weights. So the two
-        agree to the bit where the cells are the distinct values themselves.
-        """
-        cells = grid.view(self.table[output : output + 1])
-        wide = self.counters[[WIDE_X, WIDE_Y], output].tolist()
-        x, y = (
-            self._values(axis, bool(w)) for axis, w in zip((cells.x, cells.y), wide, strict=True)
-        )
-        pairs = Cells(
-            (x, y),
-            cells.joint,
-            (bool(cells.x.lossless), bool(cells.y.lossless)),
-            (cells.x.upper > cells.x.lower, cells.y.upper > cells.y.lower),
-            self._uniform,
-        )
-        binned = self._choose(pairs)
-        counts = binned.counts
-        if self._options.soft:
-            wx, wy = (
-                kernel_matrix(v.double(), axis, b, self.kernel)
-                for v, axis, b in zip((x, y), binned.axes, binned.shape, strict=True)
-            )
-            counts = wx.mT @ cells.joint.double() @ wy
-        return OutputView(views.Table(binned, counts, None), cells)
-
-    def _choose(self, pairs: Cells) -> Binned:
-        choice = self._options.choice(most=min(MOST_BINS, self.resolution), few=self.resolution)
-        if self._ranges is not None:
-            # The bins of the table itself, where their number was given.
-            choice = choice._replace(kinds=("uniform", "uniform"))
-        (binned,) = choose(pairs, choice)
-        return binned
-
-    def _uniform(self, side: int, values: Tensor, bins: Tensor, weights: Tensor | None) -> Axis:
-        return data_axis(values, bins, weights, "uniform", self.clip_quantile, self.margin)
-
-    def _values(self, axis: grid.Axis, wide: bool) -> Tensor:
-        # The functional API evaluates float32 samples in float32; where the cells are the samples,
-        # so does this.
-        return (
-            axis.centre.float()
-            if axis.lossless and not wide and self.kernel == "hard"
-            else axis.centre
-        )
 
     def _edges(self, view: OutputView, side: int) -> Tensor:
         axis, bins = view.table.binned.axes[side], view.counts.shape[1 + side]
@@ -332,74 +269,6 @@ class BinnedMutualInformation(JointTableMetric):
         inner = torch.where(place < len(lower), inner, upper[-1])
         inner = torch.where(place > 0, inner, lower[0])
         return torch.cat([lower[:1], inner, upper[-1:]])
-
-    def _coarse_message(self, view: OutputView) -> str | None:
-        """Say that cells of the grid are wider than bins, or hold several of the values that should
-        have a bin each.
-        """
-        if view.cells is None:
-            return None
-        cells, binned = (view.cells.x, view.cells.y), view.table.binned
-        if any(
-            kind == "values" and not bool(axis.lossless)
-            for kind, axis in zip(binned.kinds, cells, strict=True)
-        ):
-            return (
-                f"There are more than resolution={self.resolution} distinct values, so some of "
-                'them share a bin in spite of binning="values", and the value may be too small. '
-                "Raise `resolution` to the number of values or more."
-            )
-        if sum(map(_lost_entropy, cells, binned.axes)) > COARSE and _falls(view):
-            return (
-                f"The grid of resolution={self.resolution} cells per axis is coarser than the bins "
-                f"of {type(self).__name__}, as heavy tails, far outliers or more than "
-                f"{self.resolution} labels make it, so some bins can't be told apart. Raise "
-                "`resolution` (for labels to their number), use fewer bins, or transform both "
-                "variables monotonically first (ranks, logarithms): mutual information does not "
-                "change."
-            )
-        return None
-
-
-def _lost_entropy(cells: grid.Axis, axis: Axis) -> float:
-    """Return how much entropy bins lose, in nats, where a cell of the grid is wider than they are:
-    mutual information loses no more.
-    """
-    width, share = cells.upper - cells.lower, cells.counts / cells.counts.sum().clamp_min(1)
-    if axis.edges is None:
-        bin_width = axis.width.double() / axis.bins.double()
-        bins = width / (bin_width if axis.scale is None else bin_width / axis.scale)
-    else:
-        # A cell with far more samples than those beside it is one value that repeats: 0, or a fill.
-        beside = torch.zeros_like(cells.counts)
-        touch = cells.upper[:, :-1] == cells.lower[:, 1:]
-        beside[:, 1:] = cells.counts[:, :-1] * touch
-        beside[:, :-1] = beside[:, :-1].maximum(cells.counts[:, 1:] * touch)
-        many = (width > 0) & (cells.counts <= REPEATED * beside)
-        bins = torch.where(many, share * axis.bins, 1)
-    return float((share * bins.clamp_min(1).log()).sum())
-
-
-def _falls(view: OutputView) -> bool:
-    """Say whether the value falls when cells of the grid are merged in pairs: then it has fallen
-    from what narrower cells would show.
-    """
-    cells, binned = view.cells, view.table.binned
-    assert cells is not None
-    pairs = binned.pairs
-    assert isinstance(pairs, Cells)
-    values = []
-    for value, axis in zip(pairs.values, (cells.x, cells.y), strict=True):
-        merged = value.clone()
-        touch = (axis.upper[:, :-1] == axis.lower[:, 1:])[:, ::2]
-        first, second = value[:, :-1:2], value[:, 1::2]
-        merged[:, 1::2] = torch.where(touch, first, second)
-        values.append(merged)
-    coarser = rebinned(binned._replace(pairs=pairs.having((values[0], values[1]))), 1)
-    before, after = (
-        float(information(t.counts, bias_correction="miller_madow")) for t in (binned, coarser)
-    )
-    return before - after > max(FALL, FALL_SHARE * before)
 
 
 def _stack(tables: list[Tensor]) -> Tensor:

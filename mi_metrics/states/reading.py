@@ -1,0 +1,151 @@
+"""A grid read as a joint table in bins: what metrics and the command line show of it."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mi_metrics.functional.information import information
+from mi_metrics.functional.tables import views
+from mi_metrics.functional.tables.automatic import MOST_BINS, choose, rebinned
+from mi_metrics.functional.tables.axis import Axis, data_axis
+from mi_metrics.functional.tables.bspline import kernel_matrix
+from mi_metrics.functional.tables.pairs import Cells
+from mi_metrics.states import grid
+
+# So many times the samples of the cells beside it make a cell one value that repeats.
+REPEATED = 8
+# Nats of entropy that a grid may cost both variables together without a word.
+COARSE = 0.1
+# Cells merged in pairs may cost so many nats, and this share of the value, without a word.
+FALL, FALL_SHARE = 0.02, 0.1
+
+
+class OutputView(NamedTuple):
+    """The state of one output read as a joint table in bins; tables and axes have a leading
+    dimension of 1.
+    """
+
+    table: views.Table
+    cells: grid.Grid | None  # None: the range is given
+
+    @property
+    def counts(self) -> Tensor:
+        """The table, ``(1, B_x, B_y)``."""
+        return self.table.counts
+
+
+def read(state: Tensor, options: views.Options, wide: tuple[bool, bool]) -> OutputView:
+    """Return the cells of one output's grid in bins: each cell goes where the value that stands for
+    it lies.
+
+    The functional API does the rest, on these values with their counts as weights. So the two agree
+    to the bit where the cells are the distinct values themselves.
+
+    Args:
+        state: The grid, ``(1, L)``.
+        options: Checked options of a binned estimate, without ranges.
+        wide: Whether x and y had samples of other dtypes than float32 and shorter.
+    """
+    cells = grid.view(state)
+    resolution = cells.joint.shape[-1]
+
+    def uniform(side: int, values: Tensor, bins: Tensor, weights: Tensor | None) -> Axis:
+        return data_axis(values, bins, weights, "uniform", options.clip_quantile, options.margin)
+
+    x, y = (
+        _values(axis, hard=not options.soft, wide=w)
+        for axis, w in zip((cells.x, cells.y), wide, strict=True)
+    )
+    pairs = Cells(
+        (x, y),
+        cells.joint,
+        (bool(cells.x.lossless), bool(cells.y.lossless)),
+        (cells.x.upper > cells.x.lower, cells.y.upper > cells.y.lower),
+        uniform,
+    )
+    choice = options.choice(most=min(MOST_BINS, resolution), few=resolution)
+    (binned,) = choose(pairs, choice)
+    counts = binned.counts
+    if options.soft:
+        wx, wy = (
+            kernel_matrix(v.double(), axis, b, options.kernel)
+            for v, axis, b in zip((x, y), binned.axes, binned.shape, strict=True)
+        )
+        counts = wx.mT @ cells.joint.double() @ wy
+    return OutputView(views.Table(binned, counts, None), cells)
+
+
+def coarse_message(view: OutputView, name: str, resolution: int) -> str | None:
+    """Say that cells of the grid are wider than bins, or hold several of the values that should
+    have a bin each.
+    """
+    if view.cells is None:
+        return None
+    cells, binned = (view.cells.x, view.cells.y), view.table.binned
+    if any(
+        kind == "values" and not bool(axis.lossless)
+        for kind, axis in zip(binned.kinds, cells, strict=True)
+    ):
+        return (
+            f"There are more than resolution={resolution} distinct values, so some of "
+            'them share a bin in spite of binning="values", and the value may be too small. '
+            "Raise `resolution` to the number of values or more."
+        )
+    if sum(map(_lost_entropy, cells, binned.axes)) > COARSE and _falls(view):
+        return (
+            f"The grid of resolution={resolution} cells per axis is coarser than the bins "
+            f"of {name}, as heavy tails, far outliers or more than "
+            f"{resolution} labels make it, so some bins can't be told apart. Raise "
+            "`resolution` (for labels to their number), use fewer bins, or transform both "
+            "variables monotonically first (ranks, logarithms): mutual information does not "
+            "change."
+        )
+    return None
+
+
+def _values(axis: grid.Axis, *, hard: bool, wide: bool) -> Tensor:
+    # The functional API evaluates float32 samples in float32; where the cells are the samples, so
+    # does this.
+    return axis.centre.float() if bool(axis.lossless) and not wide and hard else axis.centre
+
+
+def _lost_entropy(cells: grid.Axis, axis: Axis) -> float:
+    """Return how much entropy bins lose, in nats, where a cell of the grid is wider than they are:
+    mutual information loses no more.
+    """
+    width, share = cells.upper - cells.lower, cells.counts / cells.counts.sum().clamp_min(1)
+    if axis.edges is None:
+        bin_width = axis.width.double() / axis.bins.double()
+        bins = width / (bin_width if axis.scale is None else bin_width / axis.scale)
+    else:
+        # A cell with far more samples than those beside it is one value that repeats: 0, or a fill.
+        beside = torch.zeros_like(cells.counts)
+        touch = cells.upper[:, :-1] == cells.lower[:, 1:]
+        beside[:, 1:] = cells.counts[:, :-1] * touch
+        beside[:, :-1] = beside[:, :-1].maximum(cells.counts[:, 1:] * touch)
+        many = (width > 0) & (cells.counts <= REPEATED * beside)
+        bins = torch.where(many, share * axis.bins, 1)
+    return float((share * bins.clamp_min(1).log()).sum())
+
+
+def _falls(view: OutputView) -> bool:
+    """Say whether the value falls when cells of the grid are merged in pairs: then it has fallen
+    from what narrower cells would show.
+    """
+    cells, binned = view.cells, view.table.binned
+    assert cells is not None
+    pairs = binned.pairs
+    assert isinstance(pairs, Cells)
+    values = []
+    for value, axis in zip(pairs.values, (cells.x, cells.y), strict=True):
+        merged = value.clone()
+        touch = (axis.upper[:, :-1] == axis.lower[:, 1:])[:, ::2]
+        first, second = value[:, :-1:2], value[:, 1::2]
+        merged[:, 1::2] = torch.where(touch, first, second)
+        values.append(merged)
+    coarser = rebinned(binned._replace(pairs=pairs.having((values[0], values[1]))), 1)
+    before, after = (
+        float(information(t.counts, bias_correction="miller_madow")) for t in (binned, coarser)
+    )
+    return before - after > max(FALL, FALL_SHARE * before)
