@@ -58,6 +58,8 @@ _INT64_MIN = -(2**63)
 _NEVER = 1025
 # A lookup table stays in cache up to about this size; cells beyond it are found by sorting.
 _SPAN = 1 << 16
+# Up to so many samples are searched for among the borders, without lookups.
+SMALL = 1 << 11
 
 
 class Axis(NamedTuple):
@@ -140,6 +142,8 @@ def update(state: Tensor, x: Tensor, y: Tensor, valid: Tensor | None = None) -> 
     and of a chunk.
     """
     (C, n), m = x.shape, _resolution(state)
+    if C * n <= SMALL:
+        return _insert(state, x, y, valid)
     chunk = max(1, chunk_size("cells", x.device) // max(C, 1))
     missed, dropped = m * m, m * m + 1
     one = torch.ones((), dtype=torch.int64, device=x.device)
@@ -168,7 +172,7 @@ def update(state: Tensor, x: Tensor, y: Tensor, valid: Tensor | None = None) -> 
             total, waiting = int(counts[:, missed].sum()), waiting + some.numel()
         if waiting and (16 * waiting >= chunk or start + chunk >= n):
             a, b, miss = (torch.cat(parts, 1) for parts in zip(*held, strict=True))
-            state = merge(_add(state, counts), _encode(a, b, miss, m))
+            state = _insert(_add(state, counts), a, b, miss)
             if start + chunk >= n:
                 return state
             find_x, find_y = _lookups(state)
@@ -266,19 +270,36 @@ def _add(state: Tensor, counts: Tensor) -> Tensor:
     return torch.cat([head, joint + counts[:, : m * m]], 1)
 
 
-def _encode(x: Tensor, y: Tensor, valid: Tensor, m: int) -> Tensor:
-    """Return the state of the valid pairs (C, n), by sorting."""
-    levels, tables, slots = [], [], []
-    for values in (x, y):
-        keys = _key(values).where(valid, _EMPTY)
-        level, table = _occupied(keys, torch.full_like(keys[:, 0], LEAST), m)
-        levels.append(level)
-        tables.append(table)
-        slots.append(torch.searchsorted(table, _floor(keys, level)))
-    joint = torch.zeros(x.shape[0], m * m + 1, dtype=torch.int64, device=x.device)
-    code = (slots[0] * m + slots[1]).where(valid, m * m)
-    joint.scatter_add_(1, code, valid.to(torch.int64))
-    return _pack(levels, tables, joint[:, :-1])
+def _insert(state: Tensor, x: Tensor, y: Tensor, valid: Tensor | None) -> Tensor:
+    """Return the state with the pairs (C, n) added, by searching and sorting: of few samples faster
+    than lookups are made.
+    """
+    (C, n), m = x.shape, _resolution(state)
+    keys = _key(torch.stack([x.double(), y.double()], 1))
+    if valid is not None:
+        keys = keys.where(valid.unsqueeze(1), _EMPTY)
+    # Both axes at once: small operations take the same time whatever they do.
+    level, borders = state[:, :2].flatten(), state[:, 2 : 2 + 2 * m].reshape(2 * C, m)
+    cells = _floor(keys.view(2 * C, n), level)
+    slots = torch.searchsorted(borders, cells).clamp_(max=m - 1)
+    known = borders.gather(1, slots) == cells
+    if valid is not None:
+        known |= cells == _EMPTY
+    if bool(known.all()):
+        result = state.clone()
+    else:
+        level, table = _occupied(torch.cat([borders, cells], 1), level, m)
+        # Empty slots count nothing, wherever they go.
+        rows, columns = (
+            torch.searchsorted(table, _floor(borders, level)).clamp_(max=m - 1).view(C, 2, m)
+        ).unbind(1)
+        slots = torch.searchsorted(table, _floor(cells, level)).clamp_(max=m - 1)
+        joint = regroup(state[:, 2 + 2 * m :].reshape(C, m, m), rows, columns, (m, m))
+        result = torch.cat([level.view(C, 2), table.view(C, 2 * m), joint.flatten(1)], 1)
+    row, column = slots.view(C, 2, n).unbind(1)
+    code = (row * m + (2 + 2 * m)).add_(column)
+    one = torch.ones_like(code) if valid is None else valid.to(torch.int64)
+    return result.scatter_add_(1, code, one)
 
 
 def _key(x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import math
 import pickle
 import struct
 from collections import Counter
+from collections.abc import Iterator
 from fractions import Fraction
 
 import pytest
@@ -44,6 +45,17 @@ KINDS = {
     "mostly 1e20": lambda z: torch.where(torch.arange(z.numel()) % 17 < 12, 1e20, z),
     "outlier -1e300": lambda z: torch.where(torch.arange(z.numel()) % 17 == 3, -1e300, z),
 }
+
+
+@pytest.fixture(params=[0, grid.SMALL], ids=["by lookups", "few by searching"], scope="module")
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Small batches are searched for by default; here they also take the way of large ones."""
+    before, grid.SMALL = grid.SMALL, request.param
+    yield
+    grid.SMALL = before
+
+
+pytestmark = pytest.mark.usefixtures("way")
 
 
 def encode(x: Tensor, y: Tensor, m: int, valid: Tensor | None = None) -> Tensor:
