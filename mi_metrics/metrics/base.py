@@ -111,15 +111,7 @@ class MutualInformationMetric(HardenedMetric):
 
     def _samples(self, x: Tensor, y: Tensor, mask: Tensor | None = None) -> Samples | None:
         """Return a batch as rows; None where the mask leaves nothing."""
-        x, y = check_pair(x, self._over_outputs(x, y))
-        self._check_device(x)
-        if self.num_outputs > 1 and (x.ndim < 2 or x.shape[1] != self.num_outputs):
-            raise ValueError(
-                f"Expected `x` and `y` of shape (N, {self.num_outputs}, ...) for "
-                f"num_outputs={self.num_outputs}, but got {tuple(x.shape)}. Move the outputs to "
-                "dimension 1, or pool them with num_outputs=1."
-            )
-        x, y = x.detach(), y.detach()
+        x, y = self._pair(x, y)
         valid = given = None
         if mask is None:
             x, y = self._by_output(x), self._by_output(y)
@@ -142,6 +134,18 @@ class MutualInformationMetric(HardenedMetric):
             finite = x.isfinite() & y.isfinite()
             valid = finite if valid is None else valid & finite
         return Samples(x, y, valid, given)
+
+    def _pair(self, x: Any, y: Any) -> tuple[Tensor, Tensor]:
+        """Return paired samples of one shape, or refuse them."""
+        x, y = check_pair(x, self._over_outputs(x, y))
+        self._check_device(x)
+        if self.num_outputs > 1 and (x.ndim < 2 or x.shape[1] != self.num_outputs):
+            raise ValueError(
+                f"Expected `x` and `y` of shape (N, {self.num_outputs}, ...) for "
+                f"num_outputs={self.num_outputs}, but got {tuple(x.shape)}. Move the outputs to "
+                "dimension 1, or pool them with num_outputs=1."
+            )
+        return x.detach(), y.detach()
 
     def _vectors(
         self, variables: Sequence[tuple[str, Any, int]], mask: Tensor | None = None

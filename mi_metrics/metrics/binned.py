@@ -8,6 +8,7 @@ from torch.nn.functional import pad
 
 from mi_metrics.functional.binned import check_correction
 from mi_metrics.functional.cautions import Kind
+from mi_metrics.functional.inference import pointwise_mutual_information
 from mi_metrics.functional.information import check_options
 from mi_metrics.functional.options import (
     Binning,
@@ -21,14 +22,16 @@ from mi_metrics.functional.options import (
     check_integer,
 )
 from mi_metrics.functional.tables import views
-from mi_metrics.functional.tables.automatic import MOST_BINS, choose
-from mi_metrics.metrics.base import WIDE_X, WIDE_Y, keywords
+from mi_metrics.functional.tables.automatic import MOST_BINS, Choice, choose
+from mi_metrics.functional.tables.pairs import Cells
+from mi_metrics.metrics.base import keywords
+from mi_metrics.metrics.inference import IntervalMetric, stacked
 from mi_metrics.metrics.table import JointTableMetric
 from mi_metrics.states import reading
 from mi_metrics.states.reading import OutputView
 
 
-class BinnedMutualInformation(JointTableMetric):
+class BinnedMutualInformation(JointTableMetric, IntervalMetric):
     r"""Compute the mutual information of paired samples from a joint table of bins, in nats or
     bits.
 
@@ -200,7 +203,7 @@ class BinnedMutualInformation(JointTableMetric):
         Of this rank alone; enter ``metric.sync_context()`` on every rank for the counts of all.
         int64 with the hard kernel, else float64.
         """
-        return self._squeeze(_stack([view.counts for view in self._views()]))
+        return self._squeeze(self._tables_of_value().squeeze(1))
 
     def joint(self) -> Tensor:
         """Return the probability table, ``(B_x, B_y)``, or ``(C, B_x, B_y)`` for several outputs;
@@ -223,26 +226,52 @@ class BinnedMutualInformation(JointTableMetric):
 
     def _views(self) -> list[OutputView]:
         """Return each output's state in bins."""
-        options, outputs = self._options, range(self.num_outputs)
-        if self._ranges is not None:
-            return [self._known(c, options) for c in outputs]
-        wide = self.counters[[WIDE_X, WIDE_Y]].T.tolist()
-        return [
-            reading.read(self.table[c : c + 1], options, (bool(wide[c][0]), bool(wide[c][1])))
-            for c in outputs
-        ]
+        return [self._view(output) for output in range(self.num_outputs)]
 
-    def _known(self, output: int, options: views.Options) -> OutputView:
-        """Return the equal cells of given ranges in bins: each is one, or automatic bins pool
-        them.
+    def _view(self, output: int) -> OutputView:
+        """Return the state of an output in bins; of given ranges each equal cell is one, or
+        automatic bins pool them.
         """
-        table = self.table[output : output + 1]
+        options, table = self._options, self.table[output : output + 1]
+        if self._ranges is None:
+            return reading.read(table, options, self._wide(output))
+        (binned,) = choose(*self._pairs(output))
+        return OutputView(views.Table(binned, table if options.soft else binned.counts, None), None)
+
+    def _pairs(self, output: int) -> tuple[Cells, Choice]:
+        options, table = self._options, self.table[output : output + 1]
         choice = options.choice(most=min(MOST_BINS, self.resolution), few=self.resolution)
-        # The bins of the table itself, where their number was given.
-        choice = choice._replace(kinds=("uniform", "uniform"))
-        (binned,) = choose(views.cells_of_ranges(table), choice)
-        counts = table if options.soft else binned.counts
-        return OutputView(views.Table(binned, counts, None), None)
+        if self._ranges is not None:
+            # The bins of the table itself, where their number was given.
+            return views.cells_of_ranges(table), choice._replace(kinds=("uniform", "uniform"))
+        pairs, _ = reading.pairs_of(
+            table, self._wide(output), clip_quantile=self.clip_quantile, margin=self.margin
+        )
+        return pairs, choice
+
+    def _check_whole_counts(self, method: str) -> None:
+        if self._options.soft:
+            raise ValueError(
+                f"`{method}` needs whole counts, but kernel={self.kernel!r} spreads each sample "
+                "over several cells, so that they are not samples that chance could have put "
+                'elsewhere. Build the metric with kernel="hard".'
+            )
+
+    def _tables_of_value(self) -> Tensor:
+        return stacked([view.counts for view in self._views()])
+
+    def _pointwise(self, output: int, x: Tensor, y: Tensor) -> Tensor:
+        view = self._view(output)
+        values = pointwise_mutual_information(view.counts[0], unit=self.unit)
+        if view.cells is not None:
+            return values[reading.bins_of(view, 0, x), reading.bins_of(view, 1, y)]
+        # The cells of the table, then the bins that these are in.
+        cells = (
+            fine.cell(v.unsqueeze(0)).double()
+            for fine, v in zip(self._axes(x.dtype, y.dtype), (x, y), strict=True)
+        )
+        bins = [a.cell(v)[0].long() for a, v in zip(view.table.binned.axes, cells, strict=True)]
+        return values[bins[0], bins[1]]
 
     def _edges(self, view: OutputView, side: int) -> Tensor:
         axis, bins = view.table.binned.axes[side], view.counts.shape[1 + side]
@@ -269,16 +298,6 @@ class BinnedMutualInformation(JointTableMetric):
         inner = torch.where(place < len(lower), inner, upper[-1])
         inner = torch.where(place > 0, inner, lower[0])
         return torch.cat([lower[:1], inner, upper[-1:]])
-
-
-def _stack(tables: list[Tensor]) -> Tensor:
-    """Stack tables ``(1, B_x, B_y)``; automatic bins differ between outputs, and the smaller tables
-    are padded.
-    """
-    bx, by = (max(table.shape[i] for table in tables) for i in (1, 2))
-    return torch.cat(
-        [pad(table, (0, by - table.shape[2], 0, bx - table.shape[1])) for table in tables]
-    )
 
 
 def _check_known(options: views.Options, kernel: str, resolution: int) -> None:

@@ -12,6 +12,7 @@ from mi_metrics.functional.densities.counted import (
     kde_joint_from_table,
 )
 from mi_metrics.functional.densities.gaussian import Display, check_kde_options
+from mi_metrics.functional.inference import pointwise_mutual_information
 from mi_metrics.functional.options import (
     Bandwidth,
     NanStrategy,
@@ -25,6 +26,9 @@ from mi_metrics.functional.tables.axis import parse_value_range
 from mi_metrics.metrics.base import keywords
 from mi_metrics.metrics.table import JointTableMetric
 from mi_metrics.states import grid
+
+# A cell of less than this share of the fullest one holds what rounding leaves.
+LEAST_DENSITY = 1e-12
 
 
 class KDEMutualInformation(JointTableMetric):
@@ -178,6 +182,49 @@ class KDEMutualInformation(JointTableMetric):
             )
             return nothing, nothing
         return display.x_edges, display.y_edges
+
+    def standard_error(self) -> Tensor:
+        r"""Return the standard error of the value, in the metric's unit, float64 of the shape of
+        ``compute()``: the root of the variance of the samples' :meth:`pointwise` values over N.
+
+        It covers the sampling of N independent samples, not the bias of the densities, nor that
+        neighbouring pixels or times repeat each other. It is that of the information itself,
+        whatever ``normalization``. An interval that is right near independence needs whole counts
+        in bins: :meth:`BinnedMutualInformation.interval`.
+
+        Of this rank alone; enter ``metric.sync_context()`` on every rank for that of all. NaN
+        without samples.
+        """
+        self._check_has_values()
+        found = []
+        for output, (counts, x, y) in enumerate(self._tables()):
+            n = counts.double()
+            ratios, rows, columns = self._ratios(output, x.centres, y.centres)
+            values = ratios[rows][:, columns]
+            mean = (n * values).sum() / n.sum()
+            found.append(((n * (values - mean).square()).sum()).sqrt() / n.sum())
+        return self._squeeze(from_nats(torch.stack(found), self.unit))
+
+    def _pointwise(self, output: int, x: Tensor, y: Tensor) -> Tensor:
+        ratios, rows, columns = self._ratios(output, x, y)
+        return from_nats(ratios[rows, columns], self.unit)
+
+    def _ratios(self, output: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the pointwise information of the cells of :meth:`joint` in nats, and the rows and
+        columns that values of x and of y lie in.
+        """
+        display = self._display(output)
+        if display is None:
+            nothing = torch.full((1, 1), math.nan, dtype=torch.float64, device=x.device)
+            return nothing, torch.zeros_like(x).long(), torch.zeros_like(y).long()
+        # What lies below is the rounding of sums over all kernels.
+        seen = display.joint > LEAST_DENSITY * display.joint.max()
+        ratios = torch.where(seen, pointwise_mutual_information(display.joint), 0)
+        rows, columns = (
+            torch.searchsorted(edges[1:-1].contiguous(), v.double().contiguous(), right=True)
+            for edges, v in ((display.x_edges, x), (display.y_edges, y))
+        )
+        return ratios, rows, columns
 
     def _display(self, output: int) -> Display | None:
         counts, x, y = self._tables()[output]

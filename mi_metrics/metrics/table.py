@@ -6,17 +6,21 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.options import Interval, check_cells, check_integer
+from mi_metrics.functional.tables import views
+from mi_metrics.functional.tables.automatic import MOST_BINS, Choice, choose_apart
 from mi_metrics.functional.tables.axis import Axis, fixed_axis
 from mi_metrics.functional.tables.bspline import soft_counts
 from mi_metrics.functional.tables.hard import hard_counts
+from mi_metrics.functional.tables.pairs import Cells
 from mi_metrics.functional.tables.sums import chunks
-from mi_metrics.functional.tensors import on_cpu
-from mi_metrics.metrics.base import IGNORED, SEEN, MutualInformationMetric
-from mi_metrics.states import grid
+from mi_metrics.functional.tensors import lift, on_cpu
+from mi_metrics.metrics.base import IGNORED, SEEN, WIDE_X, WIDE_Y
+from mi_metrics.metrics.inference import PValueMetric, stacked
+from mi_metrics.states import grid, reading
 from mi_metrics.states.header import Value
 
 
-class JointTableMetric(MutualInformationMetric):
+class JointTableMetric(PValueMetric):
     """A joint table per output, over a known range or over cells that the data choose; estimators
     are views of it.
 
@@ -27,6 +31,7 @@ class JointTableMetric(MutualInformationMetric):
     """
 
     table: Tensor
+    resolution: int
 
     def __init__(
         self,
@@ -98,6 +103,41 @@ class JointTableMetric(MutualInformationMetric):
         """Return the edges of the table's cells in data units; see the subclass."""
         raise NotImplementedError
 
+    def pointwise(self, x: Tensor, y: Tensor) -> Tensor:
+        r"""Return the pointwise information of samples under the table, in the metric's unit:
+        :math:`\log p_{ab} / (p_a p_b)` of the cell (a, b) that a sample lies in.
+
+        Of samples that occur together more often than independent ones would it is positive, of
+        others negative. Its mean over the samples that were counted is the plug-in information.
+        Rare cells have large values by chance. Under the table of this rank alone; enter
+        ``metric.sync_context()`` on every rank for that of all.
+
+        Args:
+            x: Samples as ``update`` takes them.
+            y: Samples paired with ``x`` by position.
+
+        Returns:
+            float64 of the shape of ``x``: 0 in a cell without samples; those outside of the table
+            count in its edge; NaN where x or y is NaN or infinite, and without samples.
+
+        Raises:
+            TypeError: If x or y is not a real tensor.
+            ValueError: If shapes or devices differ, or there is no sample.
+        """
+        self._check_has_values()
+        self._check_whole_counts("pointwise")
+        x, y = self._pair(x, y)
+        rows = [lift(self._by_output(v), name) for v, name in ((x, "x"), (y, "y"))]
+        finite = rows[0].isfinite() & rows[1].isfinite()
+        a, b = (torch.where(finite, v, 0) for v in rows)
+        values = torch.stack(
+            [self._pointwise(output, a[output], b[output]) for output in range(self.num_outputs)]
+        )
+        values = torch.where(finite, values, torch.nan)
+        if self.num_outputs == 1:
+            return values.view(x.shape)
+        return values.view(x.movedim(1, 0).shape).movedim(0, 1)
+
     def plot_joint(self, output: int = 0, ax: Any = None) -> Any:
         """Draw the joint table with its two marginals, axes in data units; needs matplotlib.
 
@@ -141,8 +181,37 @@ class JointTableMetric(MutualInformationMetric):
                 f"Outputs are counted from 0."
             )
 
-    def _squeeze(self, value: Tensor) -> Tensor:
-        return value.squeeze(0) if self.num_outputs == 1 else value
+    # -- what the state says to a test, and of samples ---------------------------------------------
+
+    def _pointwise(self, output: int, x: Tensor, y: Tensor) -> Tensor:
+        """Return the pointwise information of finite samples ``(n,)`` of an output; see the
+        subclass.
+        """
+        raise NotImplementedError
+
+    def _tables_to_test(self) -> Tensor:
+        tables = []
+        for output in range(self.num_outputs):
+            pairs, choice = self._pairs(output)
+            tables += [binned.counts for binned in choose_apart(pairs, choice)]
+        return stacked(tables)
+
+    def _pairs(self, output: int) -> tuple[Cells, Choice]:
+        """Return an output's cells as pairs to be put in bins, and what the choice of bins has to
+        know: here that of a bare call.
+        """
+        table = self.table[output : output + 1]
+        most = table.shape[-1] if self._bins else self.resolution
+        kind, top = "uniform" if self._bins else "auto", min(MOST_BINS, most)
+        choice = Choice(None, (kind, kind), looks=not self._bins, most=top, few=most)
+        if self._bins:
+            return views.cells_of_ranges(table), choice
+        return reading.pairs_of(table, self._wide(output))[0], choice
+
+    def _wide(self, output: int) -> tuple[bool, bool]:
+        """Return whether x and y had samples of other dtypes than float32 and shorter."""
+        x, y = self.counters[[WIDE_X, WIDE_Y], output].tolist()
+        return bool(x), bool(y)
 
     def _batch(self, x: Tensor, y: Tensor, valid: Tensor | None) -> Tensor:
         """Return the table of a batch over the known range."""

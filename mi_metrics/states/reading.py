@@ -35,26 +35,31 @@ class OutputView(NamedTuple):
         return self.table.counts
 
 
-def read(state: Tensor, options: views.Options, wide: tuple[bool, bool]) -> OutputView:
-    """Return the cells of one output's grid in bins: each cell goes where the value that stands for
-    it lies.
-
-    The functional API does the rest, on these values with their counts as weights. So the two agree
-    to the bit where the cells are the distinct values themselves.
+def pairs_of(
+    state: Tensor,
+    wide: tuple[bool, bool],
+    *,
+    soft: bool = False,
+    clip_quantile: float = 0.0,
+    margin: float = 0.0,
+) -> tuple[Cells, grid.Grid]:
+    """Return the cells of one output's grid as pairs to be put in bins: each cell goes where the
+    value that stands for it lies.
 
     Args:
         state: The grid, ``(1, L)``.
-        options: Checked options of a binned estimate, without ranges.
         wide: Whether x and y had samples of other dtypes than float32 and shorter.
+        soft: Whether the kernel is soft.
+        clip_quantile: What bins of equal width leave out at each end.
+        margin: What they add at each end.
     """
     cells = grid.view(state)
-    resolution = cells.joint.shape[-1]
 
     def uniform(side: int, values: Tensor, bins: Tensor, weights: Tensor | None) -> Axis:
-        return data_axis(values, bins, weights, "uniform", options.clip_quantile, options.margin)
+        return data_axis(values, bins, weights, "uniform", clip_quantile, margin)
 
     x, y = (
-        _values(axis, hard=not options.soft, wide=w)
+        _values(axis, hard=not soft, wide=w)
         for axis, w in zip((cells.x, cells.y), wide, strict=True)
     )
     pairs = Cells(
@@ -64,16 +69,70 @@ def read(state: Tensor, options: views.Options, wide: tuple[bool, bool]) -> Outp
         (cells.x.upper > cells.x.lower, cells.y.upper > cells.y.lower),
         uniform,
     )
+    return pairs, cells
+
+
+def read(state: Tensor, options: views.Options, wide: tuple[bool, bool]) -> OutputView:
+    """Return the cells of one output's grid in bins.
+
+    The functional API does the rest, on the values that stand for the cells, with their counts as
+    weights. So the two agree to the bit where the cells are the distinct values themselves.
+
+    Args:
+        state: The grid, ``(1, L)``.
+        options: Checked options of a binned estimate, without ranges.
+        wide: Whether x and y had samples of other dtypes than float32 and shorter.
+    """
+    pairs, cells = pairs_of(
+        state,
+        wide,
+        soft=options.soft,
+        clip_quantile=options.clip_quantile,
+        margin=options.margin,
+    )
+    resolution = cells.joint.shape[-1]
     choice = options.choice(most=min(MOST_BINS, resolution), few=resolution)
     (binned,) = choose(pairs, choice)
     counts = binned.counts
     if options.soft:
         wx, wy = (
             kernel_matrix(v.double(), axis, b, options.kernel)
-            for v, axis, b in zip((x, y), binned.axes, binned.shape, strict=True)
+            for v, axis, b in zip(pairs.values, binned.axes, binned.shape, strict=True)
         )
         counts = wx.mT @ cells.joint.double() @ wy
     return OutputView(views.Table(binned, counts, None), cells)
+
+
+def bins_of(view: OutputView, side: int, values: Tensor) -> Tensor:
+    """Return the bins of values ``(n,)``, int64: of those that were counted the bins that they are
+    in, of others those of the nearest cell.
+    """
+    assert view.cells is not None
+    binned, pairs = view.table.binned, view.table.binned.pairs
+    assert isinstance(pairs, Cells)
+    axis = binned.axes[side]
+    stands, known = _standing_for(values.double(), (view.cells.x, view.cells.y)[side])
+    found = axis.cell(pairs.values[side][:, stands])
+    if axis.edges is None:
+        # Bins of equal width hold values that no sample had, too.
+        found = torch.where(known, found, axis.cell(values.unsqueeze(0)).to(found.dtype))
+    return found[0].long()
+
+
+def _standing_for(values: Tensor, axis: grid.Axis) -> tuple[Tensor, Tensor]:
+    """Return the place of the cell that stands for each value, and whether it lies in that cell:
+    else it is the nearest.
+    """
+    size = int(axis.size)
+    if size == 0:
+        nothing = torch.zeros_like(values, dtype=torch.int64)
+        return nothing, nothing > 0
+    lower, upper = axis.lower[0, :size].contiguous(), axis.upper[0, :size]
+    below = torch.searchsorted(lower, values.contiguous(), right=True).sub_(1).clamp_min_(0)
+    known = (values == lower[below]) | ((values > lower[below]) & (values < upper[below]))
+    above = (below + 1).clamp_max(size - 1)
+    middle = upper[below] / 2 + lower[above] / 2
+    return torch.where(known | (values < middle), below, above), known
 
 
 def coarse_message(view: OutputView, name: str, resolution: int) -> str | None:

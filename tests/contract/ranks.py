@@ -71,8 +71,8 @@ class Ranks:
         kwargs: dict[str, Any] | Sequence[dict[str, Any]],
         steps: Sequence[Sequence[Step]],
     ) -> list[Report]:
-        """Take one metric per rank through its own steps, ``(method, *arguments)``; as many ranks
-        as lists of steps.
+        """Take one metric per rank through its own steps, ``(method, *arguments)``, or ``(function,
+        *arguments)`` of the metric; as many ranks as lists of steps.
 
         A rank that dies, or does not answer in time, fails the test that asked and no other.
         """
@@ -182,7 +182,10 @@ def _take(metric_class: type[Metric], kwargs: dict[str, Any], steps: Sequence[St
         warnings.simplefilter("always")
         for method, *arguments in steps:
             try:
-                result = getattr(metric, method)(*arguments)
+                if callable(method):
+                    result = method(metric, *arguments)
+                else:
+                    result = getattr(metric, method)(*arguments)
             except Exception as error:
                 # Only what any process can read back.
                 result = RuntimeError(f"{type(error).__name__}: {error}")

@@ -13,7 +13,7 @@ from mi_metrics.functional import (
     mutual_information,
     pointwise_mutual_information,
 )
-from mi_metrics.functional.inference import _Inversion
+from mi_metrics.functional.tables.inversion import Inversion
 
 # Between them and independence lies little.
 FAINT = torch.tensor([[15, 10, 9], [8, 14, 11]])
@@ -124,9 +124,9 @@ class TestInterval:
     def test_the_expected_plug_in_value_against_all_binomial_counts(self):
         table = LABELS[:, :3].double().numpy()
         n = int(table.sum())
-        inversion = _Inversion(table, 0.95, 100, 0)
+        inversion = Inversion(table[None], 0.95, 100, 0)
         for share in (0.0, 0.4, 1.0):
-            p = inversion.mixture(share)
+            (p,) = inversion.mixture(share)
             counts = np.arange(n + 1)
 
             def expectation(q, counts=counts, n=n):
@@ -140,8 +140,8 @@ class TestInterval:
     @pytest.mark.parametrize("n", [3_000, 1_000_000])
     def test_the_expected_value_of_large_tables_against_draws(self, n):
         p = np.add.outer(np.arange(1.0, 7), np.arange(1.0, 6)) ** 2
-        inversion = _Inversion(np.round(p / p.sum() * n), 0.95, 100, 0)
-        mixture = inversion.mixture(0.5)
+        inversion = Inversion(np.round(p / p.sum() * n)[None], 0.95, 100, 0)
+        (mixture,) = inversion.mixture(0.5)
         found = plug_in(draws(np.random.default_rng(0), mixture, inversion.number, 4000))
         assert inversion.mean(0.5) == pytest.approx(found.mean(), abs=4 * found.std() / 4000**0.5)
 
@@ -150,7 +150,7 @@ class TestInterval:
         table = (LABELS * scale).double().numpy()
         table = table[:, table.sum(0) > 0]
         low, high = confidence_interval(LABELS * scale, num_resamples=4000).tolist()
-        inversion = _Inversion(table, 0.95, 100, 0)
+        inversion = Inversion(table[None], 0.95, 100, 0)
         observed = plug_in(table)
         generator = np.random.default_rng(1)
         for end, tail in ((low, 1), (high, -1)):
@@ -159,7 +159,7 @@ class TestInterval:
             shares = np.linspace(0, 1, 2001)
             values = np.array([inversion.information(s) for s in shares])
             share = float(np.interp(end, values, shares))
-            found = plug_in(draws(generator, inversion.mixture(share), inversion.number, 4000))
+            found = plug_in(draws(generator, inversion.mixture(share)[0], inversion.number, 4000))
             beyond = (tail * found >= tail * observed).mean()
             assert 0.012 < beyond < 0.045
 

@@ -41,6 +41,8 @@ SAMPLES_PER_BIN = 5
 LITTLE_BIAS, SHARE_OF_VALUE, FEW_ALONE = 0.01, 0.1, 0.15
 # What values have to tell beyond bins, in nats, and how far the cheap expectation may be off.
 BEYOND_BINS, SLACK = 0.05, 0.15
+# Samples per cell from which a test of independence gives each value a bin.
+SAMPLES_PER_CELL = 2
 
 Kinds = tuple[str, str]
 
@@ -123,6 +125,32 @@ def choose(pairs: Pairs, choice: Choice) -> Iterator[Binned]:
         ]
         for some, kinds in _groups(few, choice.kinds, "values"):
             yield from _of_automatic_number(pairs.take(some), some, kinds, choice)
+
+
+def choose_apart(pairs: Pairs, choice: Choice) -> Iterator[Binned]:
+    """Yield all pairs once, as :func:`choose` does, in bins that follow from each variable alone.
+
+    What a test of independence needs: the number of automatic bins is that of N independent
+    samples. Few-valued variables have a bin for each value where the table then has two samples per
+    cell, or no more cells than bins would give it.
+    """
+    if choice.bins is not None:
+        yield from choose(pairs, choice)
+        return
+    rows, n = torch.arange(len(pairs.size), device=pairs.size.device), pairs.size
+    top = (n / SAMPLES_PER_BIN).floor().clamp(2, min(MOST_BINS, choice.most)).long()
+    b = number_of_bins(n, torch.zeros_like(n), top)
+    base = _settled(choice.kinds, "quantile" if choice.looks else "uniform")
+    few, numbers = [], []
+    for side, kind in enumerate(choice.kinds):
+        looked = kind == "auto" and choice.looks
+        found = _few(pairs, side, choice.few) if looked else torch.zeros_like(rows) > 0
+        few.append(found)
+        numbers.append(torch.where(found, pairs.number(side, choice.few), b) if looked else b)
+    cells = numbers[0] * numbers[1]
+    sampled = (cells <= b * b) | (SAMPLES_PER_CELL * cells <= n)
+    for some, kinds in _groups([marks & sampled for marks in few], base, "values"):
+        yield _binned(pairs.take(some), some, kinds, b[some], b[some])
 
 
 def automatic_number(pairs: Pairs, kinds: Kinds, most: int) -> Tensor:
