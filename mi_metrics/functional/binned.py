@@ -25,7 +25,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.cautions import Kind, caution
+from mi_metrics.functional.cautions import Kind, caution_each
 from mi_metrics.functional.information import check_options
 from mi_metrics.functional.options import (
     KERNELS,
@@ -41,7 +41,8 @@ from mi_metrics.functional.options import (
 )
 from mi_metrics.functional.tables import views
 from mi_metrics.functional.tables.automatic import MOST_BINS
-from mi_metrics.functional.tensors import cast, paired_rows
+from mi_metrics.functional.tables.outside import outside_doubt
+from mi_metrics.functional.tensors import Rows, cast, paired_rows
 
 
 @hints_keywords
@@ -95,7 +96,8 @@ def binned_mutual_information(
         that, as scikit-learn's ``mutual_info_score`` does. ``normalization="adjusted"`` takes
         chance away.
         Cautions: a :class:`mi_metrics.MutualInformationWarning` for each kind of doubt that the
-        samples show: "undersampled", "shared bins", "crowded", "rising".
+        samples show: "undersampled", "shared bins", "crowded", "rising", and "outside" where more
+        than 1 % of them (of the weight) lie outside a given range.
         Gradient: with ``kernel="linear"`` or ``"cubic"``, with respect to x and y; finite
         everywhere, 0 outside the range. Ranges taken from the data are constants to it.
         Memory: B_x · B_y cells per pair and a bounded chunk, for the gradient too; never N · B.
@@ -167,19 +169,20 @@ def binned_mutual_information(
         bias_correction=bias_correction,
         unit=unit,
     )
+    rows = _rows(x, y, weights, options)
     value: Tensor | None = None
     found: dict[Kind, str] = {}
     # Twice the bins can be told apart, but in the cells that a metric keeps of known ranges.
     most = MOST_BINS if options.ranges else 2 * MOST_BINS
-    for table in _tables(x, y, weights, options):
+    for table in _tables(rows, options):
         for kind, message in table.doubts(options, most):
             found.setdefault(kind, message)
         part = table.value(options)
         if value is None:
             value = part.new_empty(x.shape[:-1].numel())
         value = value.index_copy(0, table.binned.rows.to(part.device), part)
-    for kind, message in found.items():
-        caution(kind, message)
+    # Samples that are not finite have been refused by now.
+    caution_each(outside_doubt(rows, options.ranges) | found)
     assert value is not None
     return value.reshape(x.shape[:-1])
 
@@ -207,6 +210,7 @@ def binned_joint(
         Bins, ties, constant input, gradient, memory and splits: as
         :func:`binned_mutual_information`. A constant variable fills one row (or column). With
         ``num_bins="auto"`` in a batch the smaller tables are padded with empty cells.
+        Cautions: "outside".
 
     Args:
         x: Samples, shape ``(..., N)``.
@@ -239,7 +243,9 @@ def binned_joint(
         doi:10.1186/1471-2105-5-118.
     """
     options = views.parse(num_bins, value_range, binning, clip_quantile, margin, kernel)
-    parts = list(_tables(x, y, weights, options))
+    rows = _rows(x, y, weights, options)
+    parts = list(_tables(rows, options))
+    caution_each(outside_doubt(rows, options.ranges))
     bx, by = (max(part.counts.shape[i] for part in parts) for i in (1, 2))
     joint = parts[0].counts.new_zeros(x.shape[:-1].numel(), bx, by, dtype=torch.float64)
     for part in parts:
@@ -261,14 +267,22 @@ def check_correction(bias_correction: str, kernel: str) -> None:
         )
 
 
-def _tables(
-    x: Tensor, y: Tensor, weights: Tensor | None, options: views.Options
-) -> Iterator[views.Table]:
-    """Check samples and yield their tables, those with bins of the same kinds together."""
-    # Ranges and bins from the data need to know first; else the counting finds out.
-    known = options.ranges is not None and options.bins is not None
-    unchecked = known and not options.soft and weights is None
-    x, y, weights = paired_rows(x, y, weights, finite=not unchecked)
+def _rows(x: Tensor, y: Tensor, weights: Tensor | None, options: views.Options) -> Rows:
+    """Check samples and return them as rows."""
+    return paired_rows(x, y, weights, finite=not _finds_out(options, weights))
+
+
+def _tables(rows: Rows, options: views.Options) -> Iterator[views.Table]:
+    """Yield the tables of rows, those with bins of the same kinds together."""
+    x, y, weights = rows
     if options.soft:
         x, y = cast(x, torch.float64), cast(y, torch.float64)
-    return views.tables(x, y, weights, options, unchecked=unchecked)
+    return views.tables(x, y, weights, options, unchecked=_finds_out(options, weights))
+
+
+def _finds_out(options: views.Options, weights: Tensor | None) -> bool:
+    """Say whether the counting finds samples that are not finite; where ranges and bins come from
+    the data, that is too late.
+    """
+    known = options.ranges is not None and options.bins is not None
+    return known and not options.soft and weights is None

@@ -3,6 +3,7 @@
 import os
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Literal, get_args
@@ -78,6 +79,12 @@ def caution(kind: Kind, message: str) -> None:
         message: What is doubtful and what to do, in a sentence for people.
     """
     warnings.warn(MutualInformationWarning(message, kind), stacklevel=_levels_to_the_user() + 1)
+
+
+def caution_each(found: Mapping[Kind, str]) -> None:
+    """Warn once for each kind of doubt that was found."""
+    for kind, message in found.items():
+        caution(kind, message)
 
 
 def _levels_to_the_user() -> int:

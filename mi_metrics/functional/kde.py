@@ -38,7 +38,7 @@ References:
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.densities.doubts import warn_about
+from mi_metrics.functional.cautions import caution_each
 from mi_metrics.functional.densities.gaussian import check_kde_options
 from mi_metrics.functional.densities.sampled import kde_from_samples, kde_joint_from_samples
 from mi_metrics.functional.options import (
@@ -50,6 +50,7 @@ from mi_metrics.functional.options import (
     hints_keywords,
 )
 from mi_metrics.functional.tables.axis import parse_value_range
+from mi_metrics.functional.tables.outside import outside_doubt
 from mi_metrics.functional.tensors import paired_rows
 
 
@@ -125,7 +126,8 @@ def kde_mutual_information(
             one positive number for both axes or ``(h_x, h_y)``.
         grid_size: Cells per axis of the table, at least 2.
         value_range: ``None``, ``(lo, hi)`` for both axes, or ``((x_lo, x_hi), (y_lo, y_hi))``.
-            Samples outside are moved to its ends first.
+            Samples outside are moved to its ends first; more than 1 % of them: the caution
+            ``"outside"``.
         normalization: ``"none"``, ``"arithmetic"``, ``"geometric"``, ``"min"``, ``"max"``,
             ``"joint"`` or ``"studholme"``.
         unit: ``"nats"`` or ``"bits"``. A normalised form has no unit.
@@ -160,7 +162,7 @@ def kde_mutual_information(
     value, doubts = kde_from_samples(
         rows.x.detach(), rows.y.detach(), bandwidth, grid_size, ranges, normalization
     )
-    warn_about(doubts)
+    caution_each(outside_doubt(rows, ranges) | doubts.messages())
     value = value.reshape(x.shape[:-1])
     return from_nats(value, unit) if normalization == "none" else value
 
@@ -231,5 +233,6 @@ def kde_joint(
         rows.x.detach(), rows.y.detach(), bandwidth, grid_size, ranges
     )
     # A density of few samples is what it says.
-    warn_about(doubts._replace(too_few=torch.zeros_like(doubts.too_few)))
+    doubts = doubts._replace(too_few=torch.zeros_like(doubts.too_few))
+    caution_each(outside_doubt(rows, ranges) | doubts.messages())
     return joint.reshape(*x.shape[:-1], grid_size, grid_size)

@@ -25,7 +25,7 @@ import torch
 from scipy.special import psi
 from torch import Tensor
 
-from mi_metrics.functional.cautions import Kind, caution
+from mi_metrics.functional.cautions import Kind, caution_each
 from mi_metrics.functional.neighbors.candidates import nearest_apart
 from mi_metrics.functional.neighbors.doubts import LABELS, doubts, few_labels
 from mi_metrics.functional.neighbors.search import Neighborhood, nearest
@@ -175,8 +175,7 @@ def knn_mutual_information(
     for pair, value in zip(pairs, values, strict=True):
         for kind, message in rows_doubts(pair, x_dim, n_neighbors, value, **how).items():
             said.setdefault(kind, message)
-    for kind, message in said.items():
-        caution(kind, message)
+    caution_each(said)
     return from_nats(result.view(leading), unit)
 
 

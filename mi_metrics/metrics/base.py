@@ -10,6 +10,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from mi_metrics.functional.cautions import Kind, caution
 from mi_metrics.functional.options import check_choice, check_integer, hints_keywords
+from mi_metrics.functional.tables.outside import outside_message
 from mi_metrics.functional.tensors import (
     check_device,
     check_exact,
@@ -265,16 +266,9 @@ class MutualInformationMetric(HardenedMetric):
         )
 
     def _outside_message(self) -> str | None:
-        """Say that more than 1 % of the valid samples of an output lie outside the given range."""
+        """Say that too many of the valid samples of an output lie outside the given range."""
         used = (self.counters[SEEN] - self.counters[IGNORED]).clamp_min(1)
-        share = float((self.counters[OUTSIDE].double() / used).max())
-        if share <= 0.01:
-            return None
-        return (
-            f"{100 * share:.3g} % of the samples of {type(self).__name__} lie outside "
-            "`value_range` and were counted in the edge bins. Widen the range, or pass "
-            "value_range=None."
-        )
+        return outside_message(self.counters[OUTSIDE].double() / used)
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Plot one value or several, as every torchmetrics metric does; needs matplotlib.

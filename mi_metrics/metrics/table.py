@@ -11,8 +11,8 @@ from mi_metrics.functional.tables.automatic import MOST_BINS, Choice, choose_apa
 from mi_metrics.functional.tables.axis import Axis, fixed_axis
 from mi_metrics.functional.tables.bspline import soft_counts
 from mi_metrics.functional.tables.hard import hard_counts
+from mi_metrics.functional.tables.outside import all_inside, mass_outside
 from mi_metrics.functional.tables.pairs import Cells
-from mi_metrics.functional.tables.sums import chunks
 from mi_metrics.functional.tensors import lift, on_cpu
 from mi_metrics.metrics.base import IGNORED, SEEN, WIDE_X, WIDE_Y
 from mi_metrics.metrics.inference import PValueMetric, stacked
@@ -235,20 +235,8 @@ class JointTableMetric(PValueMetric):
     def _outside(self, x: Tensor, y: Tensor, valid: Tensor | None) -> Tensor:
         """Count the valid samples of each output that lie outside the range on either axis."""
         assert self._ranges is not None
-        (x_lo, x_hi), (y_lo, y_hi) = self._ranges
-        total = torch.zeros(self.num_outputs, dtype=torch.int64, device=x.device)
         # The extremes cost a tenth of the comparison; on other devices than the CPU they would have
         # to be waited for.
-        if valid is None and on_cpu(x) and _within(x, x_lo, x_hi) and _within(y, y_lo, y_hi):
-            return total
-        for r, c in chunks(x.shape[0], x.shape[1], x.device):
-            a, b = x[r, c], y[r, c]
-            outside = (a < x_lo) | (a > x_hi) | (b < y_lo) | (b > y_hi)
-            if valid is not None:
-                outside &= valid[r, c]
-            total[r] += outside.sum(1)
-        return total
-
-
-def _within(values: Tensor, lo: float, hi: float) -> bool:
-    return bool((values.min() >= lo) & (values.max() <= hi))
+        if valid is None and on_cpu(x) and all_inside(x, y, self._ranges):
+            return torch.zeros(self.num_outputs, dtype=torch.int64, device=x.device)
+        return mass_outside(x, y, self._ranges, valid)

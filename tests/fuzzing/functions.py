@@ -70,7 +70,7 @@ def _check_binned(call: Call, value: Tensor) -> None:
         for k, v in call.kwargs.items()
         if k not in ("normalization", "unit", "bias_correction")
     }
-    joint = functional.binned_joint(x, y, **options)
+    joint = attempt(functional.binned_joint, x, y, **options)
     normalization, unit = (
         call.kwargs.get(k, v) for k, v in (("normalization", "none"), ("unit", "nats"))
     )

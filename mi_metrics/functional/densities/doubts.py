@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.cautions import Kind, caution
+from mi_metrics.functional.cautions import Kind
 from mi_metrics.functional.densities.gaussian import CountedAxis, Kernel, Moments
 
 # A cell stands alone where it holds this part of the samples within so many kernel widths: kernels
@@ -71,12 +71,6 @@ class Estimate(NamedTuple):
 
     value: Tensor
     doubts: Doubts
-
-
-def warn_about(doubts: Doubts) -> None:
-    """Warn once for each kind of doubt."""
-    for kind, message in doubts.messages().items():
-        caution(kind, message)
 
 
 def doubts_about(
