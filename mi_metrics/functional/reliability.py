@@ -104,7 +104,8 @@ def knn_reliability(
     Args:
         x: Samples ``(..., N, d_x)``; ``(N,)`` is read as ``(N, 1)``. Real, finite.
         y: Samples ``(..., N, d_y)``, or labels, as in :func:`knn_mutual_information`.
-        n_neighbors: k, at least 1 and less than N / ``parts``.
+        n_neighbors: k, at least 1 and less than the size of the finest parts, N / ``parts`` rounded
+            down.
         parts: Number of the finest parts, a power of 2.
         seed: Seed of the random parts, at least 0.
         algorithm: ``"ksg1"`` or ``"ksg2"``.
@@ -144,7 +145,7 @@ def knn_reliability(
     }
     pairs, x_dim, leading = checked_rows(x, y, n_neighbors, unit=unit, **options)
     n_neighbors = int(n_neighbors)
-    if pairs.shape[1] <= parts * n_neighbors:
+    if pairs.shape[1] // parts <= n_neighbors:
         raise ValueError(
             f"Expected more than `n_neighbors` samples in each of {parts} parts, but got "
             f"N = {pairs.shape[1]} and n_neighbors={n_neighbors}. Pass more samples, or smaller "
@@ -191,6 +192,9 @@ def rows_reliability(
         )
 
     whole = estimate(rows, standardize) if value is None else float(value)
+    if len(rows) // parts <= n_neighbors:
+        first, unknown = rows.new_tensor([whole, math.nan])
+        return Reliability(first, unknown, unknown, unknown, unknown > 0)
     generator = torch.Generator().manual_seed(seed)
     rows = rows[lexicographic_order(rows.unbind(1))]
     rows = rows[torch.randperm(len(rows), generator=generator).to(rows.device)]
@@ -232,6 +236,37 @@ def collected(
         from_nats(drifts.double(), unit),
         from_nats(references.double(), unit),
         verdicts.bool(),
+    )
+
+
+def doubt(verdict: Reliability, name: str) -> str | None:
+    """Return why the value of ``name`` is unreliable, in nats; None where it is reliable.
+
+    Args:
+        verdict: The verdict on one estimate, in nats.
+        name: What was estimated, or by whom.
+    """
+    if bool(verdict.reliable):
+        return None
+    value, _, drift, reference, _ = (float(v) for v in verdict)
+    remedy = (
+        'Use more samples, fewer dimensions or standardize="rank"; for jointly Gaussian vectors '
+        "GaussianMutualInformation."
+    )
+    if drift != drift:
+        return (
+            f"The value {value:.3g} nats of {name} can't be judged: some parts of the samples are "
+            "too few for a value of their own. Use more samples."
+        )
+    if reference > value + EXCESS:
+        return (
+            f"The value {value:.3g} nats of {name} is unreliable: estimated otherwise, the same "
+            f"samples have at least {reference:.3g} nats in common. {remedy}"
+        )
+    return (
+        f"The value {value:.3g} nats of {name} is unreliable: it is {abs(drift):.2g} nats "
+        f"{'above' if drift > 0 else 'below'} that of smaller parts of the samples, so that more "
+        f"samples would change it again. {remedy}"
     )
 
 

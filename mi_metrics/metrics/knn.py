@@ -25,10 +25,10 @@ from mi_metrics.functional.tensors import check_tensor, shapes_differ
 from mi_metrics.metrics.base import (
     IGNORED,
     SEEN,
-    MutualInformationMetric,
     Samples,
     keywords,
 )
+from mi_metrics.metrics.neighbor_inference import NeighborInference
 from mi_metrics.states import reservoir
 from mi_metrics.states.header import Value
 
@@ -38,7 +38,7 @@ MAX_NUMBERS = 2**33
 MOST_COORDINATES = 64
 
 
-class KNNMutualInformation(MutualInformationMetric):
+class KNNMutualInformation(NeighborInference):
     r"""Estimate the mutual information of paired samples from nearest neighbours, in nats or bits.
 
     What is computed, the formula and its conventions:
@@ -80,6 +80,8 @@ class KNNMutualInformation(MutualInformationMetric):
         discrete_y: y holds class labels, integers or bool (Ross 2014).
         standardize: True, False, ``"rank"`` or ``"joint"``, as in the function.
         max_samples: The most samples to keep, or None for all.
+        check: Judge the value by :meth:`reliability` in ``compute``, which takes about six times as
+            long, and warn where it is unreliable.
         unit: ``"nats"`` or ``"bits"``.
         num_outputs: Number of pairs of scalar variables that are evaluated side by side.
         nan_strategy: What to do with NaN and infinite samples: ``"error"``, or ``"ignore"``: the
@@ -111,11 +113,13 @@ class KNNMutualInformation(MutualInformationMetric):
 
     # TorchScript has no type for it where a module that holds this metric is compiled.
     __jit_ignored_attributes__: ClassVar[list[str]] = [
-        *MutualInformationMetric.__jit_ignored_attributes__,
+        *NeighborInference.__jit_ignored_attributes__,
         "samples",
     ]
     samples: list[Tensor] | Tensor
 
+    # Metrics that were pickled by version 0.1.0 have none.
+    check: bool = False
     # Number and sum of the stream that `forward` sets aside while it evaluates a batch.
     _stream: Tensor | None = None
 
@@ -130,6 +134,7 @@ class KNNMutualInformation(MutualInformationMetric):
         discrete_y: bool = False,
         standardize: Standardize = True,
         max_samples: int | None = None,
+        check: bool = False,
         unit: Unit = "nats",
         num_outputs: int = 1,
         nan_strategy: NanStrategy = "error",
@@ -141,6 +146,7 @@ class KNNMutualInformation(MutualInformationMetric):
         check_choice("algorithm", algorithm, ALGORITHMS)
         check_choice("unit", unit, UNITS)
         check_flag("discrete_y", discrete_y)
+        check_flag("check", check)
         check_standardize(standardize)
         if max_samples is not None:
             max_samples = check_integer("max_samples", max_samples, n_neighbors + 1)
@@ -157,7 +163,7 @@ class KNNMutualInformation(MutualInformationMetric):
         )
         self.n_neighbors, self.algorithm, self.standardize = n_neighbors, algorithm, standardize
         self.x_dim, self.y_dim, self.discrete_y = x_dim, y_dim, discrete_y
-        self.max_samples, self.unit, self._stream = max_samples, unit, None
+        self.max_samples, self.check, self.unit, self._stream = max_samples, check, unit, None
         dim = x_dim + y_dim
         self._row_shape = (dim,) if num_outputs == 1 else (num_outputs, dim)
         if max_samples is None:
@@ -240,22 +246,13 @@ class KNNMutualInformation(MutualInformationMetric):
                 f"samples, but has {fewest}, so its value is NaN. Update it with more samples, or "
                 "lower `n_neighbors`.",
             )
-        options: dict[str, Any] = {
-            "discrete_y": self.discrete_y,
-            "standardize": self.standardize,
-        }
         values = [
-            rows_mutual_information(
-                r, self.x_dim, self.n_neighbors, algorithm=self.algorithm, **options
-            )
-            for r in rows
+            rows_mutual_information(r, self.x_dim, self.n_neighbors, **self._options) for r in rows
         ]
         if not self._in_forward:
             self._warn_once("copies", self._padding(rows))
             for r, value in zip(rows, values, strict=True):
-                found = rows_doubts(r, self.x_dim, self.n_neighbors, value, **options)
-                for kind, message in found.items():
-                    self._warn_once(kind, message)
+                self._warn_of(r, value)
         if fewest > self.n_neighbors and any(bool(value.isnan()) for value in values):
             self._warn_once(
                 "too few",
@@ -264,6 +261,18 @@ class KNNMutualInformation(MutualInformationMetric):
             )
         value = from_nats(torch.stack(values), self.unit)
         return value.squeeze(0) if self.num_outputs == 1 else value
+
+    def _warn_of(self, rows: Tensor, value: Tensor) -> None:
+        """Warn of what the samples of an output leave in doubt about its value, in nats."""
+        options: dict[str, Any] = {
+            "discrete_y": self.discrete_y,
+            "standardize": self.standardize,
+        }
+        found = rows_doubts(rows, self.x_dim, self.n_neighbors, value, **options)
+        for kind, message in found.items():
+            self._warn_once(kind, message)
+        if self.check and not bool(value.isnan()):
+            self._warn_once("unreliable", self._unreliable(rows, value))
 
     def _scalars(self, x: Tensor, y: Tensor, mask: Tensor | None) -> tuple[Tensor, Samples] | None:
         """Return a batch of scalars as rows ``(C, n, 2)``; None where the mask leaves nothing."""
