@@ -26,6 +26,7 @@ from mi_metrics.functional.tables.axis import parse_value_range
 from mi_metrics.metrics.base import keywords
 from mi_metrics.metrics.table import JointTableMetric
 from mi_metrics.states import grid
+from mi_metrics.states.reading import density_table
 
 # A cell of less than this share of the fullest one holds what rounding leaves.
 LEAST_DENSITY = 1e-12
@@ -237,20 +238,8 @@ class KDEMutualInformation(JointTableMetric):
         if self._ranges is not None:
             x, y = (self._cells(lo, hi) for lo, hi in self._ranges)
             return [(counts, x, y) for counts in self.table]
-        view = grid.view(self.table)
-        tables = []
-        for c, counts in enumerate(view.joint):
-            cells = []
-            for axis in (view.x, view.y):
-                size = int(axis.size[c])
-                width = (
-                    (axis.upper[c, :size] - axis.lower[c, :size]).max() if size else torch.zeros(())
-                )
-                cells.append(Cells(axis.centre[c, :size], float(width)))
-            tables.append(
-                (counts[: len(cells[0].centres), : len(cells[1].centres)], cells[0], cells[1])
-            )
-        return tables
+        cells = grid.view(self.table)
+        return [density_table(cells, output) for output in range(self.num_outputs)]
 
     def _cells(self, lo: float, hi: float) -> Cells:
         steps = torch.arange(self.grid_size, dtype=torch.float64, device=self.table.device)

@@ -347,7 +347,13 @@ def _occupied(keys: Tensor, level: Tensor, m: int) -> tuple[Tensor, Tensor]:
     """Return the least level from ``level`` (C,) up at which the keys (C, n) occupy at most m
     cells, and these.
     """
-    keys = _floor(keys, level).sort(1).values
+    return _least(_floor(keys, level).sort(1).values, level, m)
+
+
+def _least(keys: Tensor, level: Tensor, m: int) -> tuple[Tensor, Tensor]:
+    """Return the least level from ``level`` up for keys (C, n) of that level in ascending order,
+    and the cells.
+    """
     a, b = keys[:, :-1], keys[:, 1:]
     if a.shape[1] >= m:
         meet = torch.where((a == b) | (b == _EMPTY), LEAST, _meet(a, b))

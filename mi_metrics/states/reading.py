@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mi_metrics.functional.densities.counted import Cells as DensityCells
 from mi_metrics.functional.information import information
 from mi_metrics.functional.tables import views
 from mi_metrics.functional.tables.automatic import MOST_BINS, choose, rebinned
@@ -133,6 +134,18 @@ def _standing_for(values: Tensor, axis: grid.Axis) -> tuple[Tensor, Tensor]:
     above = (below + 1).clamp_max(size - 1)
     middle = upper[below] / 2 + lower[above] / 2
     return torch.where(known | (values < middle), below, above), known
+
+
+def density_table(cells: grid.Grid, output: int) -> tuple[Tensor, DensityCells, DensityCells]:
+    """Return one output's counts and the cells of x and y, as kernel densities take them."""
+    axes = []
+    for axis in (cells.x, cells.y):
+        size = int(axis.size[output])
+        widths = axis.upper[output, :size] - axis.lower[output, :size]
+        width = float(widths.max()) if size else 0.0
+        axes.append(DensityCells(axis.centre[output, :size], width))
+    counts = cells.joint[output, : len(axes[0].centres), : len(axes[1].centres)]
+    return counts, axes[0], axes[1]
 
 
 def coarse_message(view: OutputView, name: str, resolution: int) -> str | None:
