@@ -1,4 +1,5 @@
-"""Mutual information in Lightning: callbacks and the command line's `fit`, `validate` and `test`.
+"""Mutual information in Lightning: callbacks, intervals, and the command line's `fit`, `validate`
+and `test`.
 
 Needs ``pip install "mi-metrics[lightning]"``. The metrics, losses and samplers themselves work
 without Lightning.
@@ -31,10 +32,12 @@ from mi_metrics.moved import forwarding
 require("lightning", "lightning", "Callbacks and commands of Lightning")
 
 from mi_metrics.lightning.callbacks import EpochTable, JointDistributionLogger  # noqa: E402
+from mi_metrics.lightning.intervals import log_interval  # noqa: E402
 
 __all__ = [
     "EpochTable",
     "JointDistributionLogger",
+    "log_interval",
 ]
 
 __getattr__ = forwarding(__name__)

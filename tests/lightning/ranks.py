@@ -20,8 +20,8 @@ from torch import distributed as dist
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 from torchmetrics import MetricCollection
 
-from mi_metrics import UnpaddedDistributedSampler
-from mi_metrics.lightning import JointDistributionLogger
+from mi_metrics import BinnedMutualInformation, UnpaddedDistributedSampler
+from mi_metrics.lightning import JointDistributionLogger, log_interval
 from tests.lightning.modules import LIGHTNING_WARNINGS, QUIET, estimators
 
 # Odd: a sampler that pads would repeat an image.
@@ -100,6 +100,21 @@ class Scaling(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), self.learning_rate)
 
 
+class Bounded(Scaling):
+    """Logs a value with the ends of its interval."""
+
+    def __init__(self, learning_rate: float) -> None:
+        super().__init__(learning_rate)
+        self.val_mi = BinnedMutualInformation(5)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x, y = batch
+        self.val_mi.update(self.factor * x, y)
+
+    def on_validation_epoch_end(self) -> None:
+        log_interval(self, "val/mi", self.val_mi, num_resamples=99, prog_bar=True)
+
+
 def run(folder: Path, processes: int) -> dict[str, list[Values]]:
     """Return what is logged in each epoch, by name of the run."""
 
@@ -121,6 +136,14 @@ def run(folder: Path, processes: int) -> dict[str, list[Values]]:
         "all": trainer().validate(Scaling(0.0), Data(), verbose=False),
         "one image": trainer().validate(Scaling(0.0), DataLoader(Stream(), 4), verbose=False),
     }
+
+    interval = Bounded(0.0)
+    results["interval"] = trainer().validate(interval, Data(), verbose=False)
+    results["interval of one image"] = trainer().validate(
+        Bounded(0.0), DataLoader(Stream(), 4), verbose=False
+    )
+    trainer(max_epochs=2).fit(interval, Data())
+    results["intervals"] = interval.logged
 
     # The second epoch is not due to be drawn, but the fit stops after it, because it is no better
     # than the first.

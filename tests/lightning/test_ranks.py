@@ -11,6 +11,7 @@ import torch
 pytest.importorskip("lightning")
 pytest.importorskip("matplotlib")
 
+from mi_metrics import BinnedMutualInformation
 from tests.lightning.modules import estimators, offline
 from tests.lightning.ranks import Scaling, images
 from tests.processes import run
@@ -60,6 +61,23 @@ def test_one_process_logs_what_all_samples_give(one):
     for name, rows in (("all", slice(None)), ("one image", slice(1))):
         expected = offline([(factor * x[rows], y[rows])], "val/")
         assert one[name] == [{key: value.item() for key, value in expected.items()}]
+
+
+def test_intervals_are_those_of_all_samples_on_every_rank_and_in_every_epoch(one, of_two):
+    x, y = images()
+    factor = Scaling(0.0).factor.detach()
+    for name, rows in (("interval", slice(None)), ("interval of one image", slice(1))):
+        metric = BinnedMutualInformation(5)
+        metric.update(factor * x[rows], y[rows])
+        lower, upper = metric.interval(num_resamples=99).tolist()
+        expected = {"val/mi": metric.compute().item()}
+        assert one[name] == [expected | {"val/mi_lower": lower, "val/mi_upper": upper}]
+        assert of_two[name] == one[name]
+    for logged in (one["intervals"], of_two["intervals"]):
+        assert len(logged) == 2
+        for epoch in logged:
+            found = {k: v.item() for k, v in epoch.items() if k.startswith("val/mi")}
+            assert found == one["interval"][0]
 
 
 def exact(epochs):
