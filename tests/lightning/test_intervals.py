@@ -34,7 +34,7 @@ class Evaluation(pl.LightningModule):
     def on_test_epoch_end(self):
         log_interval(self, "alone", self.alone, level=0.9, num_resamples=49, seed=3)
         for name, metric in self.several.items():
-            log_interval(self, name, metric, num_resamples=49, logger=False)
+            log_interval(self, name, metric, num_resamples=49)
 
 
 def two_metrics():
