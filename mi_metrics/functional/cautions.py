@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 Kind = Literal[
     "coarse grid",
+    "constant",
     "copies",
     "crowded",
     "far samples",

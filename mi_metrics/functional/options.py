@@ -59,6 +59,9 @@ NAN_STRATEGIES: tuple[NanStrategy, ...] = get_args(NanStrategy)
 PValueMethod = Literal["g", "permutation"]
 P_VALUE_METHODS: tuple[PValueMethod, ...] = get_args(PValueMethod)
 
+GapKind = Literal["mig", "mig_sup", "modularity"]
+GAP_KINDS: tuple[GapKind, ...] = get_args(GapKind)
+
 Pool = Literal["image", "batch"]
 POOLS: tuple[Pool, ...] = get_args(Pool)
 Reduction = Literal["none", "mean", "sum"]

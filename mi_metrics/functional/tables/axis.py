@@ -292,7 +292,7 @@ def data_axis(
 def interval_axis(lo: Tensor, hi: Tensor, bins: Tensor, margin: float) -> Axis:
     """Return the axis of ranges ``(R, 1)`` that were taken from data."""
     most = int(bins.max())
-    if bool((torch.maximum(lo.abs(), hi.abs()) < _limit(lo.dtype, most)).all()):
+    if not bool(is_wide(lo, hi, most).any()):
         return _axis(lo, hi, bins, margin, None)
     return scaled_axis(lo.double(), hi.double(), bins, most, margin)
 
@@ -301,10 +301,15 @@ def scaled_axis(lo: Tensor, hi: Tensor, bins: Tensor, most: int, margin: float =
     """:func:`interval_axis` of float64 ranges and at most ``most`` bins, without reading anything
     from the device.
     """
-    wide = ~(torch.maximum(lo.abs(), hi.abs()) < _limit(lo.dtype, most))
+    wide = is_wide(lo, hi, most)
     # `torch.where(cond, 1.0, 2.0)` returns the default dtype, and in half precision 2**-64 is 0.
     scale = torch.where(wide, lo.new_full((), SCALE), lo.new_full((), 1.0))
     return _axis(lo * scale, hi * scale, bins, margin, scale)
+
+
+def is_wide(lo: Tensor, hi: Tensor, bins: int) -> Tensor:
+    """Return which ranges have so large numbers that arithmetic in their dtype may overflow."""
+    return ~(torch.maximum(lo.abs(), hi.abs()) < _limit(lo.dtype, bins))
 
 
 def _axis(lo: Tensor, hi: Tensor, bins: Tensor, margin: float, scale: Tensor | None) -> Axis:

@@ -125,16 +125,7 @@ class Samples:
         x = self.values[side]
         if self.weights is not None:
             x = x.masked_fill(self.weights == 0, torch.inf)
-        found = torch.ones(x.shape[0], dtype=torch.int64, device=x.device)
-        rows, looked = torch.arange(len(x), device=x.device), LOOK * most
-        while True:
-            # Every so many samples and not the first: sorted data begin with one value.
-            part = x[rows, :: max(1, x.shape[1] // looked)]
-            found[rows] = distinct(ordered(part, None)[0])
-            rows = rows[found[rows] <= most]
-            if looked >= x.shape[1] or not len(rows):
-                return found
-            looked *= GROWTH
+        return number_of_values(x, most)
 
     def uniform(self, side: int, bins: Tensor) -> Axis:
         """See :class:`Pairs`."""
@@ -156,12 +147,12 @@ class Samples:
         Every number of bins that is tried costs a fifth of what a search of all edges does.
         """
         if self._y_ranks is None:
-            order, y_order = (_order(v) for v in self.values)
+            order, y_order = (places_in_order(v) for v in self.values)
             ranks = torch.empty_like(y_order)
             places = torch.arange(ranks.shape[1], device=ranks.device)
             ranks.scatter_(1, y_order, places.expand_as(ranks))
             self._y_ranks = ranks.gather(1, order)
-        x, y = (_bins_by_rank(self.margin(side).values, axis) for side, axis in enumerate(axes))
+        x, y = (bins_by_rank(self.margin(side).values, axis) for side, axis in enumerate(axes))
         code = x.mul_(shape[1]).add_(y.gather(1, self._y_ranks))
         rows, cells = len(code), shape[0] * shape[1]
         code += cells * torch.arange(rows, device=code.device).unsqueeze(1)
@@ -182,7 +173,23 @@ class Samples:
         return taken
 
 
-def _order(values: Tensor) -> Tensor:
+def number_of_values(x: Tensor, most: int) -> Tensor:
+    """Return how many distinct finite values rows ``(R, n)`` hold, ``(R,)``; more than ``most``:
+    any larger number.
+    """
+    found = torch.ones(x.shape[0], dtype=torch.int64, device=x.device)
+    rows, looked = torch.arange(len(x), device=x.device), LOOK * most
+    while True:
+        # Every so many samples and not the first: sorted data begin with one value.
+        part = x[rows, :: max(1, x.shape[1] // looked)]
+        found[rows] = distinct(ordered(part, None)[0])
+        rows = rows[found[rows] <= most]
+        if looked >= x.shape[1] or not len(rows):
+            return found
+        looked *= GROWTH
+
+
+def places_in_order(values: Tensor) -> Tensor:
     """Return the places of rows in ascending order, of equal values in any."""
     if on_cpu(values):
         # As in `ordered`.
@@ -190,7 +197,7 @@ def _order(values: Tensor) -> Tensor:
     return values.argsort(1)
 
 
-def _bins_by_rank(values: Tensor, axis: Axis) -> Tensor:
+def bins_by_rank(values: Tensor, axis: Axis) -> Tensor:
     """Return the bins of ordered values, int64: each is the number of edges that it reaches."""
     assert axis.edges is not None
     start = torch.searchsorted(values.contiguous(), axis.edges)

@@ -66,13 +66,44 @@ class Table(NamedTuple):
 
     def value(self, options: Options) -> Tensor:
         """Return the mutual information of each, ``(r,)``."""
+        bins = torch.stack(self.binned.bins, 1)
+        if not self.binned.automatic or len(bins) == 1:
+            return self._value(options, self.counts, self.effective)
+        # Padded tables would be summed in another order: bits would depend on the batch.
+        value = self.counts.new_empty(len(bins), dtype=torch.float64)
+        for bx, by in sorted(set(map(tuple, bins.tolist()))):
+            rows = ((bins[:, 0] == bx) & (bins[:, 1] == by)).nonzero().squeeze(1)
+            counts = self.counts[rows, :bx, :by].contiguous()
+            effective = None if self.effective is None else self.effective[rows]
+            value = value.index_copy(0, rows, self._value(options, counts, effective))
+        return value
+
+    def _value(self, options: Options, counts: Tensor, effective: Tensor | None) -> Tensor:
         return information(
-            self.counts,
+            counts,
             normalization=options.normalization,
-            bias_correction=options.correction(self.binned, weighted=self.effective is not None),
+            bias_correction=options.correction(self.binned, weighted=effective is not None),
             unit=options.unit,
-            effective_samples=self.effective,
+            effective_samples=effective,
             soft=options.soft,
+        )
+
+    def take(self, row: int) -> "Table":
+        """Return one of the tables."""
+        rows = torch.tensor([row], device=self.counts.device)
+        binned, (bx, by) = self.binned, (int(b[row]) for b in self.binned.bins)
+        counts = self.counts[rows] if not binned.automatic else self.counts[rows, :bx, :by]
+        return Table(
+            binned._replace(
+                rows=binned.rows[rows],
+                pairs=binned.pairs.take(rows),
+                bins=(binned.bins[0][rows], binned.bins[1][rows]),
+                axes=(binned.axes[0].take(rows), binned.axes[1].take(rows)),
+                counts=counts,
+                values_tell_more=binned.values_tell_more[rows],
+            ),
+            counts,
+            None if self.effective is None else self.effective[rows],
         )
 
     def doubts(self, options: Options, most: int) -> Iterator[tuple[Kind, str]]:
