@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test campaign lint doctest package bench figures clean
+.PHONY: demo test campaign lint doctest docs links package bench figures clean
 
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -18,6 +18,10 @@ $(VENV)/.dev: pyproject.toml constraints.txt
 
 $(VENV)/.bench: $(VENV)/.dev
 	$(PIP) --editable '.[dev,bench]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	$(PIP) --editable '.[dev,docs]'
 	touch $@
 
 demo: $(VENV)/.demo
@@ -36,7 +40,15 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 
 doctest: $(VENV)/.dev
-	$(BIN)/pytest --doctest-modules mi_metrics --doctest-glob=README.md README.md
+	$(BIN)/pytest --doctest-modules mi_metrics --doctest-glob='*.md' README.md docs/*.md
+
+# The site, in docs/_build/html; a warning is an error.
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -W --keep-going --quiet docs docs/_build/html
+
+# Whether the addresses that the site links answer; needs the network.
+links: $(VENV)/.docs
+	$(BIN)/sphinx-build -b linkcheck docs docs/_build/links
 
 # The wheel in an environment of its own: without extras, then with each.
 package: $(VENV)/.dev
@@ -47,7 +59,7 @@ package: $(VENV)/.dev
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
 
-# What the README and the notebooks show.
+# What the README, the site and the notebooks show.
 figures: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.accuracy --write
 	rm -rf runs/study
@@ -58,4 +70,4 @@ figures: $(VENV)/.dev
 	$(BIN)/ruff format notebooks
 
 clean:
-	rm -rf $(VENV) runs dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) runs dist build docs/_build docs/_made .pytest_cache .mypy_cache .ruff_cache .hypothesis

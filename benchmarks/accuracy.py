@@ -1,8 +1,8 @@
-"""The README's tables of accuracy, made and kept true: ``python -m benchmarks.accuracy [--write]``.
+"""The site's tables of accuracy, made and kept true: ``python -m benchmarks.accuracy [--write]``.
 
 Means over the draws, in nats, beside the closed form. scikit-learn is its nearest-neighbour
-estimate ``mutual_info_regression`` with k = 3. The earlier figures are those that the library whose
-experiment the study repeats has published, rerun where it published none.
+estimate ``mutual_info_regression`` with k = 3. The figures of torch_mi, the PyTorch library whose
+experiment the study repeats, are those that it has published, rerun where it published none.
 """
 
 import argparse
@@ -19,14 +19,14 @@ from mi_metrics.commands import study
 from mi_metrics.distributions import DISTRIBUTIONS
 from mi_metrics.settings import ESTIMATORS
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "accuracy.md"
 
 # Of continuous samples, "quantile-bins" has the values of "bins".
 SHOWN = [estimator for name, estimator in ESTIMATORS.items() if name != "quantile-bins"]
 
-# The published means by N, of nearest neighbours, kernels and bins, at r = 0 and r = 0.99, where
-# there are any.
-EARLIER = {
+# torch_mi's published means by N, of nearest neighbours, kernels and bins, at r = 0 and r = 0.99,
+# where there are any.
+PUBLISHED = {
     100: ((0.0265, 0.1480, 1.0148), None),
     361: ((0.0212, 0.1256, 0.3906), (1.9696, 1.4138, 1.7258)),
     1296: ((0.0075, 0.0998, 0.1263), (1.9822, 1.6627, 1.6878)),
@@ -46,13 +46,13 @@ def scikit_learn(x: Tensor, y: Tensor) -> Tensor:
 
 
 def study_rows() -> list[list[str]]:
-    """Return some of the study's points, of its samples: truth, ours, scikit-learn's and the
-    earlier figures.
+    """Return some of the study's points, of its samples: truth, ours, scikit-learn's and
+    torch_mi's figures.
     """
     rows = []
     truths = study.truths()
     for i, truth in enumerate((truths[0], truths[-1])):
-        for n, published in EARLIER.items():
+        for n, published in PUBLISHED.items():
             earlier = published[i] or (None, None, None)
             x, y = study.draw("gaussian", truth, n, study.DRAWS, 0)
             estimators = (*SHOWN, scikit_learn)
@@ -79,7 +79,7 @@ TABLES: dict[str, tuple[list[str], Callable[[], list[list[str]]]]] = {
     "study": (
         [
             *("r", "N", "truth", *TITLES, "scikit-learn"),
-            *(f"earlier: {title}" for title in TITLES),
+            *(f"torch_mi: {title}" for title in TITLES),
         ],
         study_rows,
     ),
@@ -119,18 +119,18 @@ def _mean(estimator: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor) -
 
 
 def main() -> None:
-    """Print the tables, and write them into the README on request."""
+    """Print the tables, and write them into the page on request."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="write the tables into README.md")
+    parser.add_argument("--write", action="store_true", help="write the tables into the page")
     write = parser.parse_args().write
     torch.set_num_threads(1)
     for name in TABLES:
         made = table(name)
         print(f"\n{made}", flush=True)
         if write:
-            text = README.read_text()
+            text = PAGE.read_text()
             start, end = section(name, text).span(1)
-            README.write_text(text[:start] + made + text[end:])
+            PAGE.write_text(text[:start] + made + text[end:])
 
 
 if __name__ == "__main__":

@@ -24,14 +24,14 @@ from typing import NamedTuple
 NAMES = ("host0", "host1")
 ADDRESSES = ("10.213.57.1", "10.213.57.2")
 CARD = "eth0"
-SCRIPT = Path(__file__).with_name("evaluate.py")
+SCRIPT = Path(__file__).parents[1] / "examples" / "evaluate_on_many_hosts.py"
 TORCHRUN = [
     "--nnodes=2",
     "--nproc-per-node=2",
     "--rdzv-backend=c10d",
     f"--rdzv-endpoint={NAMES[0]}:29500",
     "--rdzv-id=evaluation",
-    "campaigns/evaluate.py",
+    "examples/evaluate_on_many_hosts.py",
 ]
 # Seconds for a whole run, in which processes start and, where one is lost, the others wait for it.
 LIMIT = 120

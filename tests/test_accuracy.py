@@ -1,4 +1,4 @@
-"""The README's tables of accuracy are what the code gives."""
+"""The site's tables of accuracy are what the code gives."""
 
 import re
 
@@ -23,8 +23,8 @@ def is_number(cell):
 
 
 @pytest.mark.parametrize("name", accuracy.TABLES)
-def test_the_table_in_the_readme_is_what_the_code_gives(name):
-    shown = cells(accuracy.section(name, accuracy.README.read_text())[1])
+def test_the_table_on_the_page_is_what_the_code_gives(name):
+    shown = cells(accuracy.section(name, accuracy.PAGE.read_text())[1])
     made = cells(accuracy.table(name))
     assert [[c for c in row if not is_number(c)] for row in shown] == [
         [c for c in row if not is_number(c)] for row in made
