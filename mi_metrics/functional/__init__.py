@@ -1,6 +1,7 @@
 """Tensors in, tensors out: estimators of mutual information without state."""
 
 from mi_metrics.functional.binned import binned_joint, binned_mutual_information
+from mi_metrics.functional.conditional import binned_conditional_mutual_information
 from mi_metrics.functional.gap import mutual_information_gap
 from mi_metrics.functional.gaussian import gaussian_mutual_information
 from mi_metrics.functional.inference import (
@@ -15,6 +16,7 @@ from mi_metrics.functional.information import (
 )
 from mi_metrics.functional.kde import kde_joint, kde_mutual_information
 from mi_metrics.functional.knn import knn_mutual_information
+from mi_metrics.functional.knn_conditional import knn_conditional_mutual_information
 from mi_metrics.functional.knn_permutations import knn_p_value
 from mi_metrics.functional.matrix import (
     mutual_information_matrix,
@@ -23,6 +25,7 @@ from mi_metrics.functional.matrix import (
 from mi_metrics.functional.reliability import knn_reliability
 
 __all__ = [
+    "binned_conditional_mutual_information",
     "binned_joint",
     "binned_mutual_information",
     "confidence_interval",
@@ -31,6 +34,7 @@ __all__ = [
     "independence_p_value",
     "kde_joint",
     "kde_mutual_information",
+    "knn_conditional_mutual_information",
     "knn_mutual_information",
     "knn_p_value",
     "knn_reliability",

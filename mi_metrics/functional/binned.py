@@ -25,7 +25,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.cautions import Kind, caution_each
+from mi_metrics.functional.cautions import caution_each
 from mi_metrics.functional.information import check_options
 from mi_metrics.functional.options import (
     KERNELS,
@@ -170,21 +170,12 @@ def binned_mutual_information(
         unit=unit,
     )
     rows = _rows(x, y, weights, options)
-    value: Tensor | None = None
-    found: dict[Kind, str] = {}
     # Twice the bins can be told apart, but in the cells that a metric keeps of known ranges.
     most = MOST_BINS if options.ranges else 2 * MOST_BINS
-    for table in _tables(rows, options):
-        for kind, message in table.doubts(options, most):
-            found.setdefault(kind, message)
-        part = table.value(options)
-        if value is None:
-            value = part.new_empty(x.shape[:-1].numel())
-        value = value.index_copy(0, table.binned.rows.to(part.device), part)
+    value, found = views.answers(_tables(rows, options), options, x.shape[:-1], most)
     # Samples that are not finite have been refused by now.
     caution_each(outside_doubt(rows, options.ranges) | found)
-    assert value is not None
-    return value.reshape(x.shape[:-1])
+    return value
 
 
 @hints_keywords

@@ -297,6 +297,11 @@ def information(
     return ratio(normalization, numerator, denominator, constant)
 
 
+def entropy(counts: Tensor) -> Tensor:
+    """Return the plug-in entropy of counts ``(..., B)`` in nats; NaN without samples."""
+    return _plug_in(counts / counts.sum(-1, keepdim=True), 1)
+
+
 def check_options(
     normalization: str, bias_correction: str, unit: str, *, whole: bool = False
 ) -> None:

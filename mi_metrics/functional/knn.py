@@ -20,16 +20,15 @@ is read from integer histograms of the counts, whose sum has an order of its own
 
 from typing import Any
 
-import numpy as np
 import torch
-from scipy.special import psi
 from torch import Tensor
 
 from mi_metrics.functional.cautions import Kind, caution_each
 from mi_metrics.functional.neighbors.candidates import nearest_apart
+from mi_metrics.functional.neighbors.digamma import mean_psi, of_coincident
 from mi_metrics.functional.neighbors.doubts import LABELS, doubts, few_labels
 from mi_metrics.functional.neighbors.search import Neighborhood, nearest
-from mi_metrics.functional.neighbors.steps import argsort, take
+from mi_metrics.functional.neighbors.steps import argsort
 from mi_metrics.functional.neighbors.ties import Samples, tell_apart
 from mi_metrics.functional.neighbors.within import range_counts, strict_counts
 from mi_metrics.functional.options import (
@@ -354,24 +353,13 @@ def _mean_psi(
 ) -> float:
     """Return ψ(N) + ⟨ψ(joint) − ψ(n_x) − ψ(n_y)⟩: the counts given for the samples that are apart,
     those of coincidences for the others.
-
-    Only how often each count occurs enters, as integers: the sum does not depend on the order of
-    the samples, nor on how it is divided among threads, and what cancels cancels exactly.
     """
     n = len(samples.x)
-    tally = torch.zeros(n + 1, dtype=torch.int64, device=joint.device)
-    tally[n] = n
     given = [(1, joint), (-1, n_x), (-1, n_y)]
     if apart is not None:
         copies = samples.same_row, samples.same_x, samples.same_y
-        for sign, counts in zip((1, -1, -1), copies, strict=True):
-            # All samples less those that are apart leave the coincident ones.
-            given += [(sign, counts), (-sign, take(counts, apart))]
-    for sign, counts in given:
-        tally += sign * torch.bincount(counts, minlength=n + 1)
-    occurrences = tally.cpu().numpy()
-    (count,) = occurrences.nonzero()
-    return float(np.sum(occurrences[count] * psi(count.astype(np.float64)))) / n
+        given += of_coincident(zip((1, -1, -1), copies, strict=True), apart)
+    return mean_psi(n, [*given, (1, torch.full_like(samples.same_row, n))])
 
 
 def check_standardize(value: Any) -> None:

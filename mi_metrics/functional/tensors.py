@@ -113,10 +113,11 @@ def check_values(name: str, values: Tensor) -> None:
         )
 
 
-def check_finite(x: Tensor, y: Tensor) -> None:
+def check_finite(x: Tensor, y: Tensor, z: Tensor | None = None) -> None:
     """Refuse NaN and infinite samples, and such as have no values at all."""
     check_values("x", x)
-    for name, values in (("x", x), ("y", y)):
+    named = {"x": x, "y": y} if z is None else {"x": x, "y": y, "z": z}
+    for name, values in named.items():
         # The sum shows every NaN and infinity, in a quarter of the time; where it merely
         # overflowed, count.
         if not values.is_floating_point() or bool(values.detach().sum().isfinite()):

@@ -16,6 +16,10 @@ accident, and would be noise for labels, which is why those are counted.
 x is moved by the place among the rows sorted by (x, y), y by that among the rows sorted by (y, x),
 where copies of one row are numbered backwards. The two are independent, also for y = x, and trade
 places when x and y do: I(x, y) = I(y, x) to the bit.
+
+Of three variables, x is moved by the place among the rows sorted by (x, y, z), y by that among the
+rows sorted by (y, x, z), and z by a hash of both that knows no order: I(x, y | z) = I(y, x | z) to
+the bit.
 """
 
 from typing import NamedTuple
@@ -88,6 +92,75 @@ def tell_apart(
         for variable, place in zip(scaled([x, y][: len(places)], standardize), places, strict=True)
     ]
     return Samples(moved[0], y.T if discrete_y else moved[1], same_row, same_x, same_y, row_start)
+
+
+class Triples(NamedTuple):
+    """Samples of three variables in lexicographic order, told apart.
+
+    Attributes:
+        x: Scaled and moved coordinates of x, float64 ``(N, d_x)``.
+        y: The same of y, ``(N, d_y)``.
+        z: The same of z, ``(N, d_z)``.
+        given: The coordinates of each as they were given, ``(d, N)``.
+        same_row: How many samples have the x, y and z of each, itself included, int64 ``(N,)``.
+        first: The place of the first of these, int64 ``(N,)``.
+    """
+
+    x: Tensor
+    y: Tensor
+    z: Tensor
+    given: tuple[Tensor, Tensor, Tensor]
+    same_row: Tensor
+    first: Tensor
+
+
+def tell_triples_apart(
+    rows: Tensor, dims: tuple[int, int, int], standardize: Standardize
+) -> Triples | None:
+    """Sort, scale and move samples of three variables.
+
+    Args:
+        rows: Finite float64 samples ``(N, d_x + d_y + d_z)``, in any order.
+        dims: d_x, d_y and d_z.
+        standardize: How coordinates are scaled, see :func:`scaling.scaled`.
+
+    Returns:
+        The samples, or None if x or y is constant.
+    """
+    columns = (rows + 0.0).T.contiguous()
+    order = lexicographic_order(list(columns))
+    columns = torch.stack([take(column, order) for column in columns])
+    x, y, z = torch.split(columns, list(dims))
+    if any(bool((v == v[:, :1]).all()) for v in (x, y)):
+        return None
+    place_x = torch.arange(len(order), device=order.device)
+    row_start = run_starts(list(columns))
+    same_row = run_lengths(row_start)
+    by_y = lexicographic_order([*y, *x, *z], 2 * row_start + same_row - 1 - place_x)
+    place_y = torch.empty_like(place_x)
+    place_y[by_y] = place_x
+    # A sum that wraps around: x and y may trade places.
+    place_z = mix(mix(place_x) + mix(place_y))
+    moved = [
+        torch.stack([_moved(*pair, place) for pair in enumerate(variable)], 1)
+        for variable, place in zip(
+            scaled([x, y, z], standardize), (place_x, place_y, place_z), strict=True
+        )
+    ]
+    return Triples(moved[0], moved[1], moved[2], (x, y, z), same_row, row_start)
+
+
+def groups(columns: list[Tensor]) -> Tensor:
+    """Return a number for each row of a table that equal rows share, int64 ``(N,)``."""
+    order = lexicographic_order(columns)
+    group = torch.empty_like(order)
+    group[order] = run_starts([take(column, order) for column in columns])
+    return group
+
+
+def multiplicity(columns: list[Tensor]) -> Tensor:
+    """Return how many rows of a table equal each, itself included, int64 ``(N,)``."""
+    return run_lengths(groups(columns))
 
 
 def _moved(number: int, coordinate: Coordinate, place: Tensor) -> Tensor:

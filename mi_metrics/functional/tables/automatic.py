@@ -20,16 +20,17 @@ References:
     using mean square error minimization" (2018), doi:10.1016/j.patrec.2017.11.007.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.information import information
+from mi_metrics.functional.information import entropy, information
 from mi_metrics.functional.options import check_cells
 from mi_metrics.functional.tables.axis import Axis
 from mi_metrics.functional.tables.chance import expected_information, poisson_information
+from mi_metrics.functional.tables.conditions import averaged
 from mi_metrics.functional.tables.pairs import Pairs
 from mi_metrics.functional.tables.sampling import alone, analytic_bias
 
@@ -79,11 +80,25 @@ class Binned(NamedTuple):
     counts: Tensor
     automatic: bool
     values_tell_more: Tensor  # (r,) bool: a bin per value would show more than these bins do
+    by_condition: Tensor | None = None  # (r, K, B_x, B_y), whose sum `counts` are
 
     @property
     def shape(self) -> tuple[int, int]:
         """The size of the tables."""
         return self.counts.shape[1], self.counts.shape[2]
+
+    @property
+    def tables(self) -> Tensor:
+        """The tables ``(r, B_x, B_y)``, or ``(r, K, B_x, B_y)`` under K conditions."""
+        return self.counts if self.by_condition is None else self.by_condition
+
+    def measured(self, measure: Callable[..., Tensor]) -> Tensor:
+        """Return a measure of tables and their numbers of samples, ``(r,)``; under conditions its
+        mean over samples.
+        """
+        if self.by_condition is None:
+            return measure(self.counts, self.pairs.size)
+        return averaged(lambda t: measure(t, t.sum((1, 2)).double()), self.by_condition)
 
     @property
     def correction(self) -> str:
@@ -162,11 +177,27 @@ def automatic_number(pairs: Pairs, kinds: Kinds, most: int) -> Tensor:
     if coarse == ("values", "values"):
         return b
     for again in (False, True):
-        found = number_of_bins(n, _dependence(_binned(pairs, b, coarse, b, b).counts, n), top)
+        found = number_of_bins(n, _dependence(_binned(pairs, b, coarse, b, b)), top)
         if bool((found <= b).all()):
             break
         b = torch.maximum(b, found) if again else found
-    return b
+    return _for_each_condition(_binned(pairs, b, coarse, b, b), b, most)
+
+
+def _for_each_condition(binned: Binned, b: Tensor, most: int) -> Tensor:
+    """Return the numbers of bins of which each condition has ``b``, where conditions lie apart:
+    times e to the information that x and y have about the condition, on average.
+    """
+    tables = binned.by_condition
+    if tables is None:
+        return b
+    shared = torch.zeros_like(binned.pairs.size)
+    sides = [side for side, kind in enumerate(binned.kinds) if kind != "values"]
+    for side in sides:
+        under = averaged(lambda t, side=side: entropy(t.sum(2 - side)), tables)  # type: ignore[misc]
+        shared += (entropy(binned.counts.sum(2 - side)) - under).clamp_min(0) / len(sides)
+    top = (tables.sum((1, 2, 3)) / SAMPLES_PER_BIN).floor().clamp(2, min(MOST_BINS, most))
+    return (b * shared.nan_to_num().exp()).round().minimum(top.double()).long().maximum(b)
 
 
 def _of_given_number(
@@ -213,36 +244,35 @@ def _of_automatic_number(
     pairs = pairs.take(rest)
     b = automatic_number(pairs, base, most)
     pooled = _binned(pairs, rows[rest], base, b, b)
-    more = _carries_more(each.counts[rest], pooled.counts, pairs.size)
+    more = _carries_more(each.tables[rest], pooled)
     yield pooled._replace(values_tell_more=more)
 
 
 def _worth_it(each: Binned) -> Tensor:
     """Return where a bin per value needs no more cells than bins would, or is well sampled."""
     n = each.pairs.size
-    values = information(each.counts)
-    bias = analytic_bias(each.counts, n)
+    values = averaged(information, each.tables)
+    bias = each.measured(analytic_bias)
     sampled = bias <= (SHARE_OF_VALUE * values).clamp_min(LITTLE_BIAS)
-    sampled &= alone(each.counts, n) <= FEW_ALONE
+    sampled &= each.measured(alone) <= FEW_ALONE
     bx, by = each.bins
     if each.kinds == ("values", "values"):
         # By the table's own dependence: the order of the values plays no part.
-        q = _dependence(each.counts, n)
+        q = _dependence(each)
         return sampled | (bx * by <= number_of_bins(n, q, torch.full_like(bx, MOST_BINS)) ** 2)
     return sampled | (bx <= by if each.kinds[0] == "values" else by <= bx)
 
 
-def _carries_more(each: Tensor, pooled: Tensor, n: Tensor) -> Tensor:
+def _carries_more(each: Tensor, pooled: Binned) -> Tensor:
     """Return where tables of a bin per value tell more, beyond chance, than tables of bins do,
     ``(R,)`` bool.
     """
-    beyond = information(each) - BEYOND_BINS
-    beyond -= information(pooled, bias_correction="miller_madow", effective_samples=n)
+    beyond = averaged(information, each) - BEYOND_BINS - pooled.measured(_corrected)
     # The exact expectation of 256 x 256 values takes half a second, and most cases are clear.
-    rows = (beyond >= poisson_information(each) - SLACK).nonzero().squeeze(1)
+    rows = (beyond >= averaged(poisson_information, each) - SLACK).nonzero().squeeze(1)
     result = torch.zeros(len(each), dtype=torch.bool, device=each.device)
     if len(rows):
-        result[rows] = beyond[rows] >= expected_information(each[rows])
+        result[rows] = beyond[rows] >= averaged(expected_information, each[rows])
     return result
 
 
@@ -293,10 +323,13 @@ def _settled(kinds: Kinds, kind: str) -> Kinds:
     return x, y
 
 
-def _dependence(counts: Tensor, n: Tensor) -> Tensor:
+def _corrected(counts: Tensor, n: Tensor) -> Tensor:
+    return information(counts, bias_correction="miller_madow", effective_samples=n)
+
+
+def _dependence(binned: Binned) -> Tensor:
     """Return the squared correlation of a Gaussian pair with the information of tables."""
-    corrected = information(counts, bias_correction="miller_madow", effective_samples=n)
-    return -torch.expm1(-2 * corrected.clamp_min(0))
+    return -torch.expm1(-2 * binned.measured(_corrected).clamp_min(0))
 
 
 def _binned(
@@ -324,13 +357,16 @@ def _binned(
     cells = shape or (int(bins[0].max()), int(bins[1].max()))
     tables = len(rows)
     check_cells(f"{tables} tables of {cells[0]} x {cells[1]} bins", tables * cells[0] * cells[1])
+    counts = pairs.count((axes[0], axes[1]), cells)
+    conditional = counts.ndim == 4
     return Binned(
         rows,
         pairs,
         kinds,
         (bins[0], bins[1]),
         (axes[0], axes[1]),
-        pairs.count((axes[0], axes[1]), cells),
+        counts.sum(1) if conditional else counts,
         shape is None,
         torch.zeros_like(rows, dtype=torch.bool),
+        counts if conditional else None,
     )

@@ -1,14 +1,20 @@
 """What the bins of a table may hide, as cautions: a kind and a sentence."""
 
+import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from mi_metrics.functional.cautions import Kind
-from mi_metrics.functional.information import information, standard_error
-from mi_metrics.functional.tables.automatic import Binned, rebinned, shared
+from mi_metrics.functional.information import entropy, information, standard_error
+from mi_metrics.functional.stratified import stratified_standard_error
+from mi_metrics.functional.tables.automatic import MOST_BINS, Binned, rebinned, shared
 from mi_metrics.functional.tables.axis import Axis
+from mi_metrics.functional.tables.conditions import (
+    averaged,
+    undersampled_conditions,
+)
 from mi_metrics.functional.tables.pairs import Margin
 from mi_metrics.functional.tables.sampling import alone, undersampled
 
@@ -16,6 +22,8 @@ NAMES = ("x", "y")
 # "rising": twice the bins add so much in nats, as a share of the value and in standard errors,
 # while no more than this share of samples is alone in its cell there.
 RISE, RISE_SHARE, RISE_ERRORS, RISE_ALONE = 0.05, 0.05, 3, 0.1
+# So many bins are too few to see dependence under a condition.
+FEW_UNDER_A_CONDITION = 3
 
 Doubt = tuple[Kind, str]
 
@@ -33,12 +41,14 @@ def doubts(
             "rising".
         soft: Whether the values come from a soft kernel, whose table has other cells.
     """
-    message = None if soft else undersampled(binned.counts, correction, effective)
+    message = None if soft else _undersampled(binned, correction, effective)
     if message:
         yield "undersampled", message
+    few = message is not None
     if message := shared_bins(binned):
         yield "shared bins", message
-    if binned.pairs.valued and (message := crowded(binned)):
+    apart = None if few or not binned.pairs.valued else lying_apart(binned)
+    if binned.pairs.valued and (message := crowded(binned) or apart):
         yield "crowded", message
     # Weights have no samples to count: a cell of one may look like a cell of several.
     whole = effective is None and not soft
@@ -102,6 +112,26 @@ def crowded(binned: Binned) -> str | None:
     return None
 
 
+def lying_apart(binned: Binned) -> str | None:
+    """Say that conditions lie so far apart that each has too few of the bins, which all share."""
+    if binned.by_condition is None:
+        return None
+    for side, name in enumerate(NAMES):
+        whole = entropy(binned.counts.sum(2 - side))
+        each = averaged(lambda t, side=side: entropy(t.sum(2 - side)), binned.by_condition)  # type: ignore[misc]
+        found = (each < math.log(FEW_UNDER_A_CONDITION)) & (whole - each > math.log(2))
+        # Of few values, the condition may well tell which.
+        found &= binned.pairs.number(side, MOST_BINS) > MOST_BINS
+        if bool(found.any()):
+            return (
+                f"Under a condition most samples of `{name}` lie in less than three bins, since "
+                "conditions lie apart and share the bins, so the value is too small. Subtract from "
+                f"`{name}` its mean under each condition, which changes nothing else, or give more "
+                "bins."
+            )
+    return None
+
+
 def _few_bins(shares: Tensor, bins: Tensor) -> Tensor:
     """Return where one bin holds more than half, or a few of many hold nearly all, ``(R,)``."""
     # One of a few bins holds more than half, whatever the data. The inverse of the sum of squares
@@ -143,13 +173,16 @@ def rising(binned: Binned, most: int) -> str | None:
         > most
     ):
         return None
-    n = binned.pairs.size
-    doubled = rebinned(binned, 2).counts
-    before, after = map(_cautious, (binned.counts, doubled))
-    error = standard_error(binned.counts).clamp_min(1e-300)
+    doubled = rebinned(binned, 2)
+    before, after = (averaged(_cautious, b.tables) for b in (binned, doubled))
+    error = (
+        standard_error(binned.counts)
+        if binned.by_condition is None
+        else stratified_standard_error(binned.by_condition)
+    ).clamp_min(1e-300)
     rise = after - before
     found = (rise > RISE_ERRORS * error) & (rise > RISE) & (rise > RISE_SHARE * before)
-    found &= alone(doubled, n) <= RISE_ALONE
+    found &= doubled.measured(alone) <= RISE_ALONE
     if not bool(found.any()):
         return None
     worst = int(torch.where(found, rise, 0).argmax())
@@ -158,6 +191,12 @@ def rising(binned: Binned, most: int) -> str | None:
         "small by more than that. Give more bins (`num_bins`), or rely on "
         "knn_mutual_information for continuous variables."
     )
+
+
+def _undersampled(binned: Binned, correction: str, effective: Tensor | None) -> str | None:
+    if binned.by_condition is None:
+        return undersampled(binned.counts, correction, effective)
+    return undersampled_conditions(binned.by_condition, correction)
 
 
 def _cautious(counts: Tensor) -> Tensor:

@@ -82,7 +82,9 @@ class Pairs(Protocol):
         """Return bins of equal width; their numbers are ``(R, 1)``."""
 
     def count(self, axes: tuple[Axis, Axis], shape: tuple[int, int]) -> Tensor:
-        """Return the tables ``(R, B_x, B_y)`` of the hard kernel."""
+        """Return the tables ``(R, B_x, B_y)`` of the hard kernel, or ``(R, K, B_x, B_y)`` under K
+        conditions.
+        """
 
     def take(self, rows: Tensor) -> Self:
         """Return some of the pairs."""

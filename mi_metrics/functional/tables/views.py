@@ -8,10 +8,16 @@ from torch import Tensor
 
 from mi_metrics.functional.cautions import Kind
 from mi_metrics.functional.information import information
-from mi_metrics.functional.options import Interval
+from mi_metrics.functional.options import Interval, from_nats
 from mi_metrics.functional.tables.automatic import MOST_BINS, Binned, Choice, choose
 from mi_metrics.functional.tables.axis import Axis, check_binning, data_axis, fixed_axis
 from mi_metrics.functional.tables.bspline import soft_counts
+from mi_metrics.functional.tables.conditions import (
+    LabelledCells,
+    LabelledSamples,
+    conditional_information,
+    soft_conditional_counts,
+)
 from mi_metrics.functional.tables.doubts import doubts
 from mi_metrics.functional.tables.pairs import Cells, Pairs, Samples
 
@@ -56,8 +62,8 @@ class Options(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Joint tables ``(r, B_x, B_y)`` of pairs with bins of one kind; ``effective`` is the effective
-    number of weighted samples, ``(r,)``.
+    """Joint tables of pairs with bins of one kind, ``(r, B_x, B_y)``, or ``(r, K, B_x, B_y)`` under
+    K conditions; ``effective`` is the effective number of weighted samples, ``(r,)``.
     """
 
     binned: Binned
@@ -73,16 +79,20 @@ class Table(NamedTuple):
         value = self.counts.new_empty(len(bins), dtype=torch.float64)
         for bx, by in sorted(set(map(tuple, bins.tolist()))):
             rows = ((bins[:, 0] == bx) & (bins[:, 1] == by)).nonzero().squeeze(1)
-            counts = self.counts[rows, :bx, :by].contiguous()
+            counts = self.counts[rows, ..., :bx, :by].contiguous()
             effective = None if self.effective is None else self.effective[rows]
             value = value.index_copy(0, rows, self._value(options, counts, effective))
         return value
 
     def _value(self, options: Options, counts: Tensor, effective: Tensor | None) -> Tensor:
+        correction = options.correction(self.binned, weighted=effective is not None)
+        if counts.ndim == 4:
+            value = conditional_information(counts, correction, soft=options.soft)
+            return from_nats(value, options.unit)
         return information(
             counts,
             normalization=options.normalization,
-            bias_correction=options.correction(self.binned, weighted=effective is not None),
+            bias_correction=correction,
             unit=options.unit,
             effective_samples=effective,
             soft=options.soft,
@@ -134,8 +144,21 @@ def parse(
     return Options(bins, ranges, kinds, float(clip_quantile), float(margin), kernel, **measure)
 
 
+class Conditions(NamedTuple):
+    """The condition of each sample, int64 ``(R, n)``, of ``number`` that there are."""
+
+    labels: Tensor
+    number: int
+
+
 def tables(
-    x: Tensor, y: Tensor, weights: Tensor | None, options: Options, *, unchecked: bool = False
+    x: Tensor,
+    y: Tensor,
+    weights: Tensor | None,
+    options: Options,
+    *,
+    unchecked: bool = False,
+    conditions: Conditions | None = None,
 ) -> Iterator[Table]:
     """Yield the tables of rows ``(R, n)``, each row once.
 
@@ -146,22 +169,53 @@ def tables(
         rows = slice(start, start + size)
         a, b, w = x[rows], y[rows], None if weights is None else weights[rows]
         effective = None if w is None else w.sum(1).square() / w.square().sum(1)
-        pairs: Pairs = _samples(a, b, w, effective, options, unchecked=unchecked)
+        some = None if conditions is None else conditions._replace(labels=conditions.labels[rows])
+        pairs: Pairs = _samples(a, b, w, effective, options, some, unchecked=unchecked)
         if options.ranges and options.bins is None and not options.soft:
             pairs = fine_cells(pairs, effective)
         for binned in choose(pairs, options.choice()):
             part = binned.rows
-            counts = binned.counts
+            counts = binned.tables
             if options.soft:
-                some = None if w is None else w[part]
-                counts = soft_counts(
-                    a[part], b[part], binned.axes, binned.shape, options.kernel, some
+                u, v, bins = a[part], b[part], binned.shape
+                counts = (
+                    soft_counts(
+                        u, v, binned.axes, bins, options.kernel, None if w is None else w[part]
+                    )
+                    if some is None
+                    else soft_conditional_counts(
+                        u, v, some.labels[part], some.number, binned.axes, bins, options.kernel
+                    )
                 )
             yield Table(
                 binned._replace(rows=part + start),
                 counts,
                 None if effective is None else effective[part],
             )
+
+
+def answers(
+    found: Iterator[Table], options: Options, shape: torch.Size, most: int
+) -> tuple[Tensor, dict[Kind, str]]:
+    """Return the values of all tables in the shape of the pairs, and what is doubtful about them.
+
+    Args:
+        found: What :func:`tables` yields.
+        options: The options of the estimate.
+        shape: The leading dimensions of the samples.
+        most: The most bins that can be told apart.
+    """
+    value: Tensor | None = None
+    said: dict[Kind, str] = {}
+    for table in found:
+        for kind, message in table.doubts(options, most):
+            said.setdefault(kind, message)
+        part = table.value(options)
+        if value is None:
+            value = part.new_empty(shape.numel())
+        value = value.index_copy(0, table.binned.rows.to(part.device), part)
+    assert value is not None
+    return value.reshape(shape), said
 
 
 def fine_cells(pairs: Pairs, effective: Tensor | None = None) -> Cells:
@@ -173,20 +227,21 @@ def fine_cells(pairs: Pairs, effective: Tensor | None = None) -> Cells:
 
 
 def cells_of_ranges(joint: Tensor, effective: Tensor | None = None) -> Cells:
-    """Return the counts ``(R, m_x, m_y)`` in equal cells of known ranges as pairs to be put in
-    bins.
+    """Return the counts ``(R, m_x, m_y)``, or ``(R, K, m_x, m_y)``, in equal cells of known ranges
+    as pairs to be put in bins.
     """
+    shape = joint.shape[-2:]
     places = [
         torch.arange(m, dtype=torch.float64, device=joint.device).expand(len(joint), -1)
-        for m in joint.shape[1:]
+        for m in shape
     ]
     wide = [torch.ones_like(place, dtype=torch.bool) for place in places]
 
     def uniform(side: int, values: Tensor, bins: Tensor, weights: Tensor | None) -> Axis:
         lo = torch.zeros_like(values[:1, :1])
-        return Axis(lo, lo + joint.shape[1 + side], bins.double())
+        return Axis(lo, lo + shape[side], bins.double())
 
-    return Cells(
+    return (Cells if joint.ndim == 3 else LabelledCells)(
         (places[0], places[1]),
         joint,
         (False, False),
@@ -203,6 +258,7 @@ def _samples(
     weights: Tensor | None,
     effective: Tensor | None,
     options: Options,
+    conditions: Conditions | None,
     *,
     unchecked: bool,
 ) -> Samples:
@@ -219,4 +275,6 @@ def _samples(
     ) -> Tensor:
         return soft_counts(a, b, axes, shape, "hard", w)
 
+    if conditions is not None:
+        return LabelledSamples(x, y, uniform, *conditions)
     return Samples(x, y, weights, effective, uniform, weighted, unchecked=unchecked)

@@ -1,0 +1,38 @@
+"""Means of ψ over counts, whose bits do not depend on the order of the samples."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from scipy.special import psi
+from torch import Tensor
+
+from mi_metrics.functional.neighbors.steps import take
+
+# A sign and the count of each sample, ``(N,)``, or of each of some samples.
+Term = tuple[int, Tensor]
+
+
+def mean_psi(n: int, terms: Iterable[Term]) -> float:
+    """Return the sum of ±ψ(counts) over all terms, divided by the number N of samples.
+
+    Only how often each count occurs enters, as integers: the sum does not depend on the order of
+    the samples, nor on how it is divided among threads, and what cancels cancels exactly.
+
+    Args:
+        n: N, the largest count.
+        terms: Signs and counts.
+    """
+    tally = sum(sign * torch.bincount(counts, minlength=n + 1) for sign, counts in terms)
+    assert isinstance(tally, Tensor)
+    occurrences = tally.cpu().numpy()
+    (count,) = occurrences.nonzero()
+    return float(np.sum(occurrences[count] * psi(count.astype(np.float64)))) / n
+
+
+def of_coincident(terms: Iterable[Term], apart: Tensor) -> list[Term]:
+    """Return terms of all samples less those that are apart, which leaves the coincident ones."""
+    found: list[Term] = []
+    for sign, counts in terms:
+        found += [(sign, counts), (-sign, take(counts, apart))]
+    return found
