@@ -41,7 +41,9 @@ def undersampled(
     """Return a message if the value of a hard table says more about N than about the data."""
     table = counts.detach().cpu().double()
     n = None if effective_samples is None else effective_samples.cpu().flatten()
-    return undersampled_message(table.flatten(0, -3), bias_correction, effective_samples=n)
+    return undersampled_message(
+        table.reshape(-1, *table.shape[-2:]), bias_correction, effective_samples=n
+    )
 
 
 def undersampled_message(
