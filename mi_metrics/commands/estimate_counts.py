@@ -1,12 +1,12 @@
-"""The table behind a p-value of `mi-metrics estimate`.
+"""The table behind a p-value of bins in `mi-metrics estimate`.
 
 All of them are read from one occupied-cell grid (:mod:`mi_metrics.states.grid`), so they do not
 depend on chunks.
 """
 
+import torch
 from torch import Tensor
 
-from mi_metrics.functional import independence_p_value
 from mi_metrics.states import grid
 
 # A column with fewer distinct values than one in so many samples does not count as continuous.
@@ -21,28 +21,42 @@ EXPECTED = 5
 LEAST_GROUPS = 3
 
 
-def p_value(cells: grid.Grid) -> float | None:
-    """Return the p-value of the G-test of independence, or None where it could not be relied on.
+def thin_table(
+    cells: grid.Grid, discrete: tuple[bool, bool] = (False, False)
+) -> tuple[Tensor, bool]:
+    """Return a table for a test of independence, and whether the law of G holds for it.
 
-    The tables that estimates come from have so many cells that the law of G does not hold. This one
-    has at most (0.4 N)^(1/3) groups of about equal frequency per axis, equal values in one of them,
-    and fewer (down to 3) where that is what it takes to expect 5 rows in every cell. Groups depend
-    on the marginals only, so that the test keeps its level.
+    The tables that estimates come from have too many cells for that law, and their number follows
+    the dependence. This one has at most (0.4 N)^(1/3) groups of about equal frequency per axis,
+    equal values in one of them, and fewer (down to 3) where that is what it takes to expect 5 rows
+    in every cell. Groups depend on the marginals only, so that a test keeps its level. Categories
+    have a row each.
 
     Args:
         cells: The grid of one pair.
+        discrete: Whether each axis holds categories.
     """
     n = int(cells.joint.sum())
     # A millionth more, so that the root of a cube is not less.
-    for groups in range(
-        max(LEAST_GROUPS, int((CELLS * n) ** (1 / 3) + 1e-6)), LEAST_GROUPS - 1, -1
-    ):
-        rows, columns = (_groups(axis, groups) for axis in (cells.x, cells.y))
-        counts = grid.regroup(cells.joint, rows, columns, (groups, groups))[0]
+    most = max(LEAST_GROUPS, int((CELLS * n) ** (1 / 3) + 1e-6))
+    finest = None
+    for groups in range(most, LEAST_GROUPS - 1, -1):
+        axes = [
+            (torch.arange(axis.counts.shape[1]).unsqueeze(0), axis.counts.shape[1])
+            if labels
+            else (_groups(axis, groups), groups)
+            for axis, labels in zip((cells.x, cells.y), discrete, strict=True)
+        ]
+        (rows, height), (columns, width) = axes
+        counts = grid.regroup(cells.joint, rows, columns, (height, width))[0]
         x, y = counts.sum(1), counts.sum(0)
         if int(x[x > 0].min()) * int(y[y > 0].min()) >= EXPECTED * n:
-            return float(independence_p_value(counts))
-    return None
+            return counts, True
+        finest = counts if finest is None else finest
+        if all(discrete):
+            break
+    assert finest is not None
+    return finest, False
 
 
 def _groups(axis: grid.Axis, groups: int) -> Tensor:

@@ -13,17 +13,12 @@ was computed before, or where.
 import argparse
 import hashlib
 import math
-import multiprocessing
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from collections.abc import Collection, Generator, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 
@@ -40,6 +35,7 @@ from mi_metrics.commands.study_table import (
     writable,
     write,
 )
+from mi_metrics.commands.workers import WorkerError, shared
 from mi_metrics.distributions import DISTRIBUTIONS, Pair
 from mi_metrics.functional.options import require
 from mi_metrics.settings import ESTIMATORS
@@ -48,10 +44,6 @@ from mi_metrics.settings import ESTIMATORS
 MOST = 2**27
 # The information of a Gaussian pair at r = 0.99.
 STRONGEST = -0.5 * math.log(1 - 0.99**2)
-
-
-class WorkerError(RuntimeError):
-    """A process that shares the work can't be started, or has ended before its time."""
 
 
 class Point(NamedTuple):
@@ -139,7 +131,7 @@ def evaluate_all(points: Sequence[Point], workers: int = 1) -> Generator[Row]:
         WorkerError: If one of several processes can't be started, or ends before its time.
     """
     if workers > 1 and len(points) > 1:
-        yield from _shared(points, min(workers, len(points)))
+        yield from shared(evaluate, points, min(workers, len(points)), _prepare)
         return
     if not points:
         return
@@ -157,74 +149,6 @@ def _prepare() -> None:
     x, y = torch.randn(2, 1, 100, generator=torch.Generator().manual_seed(0))
     for estimator in ESTIMATORS.values():
         estimator(x, y)
-
-
-def _work(pipe: Connection) -> None:
-    """Answer points with rows until the other end is closed, be it because its process was
-    killed.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _prepare()
-    with suppress(EOFError, OSError):
-        while True:
-            pipe.send(evaluate(pipe.recv()))
-
-
-def _shared(points: Iterable[Point], workers: int) -> Generator[Row]:
-    # A pool is not used, because its workers outlive a first process that is killed.
-    remaining = iter(points)
-    started: list[tuple[Connection, BaseProcess]] = []
-    try:
-        with _without_interrupts():
-            # Workers are started one by one, so that those before one that can't be started are
-            # ended.
-            for _ in range(workers):
-                started.append(_start())
-        busy = [pipe for pipe, _ in started]
-        for pipe in busy:
-            pipe.send(next(remaining))
-        while busy:
-            for pipe in cast("list[Connection]", wait(busy)):
-                row = pipe.recv()
-                if (point := next(remaining, None)) is None:
-                    busy.remove(pipe)
-                else:
-                    pipe.send(point)
-                yield row
-    except (EOFError, OSError) as error:
-        raise WorkerError(
-            f"Expected {workers} processes to share the work, but one of them could not be started "
-            "or was ended. Where memory is short use fewer, for example --workers 1."
-        ) from error
-    finally:
-        for pipe, process in started:
-            pipe.close()
-            process.terminate()
-            process.join()
-
-
-def _start() -> tuple[Connection, BaseProcess]:
-    context = multiprocessing.get_context("spawn")
-    pipe, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs,), daemon=True)
-    process.start()
-    theirs.close()
-    return pipe, process
-
-
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Start processes that Ctrl-C leaves alone from their first moment; it is this process's to
-    answer.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
 
 
 def run(path: Path, points: Sequence[Point], workers: int = 1) -> list[Row]:
@@ -319,7 +243,8 @@ def main(args: Sequence[str]) -> None:
     except TableError as error:
         parsed.exit(1, f"mi-metrics study: error: {error}\n")
     except WorkerError as error:
-        parsed.exit(1, f"mi-metrics study: error: {error} {continues}\n")
+        fewer = "Where memory is short use fewer, for example --workers 1."
+        parsed.exit(1, f"mi-metrics study: error: {error} {fewer} {continues}\n")
     except KeyboardInterrupt:
         parsed.exit(130, f"\nmi-metrics study: interrupted. {continues}\n")
     print(f"{name}: {DISTRIBUTIONS[name].summary}")

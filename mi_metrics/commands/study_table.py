@@ -4,8 +4,7 @@ after any interruption.
 ``study_DISTRIBUTION.csv`` has one row per estimator, parameter and size, with these columns:
 
 ``estimator``
-    ``bins``, ``quantile-bins``, ``kde`` or ``knn``, see
-    :data:`mi_metrics.commands.study.ESTIMATORS`.
+    ``bins``, ``kde`` or ``knn``, see :data:`mi_metrics.settings.ESTIMATORS`.
 ``r``
     The parameter of the distribution, by its own name: ``theta`` for ``gamma-exponential``,
     ``epsilon`` for ``uniform-noise``, ``r`` for all others.

@@ -9,11 +9,14 @@ import pytest
 import torch
 
 from mi_metrics import cli
-from mi_metrics.commands import columns
+from mi_metrics.commands import arrow_table, estimate_pairs, table
+from mi_metrics.commands.array_table import NPYTable
 from mi_metrics.commands.columns import open_table
-from mi_metrics.commands.estimate import Settings, estimate, main
-from mi_metrics.commands.estimate_counts import p_value
-from mi_metrics.functional import mutual_information, standard_error
+from mi_metrics.commands.estimate import main
+from mi_metrics.commands.estimate_counts import thin_table
+from mi_metrics.commands.estimate_options import parser
+from mi_metrics.commands.estimate_run import find
+from mi_metrics.functional import independence_p_value, mutual_information, standard_error
 from mi_metrics.settings import ESTIMATORS
 from mi_metrics.states import grid
 from tests.cautions import ignore_cautions
@@ -24,7 +27,6 @@ parquet = pytest.importorskip("pyarrow.parquet")
 arrow_csv = pytest.importorskip("pyarrow.csv")
 
 N = 2000
-BINS = ["bins", "quantile-bins"]
 METRICS = {
     name: partial(estimator.metric, nan_strategy="ignore") for name, estimator in ESTIMATORS.items()
 }
@@ -51,7 +53,7 @@ def samples():
         "y": (0.6 * x + 0.8 * y, some),
         "half": ((x + z).astype(np.float32), np.zeros(N, bool)),
         "count": (rng.poisson(np.exp(0.5 * x) * 300), rng.random(N) < 0.2),
-        "flag": (x + z > 0, np.zeros(N, bool)),
+        "sum": (x + y + z, np.zeros(N, bool)),
     }
 
 
@@ -87,6 +89,12 @@ def run(*args):
     main(["estimate", *map(str, args)])
 
 
+def found_in(path, *args):
+    """Return the lines that the command finds."""
+    given = parser().parse_args([str(path), *map(str, args)])
+    return find(open_table(path), given).found
+
+
 def lines(path):
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -106,83 +114,77 @@ class TestValues:
         self, suffix, rows, tmp_path, monkeypatch
     ):
         if rows is not None:
-            monkeypatch.setattr(columns, "ROWS", rows)
-            monkeypatch.setattr(columns, "LEAST_ROWS", rows)
-            monkeypatch.setattr(columns, "BLOCK", 10_000)
+            monkeypatch.setattr(table, "ROWS", rows)
+            monkeypatch.setattr(table, "LEAST_ROWS", rows)
+            monkeypatch.setattr(arrow_table, "BLOCK", 10_000)
         path, tensors = write(tmp_path, suffix)
         names = list(tensors)
         out = tmp_path / "mi.csv"
-        run(
-            path,
-            "--x",
-            *names[:3],
-            "--y",
-            *names[3:],
-            "--estimator",
-            *METRICS,
-            "--unit",
-            "bits",
-            "--out",
-            out,
-        )
+        options = ["--unit", "bits", "--permutations", 0, "--out", out]
+        run(path, "--x", *names[:3], "--y", *names[3:], *options)
         found = lines(out)
         expected = [(x, y, e) for x in names[:3] for y in names[3:] for e in METRICS]
         assert [(line["x"], line["y"], line["estimator"]) for line in found] == expected
         for line in found:
             x, y = tensors[line["x"]], tensors[line["y"]]
             metric = direct(line["estimator"], x, y, unit="bits")
-            # A column of two values has two bins: the sums are the same, and taken in another
-            # order.
-            same = pytest.approx if line["y"] in ("flag", "4") else float
-            assert float(line["mi"]) == same(metric.compute().item())
+            assert float(line["mi"]) == metric.compute().item()
             assert line["unit"] == "bits"
             valid = int((x.isfinite() & y.isfinite()).sum())
             assert (int(line["n"]), int(line["ignored"])) == (valid, N - valid)
-            if line["estimator"] in BINS:
-                assert float(line["standard_error"]) == same(
-                    standard_error(metric.counts(), unit="bits").item()
-                )
-                assert float(line["p_value"]) == p_value(grid.view(metric.table))
-            else:
-                assert (line["standard_error"], line["p_value"]) == ("", "")
+            if line["estimator"] != "bins":
+                assert (line["standard_error"], line["lower"], line["p_value"]) == ("", "", "")
+                continue
+            error = standard_error(metric.counts(), unit="bits").item()
+            assert float(line["standard_error"]) == error
+            assert float(line["upper"]) - float(line["lower"]) == pytest.approx(3.92 * error, 1e-4)
+            thin, holds = thin_table(grid.view(metric.table))
+            assert holds
+            assert float(line["p_value"]) == independence_p_value(thin).item()
         assert {int(line["ignored"]) > 0 for line in found} == {True, False}
 
     @pytest.mark.parametrize("name", METRICS)
     def test_one_estimator_alone_is_the_one_among_others(self, name, tmp_path):
-        table = open_table(write(tmp_path, "parquet")[0])
-        together = estimate(table, [("x", "y")], Settings(("kde", "knn", "bins", "quantile-bins")))
-        (alone,) = estimate(table, [("x", "y")], Settings((name,)))
+        path = write(tmp_path, "parquet")[0]
+        options = ["--x", "x", "--y", "y", "--permutations", 3, "--estimator"]
+        together = found_in(path, *options, "kde", "knn", "bins")
+        (alone,) = found_in(path, *options, name)
         assert alone in together
 
-    @ignore_cautions
-    def test_resolution_and_samples_reach_the_metrics(self, tmp_path):
+    def test_resolution_and_samples_reach_the_estimators(self, tmp_path):
         path, tensors = write(tmp_path, "parquet")
-        found = estimate(
-            open_table(path), [("x", "y")], Settings(tuple(METRICS), resolution=32, max_samples=500)
-        )
-        for line in found:
-            options = {"max_samples": 500} if line.estimator == "knn" else {"resolution": 32}
-            metric = METRICS[line.estimator](**options)
-            metric.update(tensors["x"], tensors["y"])
+        options = ["--x", "x", "--y", "y", "--permutations", 0, "--resolution", 32]
+        found = found_in(path, *options, "--max-samples", 500)
+        for line in found[:2]:
+            metric = direct(line.estimator, tensors["x"], tensors["y"], resolution=32)
             assert line.mi == metric.compute().item()
         assert found[-1].n == 500
         assert found[-1].ignored == found[0].ignored
+        whole = found_in(path, *options)[-1]
+        # A fifth of the rows is as good as all, but for chance.
+        assert found[-1].mi == pytest.approx(whole.mi, abs=0.15)
 
-    @pytest.mark.parametrize("name", ["bins", "quantile-bins"])
-    def test_a_column_of_few_values_has_a_bin_for_each(self, name, tmp_path):
+    def test_standardize_reaches_the_neighbours(self, tmp_path):
+        path, tensors = write(tmp_path, "parquet")
+        options = ["--x", "x", "--y", "half", "--permutations", 0, "--estimator", "knn"]
+        for given, value in (("rank", "rank"), ("false", False), ("joint", "joint")):
+            (line,) = found_in(path, *options, "--standardize", given)
+            metric = direct("knn", tensors["x"], tensors["half"], standardize=value)
+            assert line.mi == metric.compute().item()
+
+    def test_a_column_of_few_values_has_a_bin_for_each(self, tmp_path):
         rng = np.random.default_rng(0)
         x, y = rng.integers(0, 4, 2000), rng.integers(0, 3, 2000)
-        table = np.zeros((4, 3), int)
+        counts = np.zeros((4, 3), int)
         y = np.where(rng.random(2000) < 0.5, np.minimum(x, 2), y)
-        np.add.at(table, (x, y), 1)
+        np.add.at(counts, (x, y), 1)
         # Uneven doses, of which bins of equal width would put three into one.
         np.save(tmp_path / "t.npy", np.stack([np.array([0, 1, 10, 1000])[x], y], 1))
-        (found,) = estimate(open_table(tmp_path / "t.npy"), [("0", "1")], Settings((name,)))
-        # Quantile bins of few values are these values too, but corrected as bins are.
-        correction = {"bins": "none", "quantile-bins": "miller_madow"}[name]
-        counts = torch.from_numpy(table)
-        expected = mutual_information(counts, bias_correction=correction).item()
-        assert found.mi == pytest.approx(expected, abs=1e-12)
+        (found,) = found_in(
+            tmp_path / "t.npy", "--x", "0", "--y", "1", "--estimator", "bins", "--permutations", 0
+        )
+        counts = torch.from_numpy(counts)
+        assert found.mi == pytest.approx(mutual_information(counts).item(), abs=1e-12)
         assert found.standard_error == pytest.approx(standard_error(counts).item(), abs=1e-12)
 
     @pytest.mark.parametrize("given", ["0", "all"])
@@ -195,43 +197,54 @@ class TestValues:
         array = np.random.default_rng(0).standard_normal((100, 2))
         array[0, 0], array[1, 1], array[2] = np.inf, -np.inf, np.nan
         np.save(tmp_path / "t.npy", array)
-        found = estimate(open_table(tmp_path / "t.npy"), [("0", "1")], Settings())
+        found = found_in(tmp_path / "t.npy", "--x", "0", "--y", "1", "--permutations", 0)
         assert {(line.n, line.ignored) for line in found} == {(97, 3)}
 
     def test_a_constant_has_none(self, tmp_path, capsys):
         np.save(tmp_path / "t.npy", np.stack([np.full(100, 3.0), np.arange(100.0)], 1))
-        run(tmp_path / "t.npy", "--x", "0", "--y", "1", "--estimator", *METRICS)
-        table = [line.split() for line in capsys.readouterr().out.splitlines()]
-        assert [row[5] for row in table[1:]] == ["0.000"] * 4
-        assert table[1][6:] == ["0.000", "1.000"]
+        for permutations in (0, 3):
+            run(tmp_path / "t.npy", "--x", "0", "--y", "1", "--permutations", permutations)
+            rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+            assert [row[5] for row in rows[1:]] == ["0.000"] * 3
+            assert rows[1][6:] == ["0.000", "to", "0.000", "1.000"]
+        assert all(row[6:] == rows[1][6:] for row in rows[1:])
 
 
 class TestTable:
     def test_is_aligned_and_names_the_unit(self, tmp_path, capsys):
         path, tensors = write(tmp_path, "parquet")
-        run(path, "--x", "x", "half", "--y", "y", "--unit", "bits")
+        run(path, "--x", "x", "half", "--y", "y", "--unit", "bits", "--permutations", 0)
         out, err = capsys.readouterr()
         header, *rows = out.splitlines()
-        assert header.split() == ["x", "y", "estimator", "N", "ignored", "MI", "(bits)", "±", "p"]
+        names = ["x", "y", "estimator", "N", "ignored", "MI", "(bits)", "95", "%", "interval", "p"]
+        assert header.split() == names
         assert len({len(line.rstrip()) for line in [header, *rows] if "bins" in line}) == 1
         assert [row.split()[:3] for row in rows] == [
             [x, "y", e] for x in ("x", "half") for e in ("bins", "kde", "knn")
         ]
         metric = direct("bins", tensors["x"], tensors["y"], unit="bits")
-        error = standard_error(metric.counts(), unit="bits").item()
+        mi, error = metric.compute().item(), standard_error(metric.counts(), unit="bits").item()
         # Two digits of the standard error, 0.02, are shown.
-        assert rows[0].split()[5:] == [f"{metric.compute():.3f}", f"{error:.3f}", "<0.001"]
+        ends = f"{mi - 1.95996 * error:.3f} to {mi + 1.95996 * error:.3f}"
+        assert " ".join(rows[0].split()[5:]) == f"{mi:.3f} {ends} <0.001"
         assert rows[1].split()[6:] == ["-", "-"]
         assert err == ""
 
-    def test_without_bins_there_is_no_error_bar(self, tmp_path, capsys):
+    def test_every_estimator_has_an_interval_and_a_p_value(self, tmp_path):
         path, _ = write(tmp_path, "parquet")
-        run(path, "--x", "x", "--y", "y", "--estimator", "knn")
-        assert "±" not in capsys.readouterr().out
+        for line in found_in(path, "--x", "x", "--y", "y", "--permutations", 19):
+            assert line.lower < line.mi < line.upper
+            assert line.lower < 0.2231 < line.upper
+            assert line.p_value == 0.05
+
+    def test_without_resamples_only_bins_have_them(self, tmp_path, capsys):
+        path, _ = write(tmp_path, "parquet")
+        run(path, "--x", "x", "--y", "y", "--estimator", "knn", "--permutations", 0)
+        assert "interval" not in capsys.readouterr().out
 
     def test_a_column_is_not_paired_with_itself(self, tmp_path, capsys):
         path, _ = write(tmp_path, "parquet")
-        run(path, "--x", "x", "y", "x", "--y", "y", "--estimator", "bins")
+        run(path, "--x", "x", "y", "x", "--y", "y", "--estimator", "bins", "--permutations", 0)
         assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [
             ["x", "y"]
         ]
@@ -245,9 +258,9 @@ class TestMatrix:
 
     def test_of_all_numeric_columns_is_complete_and_symmetric(self, folder, capsys):
         path, tensors = write(folder, "parquet")
-        table = parquet.read_table(path).append_column("name", pa.array(["a"] * N))
-        parquet.write_table(table, path)
-        run(path, "--matrix", "--estimator", "bins", "quantile-bins", "--out", folder / "mi.csv")
+        parts = parquet.read_table(path).append_column("parts", pa.array([[1]] * N))
+        parquet.write_table(parts, path)
+        run(path, "--matrix", "--estimator", "bins", "kde", "--out", folder / "mi.csv")
         out, err = capsys.readouterr()
         names = list(tensors)
         found = {
@@ -257,7 +270,7 @@ class TestMatrix:
         }
         assert set(found) == {(x, y) for i, x in enumerate(names) for y in names[i + 1 :]}
         first, second, rest = out.split("\n\n")
-        for title, square in (("MI in nats, bins", first), ("MI in nats, quantile-bins", second)):
+        for title, square in (("MI in nats, bins", first), ("MI in nats, kde", second)):
             head, header, *rows = square.splitlines()
             assert head == title
             assert header.split() == names
@@ -288,18 +301,13 @@ class TestMatrix:
     def test_that_is_too_wide_is_a_list_with_the_largest_first(self, folder, capsys, monkeypatch):
         monkeypatch.setenv("COLUMNS", "30")
         path, tensors = write(folder, "parquet")
-        run(path, "--matrix", "--estimator", "quantile-bins", "bins")
+        run(path, "--matrix", "--estimator", "kde", "bins")
         rows = [line.split() for line in capsys.readouterr().out.splitlines()]
         pairs = len(tensors) * (len(tensors) - 1) // 2
-        assert [row[2] for row in rows] == [
-            "estimator",
-            *["quantile-bins"] * pairs,
-            *["bins"] * pairs,
-        ]
-        for part in (rows[1 : pairs + 1], rows[pairs + 1 :]):
-            values = [float(row[5]) for row in part]
-            assert values == sorted(values, reverse=True)
-            assert values[0] > values[-1]
+        assert [row[2] for row in rows] == ["estimator", *["kde", "bins"] * pairs]
+        values = [float(row[5]) for row in rows[1::2]]
+        assert values == sorted(values, reverse=True)
+        assert values[0] > values[-1]
 
     def test_a_pair_without_samples_is_a_gap(self, folder, capsys):
         array = np.random.default_rng(0).standard_normal((50, 3))
@@ -307,8 +315,9 @@ class TestMatrix:
         np.save(folder / "t.npy", array)
         run(folder / "t.npy", "--matrix", "--estimator", "bins", "--out", folder / "mi.csv")
         out, err = capsys.readouterr()
-        assert out.splitlines()[4].split() == ["2", "nan", "nan"]
-        assert "note: bins, 0 and 2; 1 and 2: no row holds a finite number in both\n" in err
+        assert out.splitlines()[4].split() == ["2", "-", "-"]
+        assert "note: 2: all values are missing\n" in err
+        assert "note: bins, 0 and 2; 1 and 2: no row holds a value in both\n" in err
         assert [line["mi"] for line in lines(folder / "mi.csv")][1:] == ["nan", "nan"]
 
 
@@ -324,19 +333,19 @@ def test_help(capsys, monkeypatch):
 
 def test_the_bar_is_for_terminals_and_long_files_only(tmp_path, capsys, monkeypatch):
     path, _ = write(tmp_path, "npy")
-    monkeypatch.setattr(columns, "LEAST_ROWS", 10)
-    monkeypatch.setattr(columns, "ROWS", 10)
+    monkeypatch.setattr(table, "LEAST_ROWS", 10)
+    monkeypatch.setattr(table, "ROWS", 10)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setattr("tqdm.tqdm.monitor_interval", 0)
     monkeypatch.setattr("tqdm.std.time", lambda: 0)
-    run(path, "--x", "0", "--y", "2", "--estimator", "bins")
+    run(path, "--x", "0", "--y", "2", "--estimator", "bins", "--permutations", 0)
     assert "reading" not in capsys.readouterr().err
     clock = iter(range(0, 10**6, 3))
     monkeypatch.setattr("tqdm.std.time", lambda: next(clock))
-    run(path, "--x", "0", "--y", "2", "--estimator", "bins")
+    run(path, "--x", "0", "--y", "2", "--estimator", "bins", "--permutations", 0)
     assert "reading" in capsys.readouterr().err
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
-    run(path, "--x", "0", "--y", "2", "--estimator", "bins")
+    run(path, "--x", "0", "--y", "2", "--estimator", "bins", "--permutations", 0)
     assert capsys.readouterr().err == ""
 
 
@@ -364,8 +373,8 @@ def test_memory_does_not_grow_with_the_file(suffix, tmp_path):
     # Chunks are made small, so that the shorter file has many of them too.
     code = (
         "import sys, torch; torch.set_num_threads(1); "
-        "from mi_metrics.commands import columns, estimate; "
-        "columns.ROWS = columns.LEAST_ROWS = 1 << 15; columns.BLOCK = 1 << 17; "
+        "from mi_metrics.commands import arrow_table, estimate, table; "
+        "table.ROWS = table.LEAST_ROWS = 1 << 15; arrow_table.BLOCK = 1 << 17; "
         "estimate.main(sys.argv[1:]); print(next(line.split()[1] for line in "
         "open('/proc/self/status') if line.startswith('VmHWM')))"
     )
@@ -376,7 +385,7 @@ def test_memory_does_not_grow_with_the_file(suffix, tmp_path):
         path, tensors = write(tmp_path, suffix, {"x": (x, gone), "y": (x + y, gone)})
         sizes.append(path.stat().st_size / 2**20)
         x, y = tensors
-        options = ["--x", x, "--y", y, "--estimator", "bins", "kde"]
+        options = ["--x", x, "--y", y, "--permutations", "0"]
         command = [sys.executable, "-c", code, "estimate", str(path), *options]
         result = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks.append(int(result.stdout.split()[-1]) / 1024)
@@ -384,19 +393,71 @@ def test_memory_does_not_grow_with_the_file(suffix, tmp_path):
     assert peaks[1] - peaks[0] < 20
 
 
+def counting(monkeypatch):
+    """Return a list of the columns of each batch that is read."""
+    read = []
+    original = NPYTable._batches
+
+    def batches(self, names, share, rows):
+        for batch in original(self, names, share, rows):
+            read.append(tuple(names))
+            yield batch
+
+    monkeypatch.setattr(NPYTable, "_batches", batches)
+    return read
+
+
 def test_a_matrix_of_many_columns_reads_each_chunk_once(tmp_path, monkeypatch):
     path, _ = write(tmp_path, "npy")
-    monkeypatch.setattr(columns, "ROWS", 500)
-    monkeypatch.setattr(columns, "LEAST_ROWS", 500)
-    read = []
-    original = columns._NPY._batches
-
-    def counting(self, names, rows):
-        for chunk in original(self, names, rows):
-            read.append(tuple(names))
-            yield chunk
-
-    monkeypatch.setattr(columns._NPY, "_batches", counting)
-    found = estimate(open_table(path), [("0", "1"), ("0", "2"), ("1", "2")], Settings(("bins",)))
+    monkeypatch.setattr(table, "ROWS", 500)
+    monkeypatch.setattr(table, "LEAST_ROWS", 500)
+    read = counting(monkeypatch)
+    found = found_in(path, "--matrix", "0", "1", "2", "--estimator", "bins")
     assert read == [("0", "1", "2")] * math.ceil(N / 500)
     assert min(line.n for line in found) > 0
+
+
+class TestMemory:
+    @pytest.fixture
+    def path(self, tmp_path):
+        return write(tmp_path, "npy")[0]
+
+    def test_pairs_that_do_not_fit_together_are_read_one_after_the_other(self, path, monkeypatch):
+        whole = found_in(path, "--matrix")
+        read = counting(monkeypatch)
+        # Rows, and the grids of three pairs: 2 * 8 * 257^2 bytes each.
+        rows = 5 * 16 * N
+        monkeypatch.setattr(estimate_pairs, "free_memory", lambda: 2 * (rows + 3_200_000))
+        assert found_in(path, "--matrix") == whole
+        assert len(read) == 4
+
+    def test_too_many_readings_are_refused_with_the_arithmetic(self, path, monkeypatch, capsys):
+        monkeypatch.setattr(estimate_pairs, "free_memory", lambda: 2 << 20)
+        with pytest.raises(SystemExit, match="1"):
+            run(path, "--matrix")
+        err = capsys.readouterr().err
+        assert "10 pairs of 5 columns, 1 MiB each" in err
+        assert "where 0.00098 GiB are free" in err
+        assert err.count("\n") == 1
+
+    def test_few_rows_need_few_cells(self, tmp_path, monkeypatch):
+        rng = np.random.default_rng(0)
+        np.save(tmp_path / "t.npy", rng.standard_normal((63, 4)))
+        whole = found_in(tmp_path / "t.npy", "--matrix")
+        monkeypatch.setattr(estimate_pairs, "free_memory", lambda: 2 * (6 * 2 * 8 * 64**2 + 5000))
+        assert found_in(tmp_path / "t.npy", "--matrix") == whole
+        x, y = torch.from_numpy(np.load(tmp_path / "t.npy").T[:2].copy())
+        assert whole[0].mi == direct("bins", x, y).compute().item()
+
+    def test_a_forgotten_transpose_is_refused(self, tmp_path, capsys):
+        np.save(tmp_path / "t.npy", np.zeros((2, 333)))
+        with pytest.raises(SystemExit, match="1"):
+            run(tmp_path / "t.npy", "--matrix")
+        err = capsys.readouterr().err
+        assert "has no more than 2 rows" in err
+        assert "transpose it first" in err
+
+    def test_more_columns_than_rows_are_noted(self, tmp_path, capsys):
+        np.save(tmp_path / "t.npy", np.random.default_rng(0).standard_normal((5, 6)))
+        run(tmp_path / "t.npy", "--matrix", "--estimator", "bins")
+        assert "note: t.npy has more columns than rows" in capsys.readouterr().err

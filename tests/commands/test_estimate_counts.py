@@ -4,7 +4,8 @@ import torch
 from scipy import stats
 
 from mi_metrics import BinnedMutualInformation
-from mi_metrics.commands.estimate_counts import p_value
+from mi_metrics.commands.estimate_counts import thin_table
+from mi_metrics.functional import independence_p_value
 from mi_metrics.states import grid
 
 DOSES = np.array([0, 1, 10, 100, 1000.0])
@@ -18,6 +19,12 @@ def metric_of(x, y, **options):
 
 def cells_of(x, y):
     return grid.view(metric_of(x, y).table)
+
+
+def p_value(cells):
+    """Return the p-value of the G-test where its law holds."""
+    counts, holds = thin_table(cells)
+    return independence_p_value(counts).item() if holds else None
 
 
 def contingency(x, y):
@@ -78,3 +85,12 @@ class TestPValue:
         rejected = sum(value < 0.05 for value in values) / draws
         # Three standard deviations of a proportion.
         assert rejected == pytest.approx(0.05, abs=0.027)
+
+
+def test_categories_have_a_row_each():
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 30, 3000), normal(3000)
+    counts, holds = thin_table(cells_of(x.astype(float), y), (True, False))
+    assert holds
+    assert (counts.sum(1) > 0).sum() == 30
+    assert torch.equal(counts.sum(1)[:30], torch.from_numpy(np.bincount(x)))
