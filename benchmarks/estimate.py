@@ -38,14 +38,15 @@ def rows() -> list[Row]:
 
 def _command(path: Path, estimator: str) -> None:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        main(["estimate", str(path), "--x", "x", "--y", "y", "--estimator", estimator])
+        options = ["--x", "x", "--y", "y", "--estimator", estimator, "--permutations", "0"]
+        main(["estimate", str(path), *options])
 
 
 def _time(path: Path, parquet: ModuleType) -> list[Row]:
     """Measure the command against reading the same chunks, and a metric with chunks that are in
     memory.
     """
-    chunks = [chunk.columns for chunk in columns.open_table(path).chunks(["x", "y"])]
+    chunks = [chunk.columns for chunk in columns.open_table(path).batches(["x", "y"])]
     # The chunks are copied, because those of the file stay in PyArrow's memory.
     chunks = [[v.clone() for v in chunk] for chunk in chunks]
     size = len(chunks[0][0])
@@ -107,7 +108,7 @@ def peak_memory(path: Path, estimator: str) -> float:
         "import pyarrow, torch; torch.set_num_threads(1); pyarrow.set_cpu_count(1)\n"
         f"import mi_metrics.commands.estimate as e; e.main(['estimate', {str(path)!r}, '--x', 'x', "
         f"'--y', 'y', "
-        f"'--estimator', {estimator!r}])\n"
+        f"'--estimator', {estimator!r}, '--permutations', '0'])\n"
         "print(next(line.split()[1] for line in open('/proc/self/status') if "
         "line.startswith('VmHWM')))"
     )
