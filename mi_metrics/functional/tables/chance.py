@@ -60,7 +60,8 @@ def _expected(rows: NDArray[np.float64], columns: NDArray[np.float64]) -> float:
     for row, times in zip(*np.unique(rows, return_counts=True), strict=True):
         broad = _variance(row, column, size) > BROAD
         each = np.empty_like(column)
-        each[broad] = _expanded(row, column[broad], size)
+        if broad.any():
+            each[broad] = _expanded(row, column[broad], size)
         if not broad.all():
             n, p = _hypergeometric(row, column[~broad], size)
             terms = xlogy(n / size, np.maximum(n, 1) * (size / row) / column[~broad][:, None])

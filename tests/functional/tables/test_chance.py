@@ -67,3 +67,7 @@ def test_adjusted_information_of_any_number_of_samples_ends(size):
     # (39 · 2) / 2 N, the leading term.
     assert expected == pytest.approx(39 / size, rel=1e-6)
     assert abs(value) < 1e-6
+
+
+def test_a_single_sample_is_expected_to_tell_nothing():
+    assert chance.expected_information(torch.ones(1, 1, dtype=torch.int64)) == 0
