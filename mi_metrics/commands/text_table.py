@@ -3,6 +3,7 @@
 import gzip
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import IO, Any, cast
@@ -52,7 +53,7 @@ class TextTable(ArrowTable):
     def _find_types(self) -> None:
         while True:
             try:
-                with self._reader() as reader:
+                with self._stream() as (stream, _), self._reader(stream) as reader:
                     self.types = list(zip(reader.schema.names, reader.schema.types, strict=True))
             except self._pa.ArrowInvalid as error:
                 self._enlarge(error)
@@ -84,32 +85,34 @@ class TextTable(ArrowTable):
             return cast("IO[bytes]", gzip.open(self.path, "rb"))
         return self.path.open("rb")
 
-    def _stream(self) -> tuple[Any, Any]:
-        """Return what PyArrow reads, and the file whose position says how far that is."""
-        raw = self.path.open("rb")
-        file = cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if self._compressed else raw
+    @contextmanager
+    def _stream(self) -> Iterator[tuple[Any, Any]]:
+        """Open what PyArrow reads, and the file whose position says how far that is."""
         dialect = self._dialect
-        if dialect.comments or dialect.delimiter == " " or self.source.skip:
-            encoding = "utf-8-sig" if dialect.encoding == "utf-8" else dialect.encoding
-            lines = Lines(
-                file,
-                encoding,
-                skip=self.source.skip,
-                comments=dialect.comments,
-                blanks=dialect.delimiter == " ",
-                header=dialect.header,
-            )
-            return lines, raw
-        if file is raw:
-            raw.close()
-            native = self._pa.OSFile(str(self.path))
-            return native, native
-        return file, raw
+        changed = dialect.comments or dialect.delimiter == " " or self.source.skip > 0
+        if not changed and not self._compressed:
+            with self._pa.OSFile(str(self.path)) as native:
+                yield native, native
+            return
+        with self.path.open("rb") as raw:
+            file = cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if self._compressed else raw
+            if changed:
+                yield (
+                    Lines(
+                        file,
+                        "utf-8-sig" if dialect.encoding == "utf-8" else dialect.encoding,
+                        skip=self.source.skip,
+                        comments=dialect.comments,
+                        blanks=dialect.delimiter == " ",
+                        header=dialect.header,
+                    ),
+                    raw,
+                )
+            else:
+                yield file, raw
 
-    def _reader(self, stream: Any = None, **options: Any) -> Any:
+    def _reader(self, stream: Any, **options: Any) -> Any:
         csv, dialect = self._csv, self._dialect
-        if stream is None:
-            stream, _ = self._stream()
         encoding = "utf-8" if isinstance(stream, Lines) else dialect.encoding
         defaults = csv.ConvertOptions()
         return csv.open_csv(
@@ -146,7 +149,7 @@ class TextTable(ArrowTable):
         self._block *= 4
 
     def _example(self, name: str) -> Any:
-        with self._reader(include_columns=[name]) as reader:
+        with self._stream() as (stream, _), self._reader(stream, include_columns=[name]) as reader:
             for batch in reader:
                 for value in batch.column(0).to_pylist():
                     if value is not None:
@@ -179,9 +182,8 @@ class TextTable(ArrowTable):
             for name in names
         }
         size = max(self.path.stat().st_size, 1)
-        stream, raw = self._stream()
         with (
-            stream,
+            self._stream() as (stream, raw),
             self._reader(stream, include_columns=list(names), column_types=types) as reader,
         ):
             for batch in reader:
