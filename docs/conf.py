@@ -9,6 +9,8 @@ from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 from sphinx.util.typing import stringify_annotation
 
@@ -40,6 +42,7 @@ exclude_patterns = ["_build"]
 
 # The notebooks are executed by the tests, which compare what they show with what is committed.
 nb_execution_mode = "off"
+html_math_renderer = "mathml"
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
@@ -141,8 +144,29 @@ def aliases_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def mathml(node: nodes.Node, *, block: bool) -> str:
+    """Return a formula in the language that browsers know, without a script from elsewhere."""
+    # Docutils does not know brackets of a given size, and takes two digits for one number.
+    text = node.astext().replace(r"\Big(", r"\left(").replace(r"\Big)", r"\right)")
+    text = re.sub(r"\\frac\s*(\d)(\d)", r"\\frac{\1}{\2}", text)
+    return str(tex2mathml(text, as_block=block))
+
+
+def inline_math(writer: Any, node: nodes.math) -> None:
+    """Write a formula into a line."""
+    writer.body.append(mathml(node, block=False))
+    raise nodes.SkipNode
+
+
+def displayed_math(writer: Any, node: nodes.math_block) -> None:
+    """Write a displayed formula, which scrolls where it is wider than the page."""
+    writer.body.append(f'<div class="formula">{mathml(node, block=True)}</div>\n')
+    raise nodes.SkipNode
+
+
 def setup(app: Sphinx) -> None:
     """Connect the above."""
+    app.add_html_math_renderer("mathml", (inline_math, None), (displayed_math, None))
     app.connect("builder-inited", collect)
     app.connect("source-read", trimmed)
     app.connect("autodoc-process-signature", short_signature)
