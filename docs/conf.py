@@ -13,6 +13,7 @@ from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
 from sphinx.util.typing import stringify_annotation
+from torchmetrics import Metric
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -20,6 +21,8 @@ sys.path.insert(0, str(HERE))
 
 import gallery  # noqa: E402
 
+import mi_metrics  # noqa: E402
+from mi_metrics import functional, lightning  # noqa: E402
 from mi_metrics.functional import options  # noqa: E402
 
 URLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]
@@ -130,7 +133,33 @@ def collect(app: Sphinx) -> None:
     for page in ("CHANGELOG.md", "CONTRIBUTING.md"):
         shutil.copy(ROOT / page, made / page.lower())
     (made / "options.md").write_text(aliases_page())
+    for page, names in (
+        ("functions", [f"mi_metrics.functional.{n}" for n in functional.__all__]),
+        ("metrics", [f"mi_metrics.{n}" for n in mi_metrics.__all__ if is_metric(n)]),
+        ("losses", [f"mi_metrics.{n}" for n in mi_metrics.__all__ if not is_metric(n)]),
+        ("training", [f"mi_metrics.lightning.{n}" for n in lightning.__all__]),
+    ):
+        (made / f"more_{page}.md").write_text(others(names))
     gallery.draw(made)
+
+
+def is_metric(name: str) -> bool:
+    """Return whether a public name is that of a metric."""
+    return issubclass(getattr(mi_metrics, name), Metric)
+
+
+def others(names: list[str]) -> str:
+    """Return entries of the public names that no page of the reference has by itself."""
+    text = "\n".join(path.read_text() for path in (HERE / "reference").glob("*.md"))
+    lines = ["```{eval-rst}"]
+    for name in names:
+        module, _, short = name.rpartition(".")
+        if not re.search(rf"auto\w+:: ([\w.]+\.)?{short}$", text, re.MULTILINE):
+            kind = "class" if short[0].isupper() else "function"
+            lines.append(f".. auto{kind}:: {name}")
+            if kind == "class" and module == "mi_metrics" and is_metric(short):
+                lines += ["   :members:", "   :inherited-members: Metric, Module"]
+    return "\n".join([*lines, "```"]) + "\n" if len(lines) > 1 else ""
 
 
 def aliases_page() -> str:

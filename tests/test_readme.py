@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mi_metrics.functional.cautions import KINDS
 from tests import processes
 
 pytest.importorskip("lightning")
@@ -171,6 +172,11 @@ def test_addresses_of_the_project_are_those_of_its_metadata():
 
 def test_the_readme_is_a_page_of_one_screen():
     assert len(TEXTS[README].encode()) <= 8 * 1024
+
+
+def test_every_kind_of_caution_can_be_looked_up():
+    rows = re.findall(r'^\| `"([a-z ]+)"` \|', TEXTS[ROOT / "docs/issues.md"], re.MULTILINE)
+    assert sorted(rows) == sorted(KINDS)
 
 
 def test_configurations_and_modules_named_in_prose_exist():
