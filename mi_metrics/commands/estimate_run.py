@@ -156,8 +156,7 @@ def _check_rows(table: Table) -> None:
         if len(table.types) > table.most_rows:
             turned = " If its rows are the variables, transpose it first."
         raise TableError(
-            f"{table.path} has no more than {table.most_rows} rows, too few to estimate "
-            f"anything.{turned}"
+            f"{table.path} has fewer than {LEAST_ROWS} rows, too few to estimate anything.{turned}"
         )
 
 

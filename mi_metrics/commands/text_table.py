@@ -47,8 +47,8 @@ class TextTable(ArrowTable):
         longest = size * MOST_EXPANSION if self._compressed else size
         self.most_rows = longest // len(self.types) + 1
         if whole:
-            ends = start.count(b"\n") + start.count(b"\r")
-            self.most_rows = min(self.most_rows, ends + 1)
+            lines = len(start.splitlines()) - source.skip - source.header
+            self.most_rows = min(self.most_rows, max(lines, 0))
 
     def _find_types(self) -> None:
         while True:

@@ -85,7 +85,7 @@ class TestRefusals:
                 r"has one column, 'a', .* pass it as --delimiter",
             ),
             ("ids.csv", ["--y", "a"], r"no other column .* Left out: b holds a text of its own"),
-            ("short.csv", ["--matrix"], "has no more than 3 rows"),
+            ("short.csv", ["--matrix"], "has fewer than 4 rows"),
             ("empty.csv", ["--matrix"], "Can't read empty.csv: Empty CSV file"),
         ],
     )
@@ -123,8 +123,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ("a,b\n", "has no row in which both columns|has no more than"),
-            ("a,b\n1,\n,2\ninf,3\n", "has no row in which both columns|has no more than"),
+            ("a,b\n", "has no row in which both columns|has fewer than"),
+            ("a,b\n1,\n,2\ninf,3\n", "has no row in which both columns|has fewer than"),
             ("a,b\n" + "1,2\n" * 100 + "1\n", "Can't read .*Expected 2 columns"),
             (
                 "a,b\n" + "1,2\n" * 100 + "1,x\n",
@@ -153,6 +153,7 @@ class TestRefusals:
     @pytest.mark.parametrize("missing", ["tqdm", "pyarrow", "matplotlib"])
     def test_a_missing_extra_is_named(self, path, missing, monkeypatch, capsys):
         monkeypatch.setitem(sys.modules, missing, None)
+        path.write_text("a,b\n" + "1,2\n2,3\n" * 4)
         assert (
             cli.main(["estimate", str(path), "--matrix", "--out", str(path.parent / "mi.csv")]) == 1
         )
