@@ -1,4 +1,5 @@
-"""Figures of joint distributions and of matrices; matplotlib is imported only when one is drawn.
+"""Figures of joint distributions, pointwise values and matrices; matplotlib is imported only when
+one is drawn.
 
 Figures are :class:`matplotlib.figure.Figure` objects without pyplot's global state: nothing needs a
 display, nothing has to be closed, and a notebook shows what a function returns.
@@ -8,10 +9,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.options import require
+from mi_metrics.functional.options import UNITS, Unit, check_choice, check_number, require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,6 +29,8 @@ FAINTEST = 1e-6
 LEAST_SCALE = 0.05
 # The most columns whose cells hold their values, and the most columns that all have their label.
 WRITTEN, LABELLED = 12, 60
+# The share of pointwise values that the colours tell apart: those of rare cells would stretch them.
+WITHIN_SCALE = 0.995
 
 
 def require_matplotlib() -> None:
@@ -76,8 +80,8 @@ def plot_joint(
         >>> from mi_metrics.functional import binned_joint
         >>> from mi_metrics.plotting import plot_joint
         >>> x, y = torch.randn(2, 1_000, generator=torch.Generator().manual_seed(0))
-        >>> edges = torch.linspace(-3, 3, 21)
-        >>> joint = binned_joint(x, x + y, 20, value_range=(-3, 3))
+        >>> edges = torch.linspace(-4, 4, 21)
+        >>> joint = binned_joint(x, x + y, 20, value_range=(-4, 4))
         >>> figure, ax = plot_joint(joint, edges, edges, y_label="x + noise")
         >>> ax.get_ylabel()
         'x + noise'
@@ -125,10 +129,13 @@ def _checked(joint: Tensor, x_edges: Tensor, y_edges: Tensor) -> tuple[Tensor, T
     return p, x, y
 
 
-def _axes(ax: "Axes | None") -> "tuple[Figure, Axes]":
+def _axes(ax: "Axes | None", *, constrained: bool = False) -> "tuple[Figure, Axes]":
     """Return the axes to draw in and their figure, by default new ones."""
     from matplotlib.figure import Figure
 
+    if ax is None and constrained:
+        figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+        return figure, figure.add_subplot()
     if ax is None:
         figure = Figure(figsize=(6.4, 5.2))
         figure.subplots_adjust(left=0.12, right=0.98, bottom=0.1, top=0.98)
@@ -179,6 +186,94 @@ def _cells(ax: "Axes", p: Tensor, x: Tensor, y: Tensor) -> "QuadMesh":
     return ax.pcolormesh(
         x.numpy(), y.numpy(), shown.T.numpy(), norm=norm, cmap="viridis", rasterized=True
     )
+
+
+def plot_pointwise(
+    values: Tensor,
+    *,
+    unit: Unit = "nats",
+    limit: float | None = None,
+    ax: "Axes | None" = None,
+    title: str | None = None,
+) -> "tuple[Figure, Axes]":
+    """Draw a map of pointwise mutual information: where two images share information.
+
+    Red is where grey levels occur together more often than independent ones would, blue where less
+    often; white is 0, and both colours reach equally far. A few values beyond the scale, which
+    rare pairs of grey levels have by chance, are drawn as its ends. NaN is grey.
+
+    Args:
+        values: Pointwise values of an image's pixels ``(H, W)``, as ``metric.pointwise(x, y)``
+            returns them for two images.
+        unit: Their unit, ``"nats"`` or ``"bits"``, for the colour bar.
+        limit: The value that the colours reach to on either side, for maps to be compared; by
+            default 99.5 % of these values lie within.
+        ax: The axes to draw in; by default those of a new figure.
+        title: Title above the map; by default the mean value, which is the mutual information where
+            the samples are those that were counted.
+
+    Returns:
+        The figure and the axes of the map.
+
+    Raises:
+        ModuleNotFoundError: If matplotlib is not installed.
+        TypeError: If the limit is not a number.
+        ValueError: If the values are not of shape ``(H, W)``, the unit is unknown, or the limit is
+            not positive.
+
+    Example:
+        >>> import torch
+        >>> from mi_metrics import BinnedMutualInformation
+        >>> from mi_metrics.plotting import plot_pointwise
+        >>> x, noise = torch.randn(2, 32, 32, generator=torch.Generator().manual_seed(0))
+        >>> metric = BinnedMutualInformation(8)
+        >>> metric.update(x, x + noise)
+        >>> figure, ax = plot_pointwise(metric.pointwise(x, x + noise))
+        >>> ax.get_title()
+        'mean 0.309 nats'
+    """
+    require_matplotlib()
+    check_choice("unit", unit, UNITS)
+    if limit is not None and not 0 < check_number("limit", limit) < math.inf:
+        raise ValueError(
+            f"Expected `limit` to be a positive number, but got {limit}. It is the value that the "
+            "colours reach to on either side of 0."
+        )
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(
+            f"Expected `values` of an image (H, W), but got {tuple(values.shape)}. Of a batch "
+            "(N, C, H, W) draw one image: values[0, 0]."
+        )
+    from matplotlib import colormaps
+    from matplotlib.colors import Normalize
+
+    shown = values.detach().to("cpu", torch.float64)
+    finite = shown[shown.isfinite()]
+    figure, ax = _axes(ax, constrained=True)
+    ax.set_facecolor("0.6")
+    ax.set(xticks=[], yticks=[])
+    if not len(finite):
+        ax.set_title("no values" if title is None else title)
+        return figure, ax
+    # NumPy's quantile has no bound on the number of values.
+    scale = limit or float(np.quantile(finite.abs().numpy(), WITHIN_SCALE)) or 1.0
+    mesh = ax.imshow(
+        shown.masked_fill(~shown.isfinite(), torch.nan).numpy(),
+        norm=Normalize(-scale, scale),
+        cmap=colormaps["RdBu_r"].with_extremes(bad=(0, 0, 0, 0)),
+        interpolation="nearest",
+    )
+    below, above = bool((finite < -scale).any()), bool((finite > scale).any())
+    extend = {(True, True): "both", (True, False): "min", (False, True): "max"}
+    figure.colorbar(
+        mesh,
+        ax=ax,
+        label=f"pointwise mutual information ({unit})",
+        extend=extend.get((below, above), "neither"),
+    )
+    mean = f"mean {float(finite.mean()):z.3f} {unit}"
+    ax.set_title(mean if title is None else title)
+    return figure, ax
 
 
 def plot_matrices(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mi_metrics import BinnedMutualInformation
-from mi_metrics.plotting import plot_joint, plot_matrices
+from mi_metrics.plotting import plot_joint, plot_matrices, plot_pointwise
 
 pytest.importorskip("matplotlib")
 
@@ -216,3 +216,68 @@ class TestMatrices:
         monkeypatch.setitem(sys.modules, "matplotlib", None)
         with pytest.raises(ModuleNotFoundError, match=r'pip install "mi-metrics\[plot\]"'):
             plot_matrices({"bins": self.VALUES}, self.NAMES, label="MI")
+
+
+class TestPointwise:
+    VALUES = torch.tensor([[0.5, -1.0, torch.nan], [2.0, 0.0, -torch.inf]])
+
+    def drawn(self, *args, **kwargs):
+        figure, ax = plot_pointwise(*args, **kwargs)
+        (image,) = ax.images
+        (bar,) = (other for other in figure.axes if other is not ax)
+        return figure, ax, image, bar
+
+    def test_zero_is_white_and_signs_have_colours_of_their_own(self):
+        _, ax, image, bar = self.drawn(self.VALUES, limit=2)
+        colours = image.cmap(image.norm([0.0, 1.0, -1.0]))[:, :3]
+        assert colours[0].min() > 0.95
+        red, blue = colours[1:]
+        assert red[0] > red[2] + 0.3
+        assert blue[2] > blue[0] + 0.3
+        assert (image.norm.vmin, image.norm.vmax) == (-2, 2)
+        assert bar.get_ylabel() == "pointwise mutual information (nats)"
+        assert ax.get_title() == "mean 0.375 nats"
+
+    def test_rows_are_rows_of_the_image_and_nan_has_no_colour(self):
+        _, _, image, _ = self.drawn(self.VALUES)
+        shown = image.get_array()
+        assert shown.mask.tolist() == [[False, False, True], [False, False, True]]
+        np.testing.assert_array_equal(shown.filled(0), [[0.5, -1.0, 0], [2.0, 0, 0]])
+        assert image.cmap.get_bad()[3] == 0
+
+    def test_rare_values_do_not_stretch_the_scale(self):
+        values = torch.linspace(-0.9, 1, 10_000).view(100, 100)
+        values[0, :10] = 50.0
+        _, _, image, _ = self.drawn(values)
+        assert image.norm.vmax == -image.norm.vmin < 1.01
+        assert image.colorbar.extend == "max"
+
+    def test_unit_title_and_axes(self):
+        from matplotlib.figure import Figure
+
+        own = Figure().add_subplot()
+        figure, ax, _, bar = self.drawn(self.VALUES, unit="bits", ax=own, title="stains")
+        assert ax is own
+        assert figure is own.figure
+        assert ax.get_title() == "stains"
+        assert bar.get_ylabel() == "pointwise mutual information (bits)"
+
+    def test_all_zero_and_no_values(self):
+        self.drawn(torch.zeros(3, 3))
+        figure, ax = plot_pointwise(torch.full((2, 2), torch.nan))
+        assert ax.get_title() == "no values"
+        assert figure.axes == [ax]
+
+    @pytest.mark.parametrize(
+        ("values", "options", "error", "message"),
+        [
+            (torch.zeros(1, 4, 4), {}, ValueError, r"\(H, W\), but got \(1, 4, 4\)"),
+            (torch.zeros(0, 4), {}, ValueError, r"\(H, W\)"),
+            (torch.zeros(2, 2), {"unit": "hartleys"}, ValueError, "'nats', 'bits'"),
+            (torch.zeros(2, 2), {"limit": 0}, ValueError, "`limit` to be a positive number"),
+            (torch.zeros(2, 2), {"limit": "1"}, TypeError, "`limit` to be a number"),
+        ],
+    )
+    def test_errors(self, values, options, error, message):
+        with pytest.raises(error, match=message):
+            plot_pointwise(values, **options)

@@ -117,10 +117,13 @@ def plot_over_parameter(rows: Sequence[Row], distribution: str) -> "Figure":
         label, color, marker = STYLES[name]
         style = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1}
         x = [row.parameter for row in mine]
-        top.plot(x, [row.mean for row in mine], label=label, **style)
-        bottom.plot(x, [row.error for row in mine], **style)
-        low, high = ([row.error + sign * row.sd for row in mine] for sign in (-1, 1))
-        bottom.fill_between(x, low, high, color=color, alpha=0.12, linewidth=0)
+        errors = [row.sd for row in mine]
+        for ax, values in (
+            (top, [row.mean for row in mine]),
+            (bottom, [row.error for row in mine]),
+        ):
+            ax.plot(x, values, label=label, **style)
+            _band(ax, x, values, errors, color)
     mine = [row for row in rows if row.n == n and row.estimator == rows[0].estimator]
     top.plot(
         [row.parameter for row in mine],
@@ -131,7 +134,7 @@ def plot_over_parameter(rows: Sequence[Row], distribution: str) -> "Figure":
     )
     bottom.axhline(0, color="k", linestyle="--", linewidth=1.5)
     top.set_ylabel("mutual information (nats)")
-    bottom.set_ylabel("estimate - truth (nats)\nband: ± 1 sd of an estimate")
+    bottom.set_ylabel("estimate - truth (nats)\nbands: ± standard error")
     _parameter_axis(bottom, distribution)
     top.legend(frameon=False)
     figure.suptitle(f"Estimates from N = {n} pairs ({_described(rows, distribution)})")
@@ -153,12 +156,22 @@ def plot_relative_error(rows: Sequence[Row], distribution: str) -> "Figure":
         label, color, marker = STYLES[name]
         x, y = [row.parameter for row in mine], [100 * row.error / row.truth for row in mine]
         ax.plot(x, y, color=color, marker=marker, markersize=4, linewidth=1, label=label)
+        errors = [100 * row.sd / row.draws**0.5 / row.truth for row in mine]
+        _band(ax, x, y, errors, color)
     ax.axhline(0, color="k", linestyle="--", linewidth=1.5)
-    ax.set_ylabel("(mean estimate - truth) / truth, per cent")
+    ax.set_ylabel("(mean estimate - truth) / truth, per cent\nbands: ± standard error of the mean")
     _parameter_axis(ax, distribution)
     ax.legend(frameon=False)
     figure.suptitle(f"Relative error with N = {n} pairs ({_described(rows, distribution)})")
     return figure
+
+
+def _band(
+    ax: "Axes", x: Sequence[float], values: Sequence[float], errors: Sequence[float], color: str
+) -> None:
+    """Draw a band of one standard error around values."""
+    low, high = ([v + sign * e for v, e in zip(values, errors, strict=True)] for sign in (-1, 1))
+    ax.fill_between(x, low, high, color=color, alpha=0.15, linewidth=0)
 
 
 def plot_duration(rows: Sequence[Row], distribution: str) -> "Figure":

@@ -320,6 +320,14 @@ def test_the_help_fits_the_terminal(monkeypatch, capsys):
     assert all(f"\n  {name} " in text for name in DISTRIBUTIONS)
 
 
+def edges_of_band(ax, color):
+    """Return the points of the band of one colour."""
+    from matplotlib.colors import same_color
+
+    (band,) = (b for b in ax.collections if same_color(b.get_facecolor()[0, :3], color))
+    return {tuple(point) for point in band.get_paths()[0].vertices.tolist()}
+
+
 class TestFigures:
     @pytest.mark.parametrize("distribution", ["gaussian", "gamma-exponential"])
     def test_every_figure_is_made_and_named(self, distribution, tmp_path, capsys):
@@ -353,6 +361,12 @@ class TestFigures:
         lines = {line.get_label(): line for line in figure.axes[0].lines}
         assert list(lines["kernel densities"].get_ydata()) == [row.mean for row in kde]
         assert list(lines["truth"].get_ydata()) == [row.truth for row in kde]
+        for ax, middle in zip(figure.axes, ("mean", "error"), strict=True):
+            assert edges_of_band(ax, lines["kernel densities"].get_color()) == {
+                (row.parameter, getattr(row, middle) + sign * row.sd)
+                for row in kde
+                for sign in (-1, 1)
+            }
         lines = {
             line.get_label(): line for line in plot_relative_error(rows, "gaussian").axes[0].lines
         }
@@ -361,6 +375,15 @@ class TestFigures:
         assert list(lines["kernel densities"].get_ydata()) == [
             100 * row.error / row.truth for row in kde[1:]
         ]
+        figure = plot_relative_error(rows, "gaussian")
+        band = edges_of_band(figure.axes[0], lines["kernel densities"].get_color())
+        found = sorted(high for _, high in band)
+        expected = [
+            100 * (row.error + sign * row.sd / row.draws**0.5) / row.truth
+            for row in kde[1:]
+            for sign in (-1, 1)
+        ]
+        assert found == pytest.approx(sorted(expected))
         (ax,) = plot_duration(rows, "gaussian").axes
         assert (ax.get_xscale(), ax.get_yscale(), len(ax.lines)) == ("log", "log", 3)
         assert list(ax.lines[1].get_xdata()) == [40, 60]
