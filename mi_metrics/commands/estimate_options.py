@@ -53,6 +53,11 @@ categories and dates:
   Texts and truth values are categories: the 255 most frequent count each, all
   others as one. Numbers that are labels: --discrete. Dates and times are days.
 
+condition (--condition):
+  From --max-samples rows. A category, or a number of few values, divides them:
+  bins have a table for each value, and knn takes the mean over the values. With
+  any other number knn takes the estimator of Frenzel and Pompe, and bins none.
+
 files:
   .csv .tsv .txt .data, also as .gz: a header line, then a line for each row,
   separated by commas, semicolons, tabs, bars or blanks, with decimal points or

@@ -13,6 +13,7 @@ import torch
 from mi_metrics.commands import estimators
 from mi_metrics.commands.column_names import label
 from mi_metrics.commands.columns import open_table
+from mi_metrics.commands.conditional import conditional
 from mi_metrics.commands.estimate_lines import Estimate
 from mi_metrics.commands.estimate_notes import LEAST_ROWS, remarks
 from mi_metrics.commands.estimate_options import Settings
@@ -59,6 +60,7 @@ class Plan(NamedTuple):
             # So few rows have no more distinct values.
             max(2, min(settings.resolution, table.most_rows)),
             kept,
+            settings.condition,
         )
 
 
@@ -262,6 +264,11 @@ def _value(
 ) -> estimators.Value:
     discrete = columns[0].discrete, columns[1].discrete
     given = estimators.Options(settings.permutations, settings.standardize)
+    if settings.condition is not None:
+        third = held.need.columns[held.names.index(settings.condition)]
+        places = [held.names.index(column) for column in (*pair, settings.condition)]
+        rows = held.sample.rows(places, settings.max_samples)
+        return conditional(name, rows, (*discrete, third.discrete), given)
     if name == "bins":
         wide = held.wide[pair[0]], held.wide[pair[1]]
         return estimators.bins(held.states[pair], discrete, wide, given)

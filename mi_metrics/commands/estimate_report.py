@@ -28,10 +28,11 @@ def _interval(e: Estimate, decimals: int) -> str:
     return f"{_number(e.lower, decimals)} to {_number(e.upper, decimals)}"
 
 
-def lines(found: Sequence[Estimate], unit: str) -> list[str]:
+def lines(found: Sequence[Estimate], unit: str, condition: str | None = None) -> list[str]:
     """Return a table with a line for each pair and estimator."""
+    quantity = "MI" if condition is None else f"MI given {label(condition)}"
     decimals = _decimals(found)
-    rows = [["x", "y", "estimator", "N", "ignored", f"MI ({unit})", "95 % interval", "p"]]
+    rows = [["x", "y", "estimator", "N", "ignored", f"{quantity} ({unit})", "95 % interval", "p"]]
     for e in found:
         p = "-" if e.p_value is None else "<0.001" if e.p_value < 0.001 else f"{e.p_value:.3f}"
         mi, interval = _number(e.mi, decimals), _interval(e, decimals)
@@ -53,7 +54,7 @@ def _aligned(rows: Sequence[Sequence[str]], left: int) -> list[str]:
     ]
 
 
-def square(found: Sequence[Estimate], unit: str) -> list[str]:
+def square(found: Sequence[Estimate], unit: str, condition: str | None = None) -> list[str]:
     """Return a symmetric table for each estimator; the lines of all pairs, largest first, where
     that is too wide.
     """
@@ -69,8 +70,9 @@ def square(found: Sequence[Estimate], unit: str) -> list[str]:
             rows.append([label(name), *cells])
         table = _aligned(rows, left=1)
         if max(map(len, table)) > shutil.get_terminal_size().columns:
-            return lines(by_value(found), unit)
-        text += [f"MI in {unit}, {estimator}", *table, ""]
+            return lines(by_value(found), unit, condition)
+        given = "" if condition is None else f" given {label(condition)}"
+        text += [f"MI{given} in {unit}, {estimator}", *table, ""]
     counts, ignored = [e.n for e in found], [e.ignored for e in found]
     return [*text, f"N: {_span(counts)} rows; ignored: {_span(ignored)}"]
 

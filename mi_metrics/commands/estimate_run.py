@@ -229,7 +229,7 @@ def _show(result: Result, given: Any) -> None:
     except OSError as error:
         failure = error
     as_square = matrix and not given.top
-    print("\n".join((square if as_square else lines)(found, given.unit)))
+    print("\n".join((square if as_square else lines)(found, given.unit, given.condition)))
     for note in [*result.file_notes, *column_notes(result.facts), *notes(found)]:
         print(f"note: {note}", file=sys.stderr)
     for path in written:

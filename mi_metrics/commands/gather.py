@@ -27,6 +27,7 @@ class Need(NamedTuple):
     grids: bool  # tables of cells, for bins and densities
     resolution: int
     rows: int | None  # rows for neighbours: 0 for none, None for all
+    condition: str | None = None  # a column that each row needs as well
 
 
 class Gathered:
@@ -95,6 +96,9 @@ class Gathered:
     def _overlaps(self, columns: list[Tensor]) -> dict[Pair, int]:
         """Return how many rows each pair has."""
         finite = torch.stack([column.isfinite() for column in columns], 1)
+        if self.need.condition is not None:
+            # A row without the condition is no row of any pair.
+            finite &= finite[:, self.names.index(self.need.condition)].unsqueeze(1)
         if bool(finite.all()):
             return dict.fromkeys(self.need.pairs, len(finite))
         # Sums of ones are exact in float32 up to 2^24 rows, more than a batch has.

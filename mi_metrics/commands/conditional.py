@@ -1,0 +1,205 @@
+"""What bins and neighbours say of a pair of columns given a third one, from rows that were kept.
+
+A condition of few values, or of categories, divides the rows: bins take a table for each, and
+neighbours the mean of the estimates within each. Given a continuous condition bins have no tables,
+and neighbours take the estimate of Frenzel and Pompe.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mi_metrics.commands.estimate_counts import FEW
+from mi_metrics.commands.estimators import (
+    LEAST_DIVIDED,
+    LEAST_RESAMPLES,
+    LEVEL,
+    MOST_DRAWN,
+    NEIGHBORS,
+    PARTS,
+    QUANTILE,
+    ROWS_TESTED,
+    Options,
+    Value,
+)
+from mi_metrics.functional.knn import rows_doubts, rows_mutual_information
+from mi_metrics.functional.knn_conditional import triples_doubts, triples_information
+from mi_metrics.functional.knn_permutations import triples_p_value
+from mi_metrics.functional.stratified import (
+    stratified_interval,
+    stratified_p_value,
+    stratified_standard_error,
+)
+from mi_metrics.functional.tables import views
+from mi_metrics.functional.tables.automatic import MOST_BINS
+
+Discrete = tuple[bool, bool, bool]
+
+
+def conditional(name: str, rows: Tensor, discrete: Discrete, given: Options) -> Value:
+    """Estimate the information of two columns given a third.
+
+    Args:
+        name: The estimator.
+        rows: Rows ``(n, 3)`` of x, y and the condition, in an order of chance.
+        discrete: Whether each column holds categories.
+        given: How it is estimated.
+    """
+    if name == "kde":
+        return Value(len(rows), math.nan, reason="densities are not conditioned: see bins and knn")
+    values, labels = torch.unique(rows[:, 2], return_inverse=True)
+    divides = discrete[2] or FEW * len(values) <= len(rows)
+    if name == "bins":
+        if not divides:
+            reason = "the condition has too many values for a table each: see knn"
+            return Value(len(rows), math.nan, reason=reason)
+        return _bins(rows, labels, len(values), discrete, given)
+    if len(rows) <= NEIGHBORS:
+        return Value(len(rows), math.nan, doubts=(("too few", ""),))
+    if divides:
+        if discrete[0] and discrete[1]:
+            return Value(len(rows), math.nan, reason="both columns hold categories: see bins")
+        return _within(rows, labels, discrete, given)
+    return _triples(rows, discrete, given)
+
+
+def _bins(rows: Tensor, labels: Tensor, number: int, discrete: Discrete, given: Options) -> Value:
+    kinds = tuple("values" if d else "auto" for d in discrete[:2])
+    options = views.parse("auto", None, kinds, 0.0, 0.0, "hard")
+    x, y = (rows[:, i].unsqueeze(0) for i in (0, 1))
+    conditions = views.Conditions(labels.unsqueeze(0), number)
+    (table,) = views.tables(x, y, None, options, conditions=conditions)
+    doubts = tuple(table.doubts(options, 2 * MOST_BINS))
+    mi, counts = float(table.value(options)), table.counts[0]
+    error = float(stratified_standard_error(counts))
+    interval = (mi - QUANTILE * error, mi + QUANTILE * error)
+    p = None
+    if given.permutations:
+        # The bins of a table for the test follow from each column alone.
+        groups = _few_groups(rows, discrete)
+        thin = torch.zeros(number, *groups[1], dtype=torch.int64)
+        thin.index_put_((labels, *groups[0]), torch.ones_like(labels), accumulate=True)
+        p = float(
+            stratified_p_value(thin, method="permutation", num_permutations=given.permutations)
+        )
+        if counts.numel() <= MOST_DRAWN:
+            resamples = max(given.permutations, LEAST_RESAMPLES)
+            low, high = stratified_interval(counts, LEVEL, num_resamples=resamples).tolist()
+            interval = (low, high)
+    return Value(len(rows), mi, error, interval, p, doubts)
+
+
+def _few_groups(rows: Tensor, discrete: Discrete) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+    """Return the group of each row on both axes, and how many groups there are."""
+    wanted = max(3, int((0.4 * len(rows)) ** (1 / 3)))
+    found, sizes = [], []
+    for i in (0, 1):
+        values, place, number = torch.unique(rows[:, i], return_inverse=True, return_counts=True)
+        if discrete[i]:
+            found.append(place)
+            sizes.append(len(values))
+            continue
+        upto = number.cumsum(0)
+        middle = ((2 * upto - number) * wanted // (2 * len(rows))).clamp(max=wanted - 1)
+        found.append(middle[place])
+        sizes.append(wanted)
+    return (found[0], found[1]), (sizes[0], sizes[1])
+
+
+def _within(rows: Tensor, labels: Tensor, discrete: Discrete, given: Options) -> Value:
+    """Return the mean of the estimates within the classes of the condition."""
+    pairs = rows[:, :2].flip(1) if discrete[0] else rows[:, :2]
+    options: dict[str, Any] = {
+        "discrete_y": discrete[0] or discrete[1],
+        "standardize": given.standardize,
+    }
+
+    def estimate(some: Tensor, classes: Tensor) -> float:
+        total = used = 0.0
+        for each in torch.unique(classes):
+            members = some[classes == each]
+            if len(members) > NEIGHBORS:
+                value = float(
+                    rows_mutual_information(members, 1, NEIGHBORS, algorithm="ksg1", **options)
+                )
+                if not math.isnan(value):
+                    total += len(members) * value
+                    used += len(members)
+        return total / used if used else math.nan
+
+    mi = estimate(pairs, labels)
+    doubts: dict[Any, str] = {}
+    if math.isnan(mi):
+        return Value(len(rows), mi, doubts=(("too few", ""),))
+    for each in torch.unique(labels):
+        members = pairs[labels == each]
+        if len(members) > NEIGHBORS:
+            value = rows_mutual_information(members, 1, NEIGHBORS, algorithm="ksg1", **options)
+            doubts |= rows_doubts(members, 1, NEIGHBORS, value, **options)
+    if not given.permutations:
+        return Value(len(rows), mi, doubts=tuple(doubts.items()))
+    some, classes = pairs[:ROWS_TESTED], labels[:ROWS_TESTED]
+    observed, generator = estimate(some, classes), torch.Generator().manual_seed(0)
+    reached = 0
+    by_class = torch.argsort(classes, stable=True)
+    for _ in range(given.permutations):
+        mixed = torch.randperm(len(some), generator=generator)
+        # Rows in an order of chance, put together by class: a permutation within each.
+        mixed = mixed[torch.argsort(classes[mixed], stable=True)]
+        permuted = some.clone()
+        permuted[by_class, 1] = some[mixed, 1]
+        reached += estimate(permuted, classes) >= observed
+    p = (1 + reached) / (1 + given.permutations)
+    error = _error_of_parts(rows, lambda part: estimate(pairs[part], labels[part]))
+    return _value(rows, mi, error, p, doubts)
+
+
+def _triples(rows: Tensor, discrete: Discrete, given: Options) -> Value:
+    """Return the estimate given a continuous condition; categories are apart by as much each."""
+    columns = []
+    for i in range(3):
+        column = rows[:, i : i + 1]
+        if discrete[i]:
+            column = (column == torch.unique(rows[:, i])).double()
+        columns.append(column)
+    dims = (columns[0].shape[1], columns[1].shape[1], columns[2].shape[1])
+    samples = torch.cat(columns, 1)
+    scaling = given.standardize
+
+    def estimate(some: Tensor) -> Tensor:
+        return triples_information(some, dims, NEIGHBORS, standardize=scaling)
+
+    value = estimate(samples)
+    doubts: dict[Any, str] = dict(
+        triples_doubts(samples, dims, NEIGHBORS, value, standardize=scaling)
+    )
+    mi = float(value)
+    if not given.permutations or math.isnan(mi):
+        return Value(len(rows), mi, doubts=tuple(doubts.items()))
+    p = triples_p_value(
+        samples[:ROWS_TESTED],
+        dims,
+        NEIGHBORS,
+        num_permutations=given.permutations,
+        standardize=scaling,
+    )
+    error = _error_of_parts(rows, lambda part: float(estimate(samples[part])))
+    return _value(rows, mi, error, p, doubts)
+
+
+def _error_of_parts(rows: Tensor, estimate: Callable[[Tensor], float]) -> float | None:
+    """Return a standard error from the scatter among disjoint parts of the rows."""
+    if len(rows) < LEAST_DIVIDED:
+        return None
+    parts = torch.arange(len(rows)).tensor_split(PARTS)
+    found = torch.tensor([estimate(part) for part in parts], dtype=torch.float64)
+    error = float(found.std() / math.sqrt(PARTS))
+    return None if math.isnan(error) else error
+
+
+def _value(rows: Tensor, mi: float, error: float | None, p: float, doubts: dict[Any, str]) -> Value:
+    ends = None if error is None else (mi - QUANTILE * error, mi + QUANTILE * error)
+    return Value(len(rows), mi, error, ends, p, tuple(doubts.items()))
