@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from mi_metrics import BinnedMutualInformation
+from mi_metrics import (
+    BinnedMutualInformation,
+    KDEMutualInformation,
+    MutualInformationWarning,
+)
 from mi_metrics.plotting import plot_joint, plot_matrices, plot_pointwise
 
 pytest.importorskip("matplotlib")
@@ -106,8 +110,23 @@ def test_a_metric_draws_its_own_state(rng, tmp_path):
     figure, ax = metric.plot_joint()
     np.testing.assert_array_equal(ax.collections[0].get_array().filled(0), metric.joint().T)
     assert (ax.get_xlim(), ax.get_ylim()) == ((-3, 3), (-4, 4))
+    assert parts(figure)[1].get_title() == f"mutual information {metric.compute():.3f} nats"
     figure.savefig(tmp_path / "joint.png")
     assert (tmp_path / "joint.png").stat().st_size > 1_000
+
+
+def test_the_title_is_the_value_of_the_output_and_says_no_doubt(rng):
+    x = torch.randn(100, 2, generator=rng)
+    metric = BinnedMutualInformation(64, num_outputs=2, unit="bits")
+    metric.update(x, x + torch.tensor([0.1, 1.0]) * torch.randn(100, 2, generator=rng))
+    titles = [parts(metric.plot_joint(output)[0])[1].get_title() for output in range(2)]
+    with pytest.warns(MutualInformationWarning, match="alone"):
+        values = metric.compute()
+    assert titles == [f"mutual information {value:.3f} bits" for value in values]
+    metric = KDEMutualInformation(normalization="geometric")
+    metric.update(*x.T)
+    title = parts(metric.plot_joint()[0])[1].get_title()
+    assert title == f"normalised mutual information {metric.compute():z.3f} (geometric)"
 
 
 @pytest.mark.parametrize(

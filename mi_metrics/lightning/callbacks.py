@@ -124,7 +124,11 @@ class JointDistributionLogger(Callback):
                 return
             figure, ax = metric.plot_joint()
         ax.set(xlabel=self.x_label, ylabel=self.y_label)
-        figure.suptitle(f"{self.metric}, {title}", y=0.99)
+        # One line above the figure: which metric, when, and its value.
+        titled = [axes for axes in figure.axes if axes.get_title()]
+        figure.suptitle(", ".join([self.metric, title, *(a.get_title() for a in titled)]), y=0.99)
+        for axes in titled:
+            axes.set_title("")
         folder.mkdir(parents=True, exist_ok=True)
         self.last_figure = folder / f"{name}.png"
         figure.savefig(self.last_figure, dpi=120)

@@ -139,7 +139,10 @@ class JointTableMetric(PValueMetric):
         return values.view(x.movedim(1, 0).shape).movedim(0, 1)
 
     def plot_joint(self, output: int = 0, ax: Any = None) -> Any:
-        """Draw the joint table with its two marginals, axes in data units; needs matplotlib.
+        """Draw the joint table with its two marginals, axes in data units, and the value above;
+        needs matplotlib.
+
+        Of this rank alone; enter ``metric.sync_context()`` on every rank for the table of all.
 
         Args:
             output: Which output to draw.
@@ -154,7 +157,20 @@ class JointTableMetric(PValueMetric):
         joint = self.joint()
         table = joint if self.num_outputs == 1 else joint[output]
         # With automatic bins, outputs that have fewer are padded.
-        return plot_joint(table[: len(x_edges) - 1, : len(y_edges) - 1], x_edges, y_edges, ax=ax)
+        table = table[: len(x_edges) - 1, : len(y_edges) - 1]
+        return plot_joint(table, x_edges, y_edges, ax=ax, title=self._title(output))
+
+    def _title(self, output: int) -> str:
+        """Return the value of an output with its unit, of this rank and without a word of doubt."""
+        was, self._in_forward = self._in_forward, True
+        try:
+            # The method of the class, because that of the object takes part in a sync.
+            value = float(type(self).compute(self).reshape(-1)[output])
+        finally:
+            self._in_forward = was
+        if self.normalization == "none":
+            return f"mutual information {value:z.3f} {self.unit}"
+        return f"normalised mutual information {value:z.3f} ({self.normalization})"
 
     def _impossible(self, states: dict[str, Any]) -> list[str]:
         if problems := super()._impossible(states):
