@@ -142,7 +142,7 @@ def plot_over_parameter(rows: Sequence[Row], distribution: str) -> "Figure":
 
 
 def plot_relative_error(rows: Sequence[Row], distribution: str) -> "Figure":
-    """Draw the error in per cent of the truth over the distribution's parameter, at the largest N.
+    """Draw the error in per cent of the truth over the truth, at the largest N.
 
     Where there is hardly any truth, any error is many times it; these points are left out.
     """
@@ -154,13 +154,13 @@ def plot_relative_error(rows: Sequence[Row], distribution: str) -> "Figure":
     for name in _estimators(rows):
         mine = [row for row in rows if (row.estimator, row.n) == (name, n) and row.truth > FAINTEST]
         label, color, marker = STYLES[name]
-        x, y = [row.parameter for row in mine], [100 * row.error / row.truth for row in mine]
+        x, y = [row.truth for row in mine], [100 * row.error / row.truth for row in mine]
         ax.plot(x, y, color=color, marker=marker, markersize=4, linewidth=1, label=label)
         errors = [100 * row.sd / row.draws**0.5 / row.truth for row in mine]
         _band(ax, x, y, errors, color)
     ax.axhline(0, color="k", linestyle="--", linewidth=1.5)
     ax.set_ylabel("(mean estimate - truth) / truth, per cent\nbands: ± standard error of the mean")
-    _parameter_axis(ax, distribution)
+    ax.set_xlabel("true mutual information (nats)")
     ax.legend(frameon=False)
     figure.suptitle(f"Relative error with N = {n} pairs ({_described(rows, distribution)})")
     return figure

@@ -371,7 +371,7 @@ class TestFigures:
             line.get_label(): line for line in plot_relative_error(rows, "gaussian").axes[0].lines
         }
         # Without r = 0, where nothing is a fraction of the truth.
-        assert list(lines["kernel densities"].get_xdata()) == [row.parameter for row in kde[1:]]
+        assert list(lines["kernel densities"].get_xdata()) == [row.truth for row in kde[1:]]
         assert list(lines["kernel densities"].get_ydata()) == [
             100 * row.error / row.truth for row in kde[1:]
         ]
