@@ -42,7 +42,7 @@ from mi_metrics.functional.options import (
 from mi_metrics.functional.tables import views
 from mi_metrics.functional.tables.automatic import MOST_BINS
 from mi_metrics.functional.tables.outside import outside_doubt
-from mi_metrics.functional.tensors import Rows, cast, paired_rows
+from mi_metrics.functional.tensors import Rows, cast, of_no_pairs, paired_rows
 
 
 @hints_keywords
@@ -170,6 +170,8 @@ def binned_mutual_information(
         unit=unit,
     )
     rows = _rows(x, y, weights, options)
+    if not len(rows.x):
+        return of_no_pairs(rows.x, *x.shape[:-1])
     # Twice the bins can be told apart, but in the cells that a metric keeps of known ranges.
     most = MOST_BINS if options.ranges else 2 * MOST_BINS
     value, found = views.answers(_tables(rows, options), options, x.shape[:-1], most)
@@ -200,7 +202,8 @@ def binned_joint(
         Axis order: the rows are the bins of x, the columns those of y.
         Bins, ties, constant input, gradient, memory and splits: as
         :func:`binned_mutual_information`. A constant variable fills one row (or column). With
-        ``num_bins="auto"`` in a batch the smaller tables are padded with empty cells.
+        ``num_bins="auto"`` in a batch the smaller tables are padded with empty cells, and in a
+        batch of no pairs they are (0, 1, 1).
         Cautions: "outside".
 
     Args:
@@ -235,6 +238,8 @@ def binned_joint(
     """
     options = views.parse(num_bins, value_range, binning, clip_quantile, margin, kernel)
     rows = _rows(x, y, weights, options)
+    if not len(rows.x):
+        return of_no_pairs(rows.x, *x.shape[:-1], *(options.bins or (1, 1)))
     parts = list(_tables(rows, options))
     caution_each(outside_doubt(rows, options.ranges))
     bx, by = (max(part.counts.shape[i] for part in parts) for i in (1, 2))

@@ -29,6 +29,13 @@ Kind = Literal[
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+# So many samples say something about dependence.
+ENOUGH = 8
+TOO_FEW = (
+    f"Fewer than {ENOUGH} samples say nothing about dependence: what they show of it is chance. "
+    "Use more samples."
+)
+
 # Code is compiled under the path that it was imported from, so links in it are not followed.
 _PACKAGE = str(Path(__file__).parents[1]) + os.sep
 # Packages between this one and its user: a call passes through their wrappers and loops.

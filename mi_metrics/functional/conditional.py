@@ -31,11 +31,11 @@ from mi_metrics.functional.tables import views
 from mi_metrics.functional.tables.automatic import MOST_BINS
 from mi_metrics.functional.tables.outside import outside_doubt
 from mi_metrics.functional.tensors import (
-    Rows,
     cast,
     check_same_device,
     check_tensor,
     check_values,
+    of_no_pairs,
     paired_rows,
 )
 
@@ -145,8 +145,11 @@ def binned_conditional_mutual_information(
         unit=unit,
     )
     leading = x.shape[:-1] if isinstance(x, Tensor) else ()
-    x, y, _ = paired_rows(x, y)
+    rows = paired_rows(x, y)
+    x, y, _ = rows
     labels, number = torch.unique(_labels(z, (*leading, x.shape[1]), x), return_inverse=True)
+    if not len(x):
+        return of_no_pairs(x, *leading)
     conditions = views.Conditions(number.view(x.shape), len(labels))
     if options.soft:
         x, y = cast(x, torch.float64), cast(y, torch.float64)
@@ -154,7 +157,7 @@ def binned_conditional_mutual_information(
     most = MOST_BINS if options.ranges else 2 * MOST_BINS
     tables = views.tables(x, y, None, options, conditions=conditions)
     value, found = views.answers(tables, options, torch.Size(leading), most)
-    caution_each(outside_doubt(Rows(x, y, None), options.ranges) | found)
+    caution_each(outside_doubt(rows, options.ranges) | found)
     return value
 
 

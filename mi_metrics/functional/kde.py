@@ -51,7 +51,7 @@ from mi_metrics.functional.options import (
 )
 from mi_metrics.functional.tables.axis import parse_value_range
 from mi_metrics.functional.tables.outside import outside_doubt
-from mi_metrics.functional.tensors import paired_rows
+from mi_metrics.functional.tensors import of_no_pairs, paired_rows
 
 
 @hints_keywords
@@ -159,6 +159,8 @@ def kde_mutual_information(
     grid_size = int(grid_size)
     ranges = parse_value_range(value_range)
     rows = paired_rows(x, y)
+    if not len(rows.x):
+        return of_no_pairs(rows.x, *x.shape[:-1])
     value, doubts = kde_from_samples(
         rows.x.detach(), rows.y.detach(), bandwidth, grid_size, ranges, normalization
     )
@@ -229,6 +231,8 @@ def kde_joint(
     grid_size = int(grid_size)
     ranges = parse_value_range(value_range)
     rows = paired_rows(x, y)
+    if not len(rows.x):
+        return of_no_pairs(rows.x, *x.shape[:-1], grid_size, grid_size)
     joint, doubts = kde_joint_from_samples(
         rows.x.detach(), rows.y.detach(), bandwidth, grid_size, ranges
     )

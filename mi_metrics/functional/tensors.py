@@ -179,9 +179,9 @@ def shapes_differ(x: Tensor, y: Tensor, remedy: str) -> ValueError:
     )
 
 
-def check_pair(x: Any, y: Any) -> tuple[Tensor, Tensor]:
+def check_pair(x: Any, y: Any, *, batched: bool = False) -> tuple[Tensor, Tensor]:
     """Refuse a pair that does not hold paired samples: real tensors of one shape on one device, not
-    empty.
+    empty; of ``batched`` samples, along the last dimension, there may be no pairs.
     """
     x, y = check_tensor("x", x), check_tensor("y", y)
     if x.shape != y.shape:
@@ -189,7 +189,7 @@ def check_pair(x: Any, y: Any) -> tuple[Tensor, Tensor]:
             x, y, "Samples are paired by position; reshape or expand one of them first."
         )
     check_same_device({"x": x, "y": y})
-    if x.numel() == 0:
+    if x.numel() == 0 and not (batched and x.shape[-1]):
         raise ValueError(
             f"Expected at least one sample, but got shape {tuple(x.shape)}. Skip empty batches."
         )
@@ -200,7 +200,7 @@ def paired_rows(x: Any, y: Any, weights: Any = None, *, finite: bool = True) -> 
     """Return paired samples of scalars as rows, with their gradient.
 
     Args:
-        x: Samples ``(..., N)`` of any real dtype.
+        x: Samples ``(..., N)`` of any real dtype, of no pairs too.
         y: Samples of the same shape.
         weights: Weights ≥ 0 of the same shape. A weight of 0 excludes a sample, even if it is NaN.
         finite: Refuse NaN and infinite samples. Else the caller does, where it reads them anyway.
@@ -210,7 +210,7 @@ def paired_rows(x: Any, y: Any, weights: Any = None, *, finite: bool = True) -> 
         ValueError: If shapes or devices differ, there is no sample or only one per pair, a sample
             is NaN or infinite, or weights are negative, not finite or all 0.
     """
-    x, y = check_pair(x, y)
+    x, y = check_pair(x, y, batched=True)
     check_values("x", x)
     if x.ndim == 0:
         raise ValueError(
@@ -230,6 +230,11 @@ def paired_rows(x: Any, y: Any, weights: Any = None, *, finite: bool = True) -> 
     if finite:
         check_finite(x, y)
     return Rows(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]), weights)
+
+
+def of_no_pairs(rows: Tensor, *shape: int) -> Tensor:
+    """Return the values of no pairs, float64, where samples ``(R, N)`` came."""
+    return torch.zeros(shape, dtype=torch.float64, device=rows.device)
 
 
 def check_weights(weights: Any, x: Tensor) -> Tensor:

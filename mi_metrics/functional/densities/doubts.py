@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.cautions import Kind
+from mi_metrics.functional.cautions import ENOUGH, TOO_FEW, Kind
 from mi_metrics.functional.densities.gaussian import CountedAxis, Kernel, Moments
 
 # A cell stands alone where it holds this part of the samples within so many kernel widths: kernels
@@ -17,8 +17,6 @@ APART = 2.5
 NEAR = 0.5
 # A kernel that blurs this part of the samples to points is too wide.
 BLURRED = 0.1
-# Fewer samples than this have a correlation by chance alone.
-TOO_FEW = 8
 
 MESSAGES: dict[Kind, str] = {
     "wide kernel": (
@@ -39,10 +37,7 @@ MESSAGES: dict[Kind, str] = {
         "continuous one: the estimate is off by a tenth of a nat or a fifth of itself. Use "
         'bins with a bin for each value (binned_mutual_information with binning="values").'
     ),
-    "too few": (
-        f"Fewer than {TOO_FEW} samples say nothing about a density: their correlation is chance. "
-        "Use more samples."
-    ),
+    "too few": TOO_FEW,
 }
 
 
@@ -104,7 +99,7 @@ def doubts_about(
         deviations = (v.sqrt() * moments.n ** (-1 / 6) for v in (moments.x, moments.y))
         follow = [_points(*each)[1] for each in zip(axes, deviations, mixed, strict=True)]
         blurred = (follow[0] & follow[1],) * 2
-    wide, too_few = blurred[0] | blurred[1], moments.n < TOO_FEW
+    wide, too_few = blurred[0] | blurred[1], moments.n < ENOUGH
     # A fill value is one of few values, too; one sentence says what to do.
     doubts = wide, torch.zeros_like(wide) | narrow, few_values & ~wide, too_few
     return Doubts(*(doubt & ~moments.constant for doubt in doubts))

@@ -278,7 +278,7 @@ def _carries_more(each: Tensor, pooled: Binned) -> Tensor:
 
 def shared(pairs: Pairs, side: int, bins: int) -> Tensor:
     """Return which pairs have at most as many distinct values as bins, and two of them in one,
-    ``(R,)`` bool.
+    ``(R,)`` bool. Values beyond a range, or clipped, count as one at its end.
     """
     found = pairs.number(side, bins)
     result = found <= bins
@@ -289,9 +289,12 @@ def shared(pairs: Pairs, side: int, bins: int) -> Tensor:
         axis = some.uniform(side, torch.full_like(rows, bins).unsqueeze(1))
         held = values < torch.inf
         cells = axis.cell(values.where(held, 0))
-        # The values are in order, and so are their bins.
-        occupied = ((cells[:, 1:] != cells[:, :-1]) & held[:, 1:]).sum(1) + 1
-        result[rows] = occupied < found[rows]
+        places = axis.position(values.where(held, 0)).clamp(axis.bins.new_zeros(()), axis.bins)
+        # The values are in order, and so are their places and bins.
+        number, occupied = (
+            ((v[:, 1:] != v[:, :-1]) & held[:, 1:]).sum(1) + 1 for v in (places, cells)
+        )
+        result[rows] = occupied < number
     return result
 
 

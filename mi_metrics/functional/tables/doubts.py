@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.cautions import Kind
+from mi_metrics.functional.cautions import ENOUGH, TOO_FEW, Kind
 from mi_metrics.functional.information import entropy, information, standard_error
 from mi_metrics.functional.stratified import stratified_standard_error
 from mi_metrics.functional.tables.automatic import MOST_BINS, Binned, rebinned, shared
@@ -16,7 +17,12 @@ from mi_metrics.functional.tables.conditions import (
     undersampled_conditions,
 )
 from mi_metrics.functional.tables.pairs import Margin
-from mi_metrics.functional.tables.sampling import alone, undersampled
+from mi_metrics.functional.tables.sampling import (
+    alone,
+    occupied,
+    soft_undersampled,
+    undersampled,
+)
 
 NAMES = ("x", "y")
 # "rising": twice the bins add so much in nats, as a share of the value and in standard errors,
@@ -29,21 +35,40 @@ Doubt = tuple[Kind, str]
 
 
 def doubts(
-    binned: Binned, correction: str, effective: Tensor | None, most: int, *, soft: bool = False
+    binned: Binned,
+    counts: Tensor,
+    correction: str,
+    effective: Tensor | None,
+    most: int,
+    *,
+    kernel: str = "hard",
 ) -> Iterator[Doubt]:
     """Yield what is doubtful about the values of tables, each kind once.
 
     Args:
         binned: The pairs and their bins. Their tables are those of the hard kernel.
+        counts: The tables of the values.
         correction: The bias correction of the values.
         effective: The effective number of weighted samples, ``(R,)``.
         most: The most bins that the pairs can be counted in; fewer than twice the bins give no
             "rising".
-        soft: Whether the values come from a soft kernel, whose table has other cells.
+        kernel: The kernel of the values.
     """
-    message = None if soft else _undersampled(binned, correction, effective)
+    soft = kernel != "hard"
+    constant = None
+    if soft:
+        value = averaged(partial(information, soft=True), counts)
+        # What spreads over several bins may be a constant all the same.
+        constant = value == 0
+        message = soft_undersampled(
+            counts, value, kernel, correction, effective, None if counts.ndim == 3 else averaged
+        )
+    else:
+        message = _undersampled(binned, correction, effective)
     if message:
         yield "undersampled", message
+    elif too_few(binned, constant):
+        yield "too few", TOO_FEW
     few = message is not None
     if message := shared_bins(binned):
         yield "shared bins", message
@@ -54,6 +79,19 @@ def doubts(
     whole = effective is None and not soft
     if binned.automatic and whole and (message := rising(binned, most)):
         yield "rising", message
+
+
+def too_few(binned: Binned, constant: Tensor | None) -> bool:
+    """Say whether a pair that is not constant has so few samples that they say nothing."""
+    few = (binned.pairs.size > 0) & (binned.pairs.size < ENOUGH)
+    if constant is not None:
+        few &= ~constant
+    rows = few.nonzero().squeeze(1)
+    if not len(rows):
+        return False
+    counts = binned.counts[rows]
+    varied = [occupied(counts.sum(dim), 1) > 1 for dim in (1, 2)]
+    return bool((varied[0] & varied[1]).any())
 
 
 def shared_bins(binned: Binned) -> str | None:

@@ -1,6 +1,7 @@
 """Whether a table has enough samples for its cells."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,6 +12,13 @@ Averaged = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
 UNDERSAMPLED = 0.1
 # And so does one with more than this share of samples alone in their cell, by the correction.
 ALONE = {"none": 0.2, "miller_madow": 0.2, "grassberger": 0.25}
+# A soft table has no samples alone in a cell, but cells that each sample fills by itself: so many
+# per sample are as many as there are where a fifth of the samples is alone.
+CELLS_PER_SAMPLE = 0.5
+# What part of a cell is one sample's own, Σ w² / Σ w over the samples: where many overlap, the
+# integral of the kernel's square; and the most that a sample adds to a cell.
+OVERLAP = {"linear": (2 / 3, 1.0), "cubic": (151 / 315, 2 / 3)}
+SOFT_EXCESS = 1.5
 
 
 def occupied(table: Tensor, dims: int) -> Tensor:
@@ -89,6 +97,73 @@ def undersampled_message(
         f"{100 * float(share[worst]):.0f} % of them alone in theirs: {what}. Use fewer bins "
         f'(num_bins="auto"), more samples, or {remedy}.'
     )
+
+
+def soft_undersampled(
+    counts: Tensor,
+    value: Tensor,
+    kernel: str,
+    bias_correction: str = "none",
+    effective_samples: Tensor | None = None,
+    averaged: Averaged | None = None,
+) -> str | None:
+    """Return a message if the value of a soft table says more about N than about the data.
+
+    The expected excess of the plug-in value is that of a hard table, with Σ w² / Σ w in place of
+    each occupied cell, times a number that was measured where it is a tenth of a nat.
+
+    Args:
+        counts: Tables ``(R, B_x, B_y)`` of a soft kernel, or under conditions ``(R, K, B_x, B_y)``
+            whose measures are ``averaged``.
+        value: Their plug-in information in nats, ``(R,)``.
+        kernel: ``"linear"`` or ``"cubic"``.
+        bias_correction: That of the values.
+        effective_samples: Of weighted samples, ``(R,)``.
+        averaged: See :func:`undersampled_message`.
+    """
+    table, value = counts.detach().cpu().double(), value.detach().cpu()
+    n = total = table.sum(tuple(range(1, table.ndim)))
+    if effective_samples is not None:
+        n = effective_samples.cpu()
+        table = table * (n / torch.where(total > 0, total, 1))[:, None, None]
+    bias, density = (
+        measure(table) if averaged is None else averaged(measure, table)
+        for measure in (partial(_soft_bias, kernel=kernel), partial(_soft_density, kernel=kernel))
+    )
+    excess, doubt = SOFT_EXCESS * bias, density / CELLS_PER_SAMPLE
+    if bias_correction == "none":
+        doubt = torch.maximum(doubt, excess / ((value - excess) / 5).clamp_min(UNDERSAMPLED))
+    # A constant has no information, whatever N.
+    doubt = torch.where(value > 0, doubt, 0)
+    if doubt.numel() == 0 or not bool(doubt.max() > 1):
+        return None
+    worst = int(doubt.argmax())
+    by = f" by about {float(excess[worst]):.2f} nats" * bool(excess[worst] > UNDERSAMPLED)
+    return (
+        f"{float(n[worst]):g} samples are few for {table.shape[-2]} x {table.shape[-1]} bins of a "
+        f"{kernel} kernel: the mutual information is too large{by}. Use fewer bins, or more "
+        "samples."
+    )
+
+
+def _soft_bias(table: Tensor, kernel: str) -> Tensor:
+    """Return :func:`analytic_bias` of tables of a soft kernel, ``(R,)``."""
+    n = table.sum((-2, -1)).clamp_min(1e-300)
+    often, once = OVERLAP[kernel]
+    kx, ky = (_own(table.sum(dim), often, once).sum(-1) for dim in (-1, -2))
+    return (_soft_density(table, kernel) * n - kx - ky + 1) / (2 * n)
+
+
+def _soft_density(table: Tensor, kernel: str) -> Tensor:
+    """Return how many cells there are for each sample, counted by what is its own, ``(R,)``."""
+    often, once = OVERLAP[kernel]
+    n = table.sum((-2, -1)).clamp_min(1e-300)
+    return _own(table, often**2, once**2).sum((-2, -1)) / n
+
+
+def _own(mass: Tensor, often: float, once: float) -> Tensor:
+    """Return how much of each cell is one sample's own, from its mass in samples."""
+    return torch.where(mass <= once + 1e-9, mass, often)
 
 
 def _constant(table: Tensor) -> Tensor:

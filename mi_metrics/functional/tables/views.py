@@ -120,7 +120,7 @@ class Table(NamedTuple):
         """Yield cautions about these values; ``most`` is the most bins that can be told apart."""
         correction = options.correction(self.binned, weighted=self.effective is not None)
         for kind, message in doubts(
-            self.binned, correction, self.effective, most, soft=options.soft
+            self.binned, self.counts, correction, self.effective, most, kernel=options.kernel
         ):
             # Normalised forms grow with the bins anyway, and one of them takes chance away.
             skip = {"none": (), "adjusted": ("rising", "undersampled")}
