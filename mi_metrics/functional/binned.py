@@ -96,8 +96,8 @@ def binned_mutual_information(
         that, as scikit-learn's ``mutual_info_score`` does. ``normalization="adjusted"`` takes
         chance away.
         Cautions: a :class:`mi_metrics.MutualInformationWarning` for each kind of doubt that the
-        samples show: "undersampled", "shared bins", "crowded", "rising", and "outside" where more
-        than 1 % of them (of the weight) lie outside a given range.
+        samples show: "undersampled", "too few" (less than 8), "shared bins", "crowded", "rising",
+        and "outside" where more than 1 % of them (of the weight) lie outside a given range.
         Gradient: with ``kernel="linear"`` or ``"cubic"``, with respect to x and y; finite
         everywhere, 0 outside the range. Ranges taken from the data are constants to it.
         Memory: B_x · B_y cells per pair and a bounded chunk, for the gradient too; never N · B.

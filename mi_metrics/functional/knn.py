@@ -112,7 +112,8 @@ def knn_mutual_information(
       because they matter little. False leaves the values as they are.
     * **Bias.** For Gaussian scalars at most 0.03 nats from N = 169 on, up to 2 nats. Towards 0 for
       strong dependence (N must grow as exp(I); −0.13 of 1.96 nats at N = 100) and for many
-      dimensions. Larger ``n_neighbors`` trades variance for bias; 3 to 5 is usual.
+      dimensions. Larger ``n_neighbors`` trades variance for bias; 3 to 5 is usual. Fewer than 8
+      samples, or than three for each neighbour: the caution ``"too few"``.
     * **Gradient.** None: counts have no derivative. Use the loss modules for training.
     * **Arithmetic and memory.** float64 throughout, whatever the input; integers above 2**53 are
       rounded. O(N) memory beyond the input, pair by pair of a batch. Time about N log N for few

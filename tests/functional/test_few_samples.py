@@ -177,7 +177,7 @@ def test_function_and_metric_doubt_a_soft_table_in_the_same_words(kernel):
             ),
         ):
             with warned(
-                "undersampled", match=rf"^60 samples are few for 16 x 16 bins of a {kernel}"
+                "undersampled", match=rf"^60 samples are few for 32 x 32 bins of a {kernel}"
             ):
                 call()
 
