@@ -19,20 +19,24 @@ if TYPE_CHECKING:
         MutualInformationPenalty,
     )
     from mi_metrics.metrics.binned import BinnedMutualInformation
+    from mi_metrics.metrics.conditional import BinnedConditionalMutualInformation
     from mi_metrics.metrics.gaussian import GaussianMutualInformation
     from mi_metrics.metrics.kde import KDEMutualInformation
     from mi_metrics.metrics.knn import KNNMutualInformation
+    from mi_metrics.metrics.knn_conditional import KNNConditionalMutualInformation
     from mi_metrics.sampler import UnpaddedDistributedSampler
 
     __version__: str
 
 __all__ = [
+    "BinnedConditionalMutualInformation",
     "BinnedMutualInformation",
     "GaussianMutualInformation",
     "GaussianMutualInformationLoss",
     "GaussianMutualInformationPenalty",
     "KDEMutualInformation",
     "KDEMutualInformationLoss",
+    "KNNConditionalMutualInformation",
     "KNNMutualInformation",
     "MutualInformationLoss",
     "MutualInformationPenalty",
@@ -43,12 +47,14 @@ __all__ = [
 # Imported when it is asked for, so that `mi-metrics --help` and a part of the package do not wait
 # for the rest.
 _HOMES = {
+    "BinnedConditionalMutualInformation": "metrics.conditional",
     "BinnedMutualInformation": "metrics.binned",
     "GaussianMutualInformation": "metrics.gaussian",
     "GaussianMutualInformationLoss": "gaussian_losses",
     "GaussianMutualInformationPenalty": "gaussian_losses",
     "KDEMutualInformation": "metrics.kde",
     "KDEMutualInformationLoss": "losses",
+    "KNNConditionalMutualInformation": "metrics.knn_conditional",
     "KNNMutualInformation": "metrics.knn",
     "MutualInformationLoss": "losses",
     "MutualInformationPenalty": "losses",

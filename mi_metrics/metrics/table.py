@@ -17,6 +17,7 @@ from mi_metrics.functional.tensors import lift, on_cpu
 from mi_metrics.metrics.base import IGNORED, SEEN, WIDE_X, WIDE_Y
 from mi_metrics.metrics.inference import PValueMetric, stacked
 from mi_metrics.states import grid, reading
+from mi_metrics.states.damage import grid_problems
 from mi_metrics.states.header import Value
 
 
@@ -42,6 +43,7 @@ class JointTableMetric(PValueMetric):
         resolution: int,
         num_outputs: int,
         nan_strategy: str,
+        num_conditions: int | None = None,
         **kwargs: Any,
     ) -> None:
         configuration: dict[str, Value] = {"state": "grid", "resolution": resolution}
@@ -56,18 +58,22 @@ class JointTableMetric(PValueMetric):
             configuration |= {"x_lo": x_lo, "x_hi": x_hi, "y_lo": y_lo, "y_hi": y_hi}
         num_outputs = check_integer("num_outputs", num_outputs, 1)
         bx, by = bins or (resolution, resolution)
-        check_cells(f"{num_outputs=} with {bx} x {by} each", num_outputs * bx * by)
+        tables = num_outputs
+        if num_conditions is None:
+            check_cells(f"{num_outputs=} with {bx} x {by} each", tables * bx * by)
+        else:
+            tables = check_integer("num_conditions", num_conditions, 1)
+            check_cells(f"{num_conditions=} with {bx} x {by} each", tables * bx * by)
+            configuration["num_conditions"] = tables
         super().__init__(
             configuration, num_outputs=num_outputs, nan_strategy=nan_strategy, **kwargs
         )
         self._bins, self._ranges, self._kernel = bins, ranges, kernel
         if bins is not None and ranges is not None:
             dtype = torch.int64 if kernel == "hard" else torch.float64
-            self.add_state(
-                "table", torch.zeros(num_outputs, *bins, dtype=dtype, device="cpu"), "sum"
-            )
+            self.add_state("table", torch.zeros(tables, *bins, dtype=dtype, device="cpu"), "sum")
         else:
-            self.add_state("table", grid.empty(num_outputs, resolution, "cpu"), grid.fold)
+            self.add_state("table", grid.empty(tables, resolution, "cpu"), grid.fold)
 
     def update(self, x: Tensor, y: Tensor, mask: Tensor | None = None) -> None:
         """Add a batch of paired samples to the joint table.
@@ -178,7 +184,7 @@ class JointTableMetric(PValueMetric):
         table, counters = states["table"], states["counters"]
         kept = counters[SEEN] - counters[IGNORED]
         if self._bins is None:
-            return grid.problems(table, kept)
+            return grid_problems(table, kept)
         mass = table.sum((1, 2))
         # Sums of soft counts are rounded. No comparison holds for NaN.
         exact = mass == kept if self._kernel == "hard" else (mass - kept).abs() <= 1e-6 * (1 + kept)
@@ -209,7 +215,7 @@ class JointTableMetric(PValueMetric):
         tables = []
         for output in range(self.num_outputs):
             pairs, choice = self._pairs(output)
-            tables += [binned.counts for binned in choose_apart(pairs, choice)]
+            tables += [binned.tables.flatten(0, -3) for binned in choose_apart(pairs, choice)]
         return stacked(tables)
 
     def _pairs(self, output: int) -> tuple[Cells, Choice]:

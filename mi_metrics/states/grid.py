@@ -133,23 +133,33 @@ def empty(num_outputs: int, resolution: int, device: torch.device | str | None =
     return state
 
 
-def update(state: Tensor, x: Tensor, y: Tensor, valid: Tensor | None = None) -> Tensor:
+def update(
+    state: Tensor,
+    x: Tensor,
+    y: Tensor,
+    valid: Tensor | None = None,
+    labels: Tensor | None = None,
+) -> Tensor:
     """Return the state with the pairs x, y (C, n) added, those apart where ``valid`` (C, n) is
     False: what `merge` makes of it and theirs, bit for bit, for a few lookups per sample.
+
+    With ``labels`` (1, n) below K, C is 1 and the K rows of the state share their cells
+    (:mod:`mi_metrics.states.by_condition`).
 
     Samples in cells that the state knows are counted through the lookup. The others, few once the
     state has seen similar data, are gathered and sorted. Takes a few times the memory of the state
     and of a chunk.
     """
-    (C, n), m = x.shape, _resolution(state)
+    (C, n), m = x.shape, resolution(state)
     if C * n <= SMALL:
-        return _insert(state, x, y, valid)
+        return _insert(state, x, y, valid, labels)
     chunk = max(1, chunk_size("cells", x.device) // max(C, 1))
-    missed, dropped = m * m, m * m + 1
+    missed = len(state) // C * m * m
+    dropped = missed + 1
     one = torch.ones((), dtype=torch.int64, device=x.device)
-    counts = torch.zeros(C, m * m + 2, dtype=torch.int64, device=x.device)
-    find_x, find_y = _lookups(state)
-    held: list[tuple[Tensor, Tensor, Tensor]] = []
+    counts = torch.zeros(C, missed + 2, dtype=torch.int64, device=x.device)
+    find_x, find_y = _lookups(state, C)
+    held: list[tuple[Tensor, ...]] = []
     total = waiting = 0
     for start in range(0, n, chunk):
         a, b = x[:, start : start + chunk].double(), y[:, start : start + chunk].double()
@@ -158,6 +168,8 @@ def update(state: Tensor, x: Tensor, y: Tensor, valid: Tensor | None = None) -> 
             a, b = a.where(keep, 0), b.where(keep, 0)
         (code, right_x), (code_y, right_y) = _find(find_x, a, missed), _find(find_y, b, missed)
         code = code.add_(code_y)
+        own = None if labels is None else labels[:, start : start + chunk]
+        code = code if own is None else code.add_(own, alpha=m * m)
         right = right_x if right_y is None else right_y if right_x is None else right_x & right_y
         # what is not found is not right either
         code = code.clamp_(max=missed) if right_x is None or right_y is None else code
@@ -168,14 +180,16 @@ def update(state: Tensor, x: Tensor, y: Tensor, valid: Tensor | None = None) -> 
         if int(counts[:, missed].sum()) > total:
             miss = code == missed
             some = miss.any(0).nonzero().squeeze(1)
-            held.append((a[:, some], b[:, some], miss[:, some]))
+            parts = (a, b, miss) if own is None else (a, b, miss, own)
+            held.append(tuple(part[:, some] for part in parts))
             total, waiting = int(counts[:, missed].sum()), waiting + some.numel()
         if waiting and (16 * waiting >= chunk or start + chunk >= n):
-            a, b, miss = (torch.cat(parts, 1) for parts in zip(*held, strict=True))
-            state = _insert(_add(state, counts), a, b, miss)
+            state = _insert(
+                _add(state, counts), *(torch.cat(parts, 1) for parts in zip(*held, strict=True))
+            )
             if start + chunk >= n:
                 return state
-            find_x, find_y = _lookups(state)
+            find_x, find_y = _lookups(state, C)
             held, total, waiting = [], 0, 0
             counts.zero_()
     return _add(state, counts)
@@ -189,7 +203,7 @@ def merge(a: Tensor, b: Tensor) -> Tensor:
 def fold(stacked: Tensor) -> Tensor:
     """Merge the states (K, C, L) over the first dimension: the ``dist_reduce_fx`` of the state."""
     K, C, _ = stacked.shape
-    m = _resolution(stacked)
+    m = resolution(stacked)
     level = stacked[..., :2].amax(0)
     levels, tables, slots = [], [], []
     for axis in range(2):
@@ -220,7 +234,7 @@ def regroup(joint: Tensor, rows: Tensor, columns: Tensor, shape: tuple[int, int]
 
 def view(state: Tensor) -> Grid:
     """Read a state (C, L)."""
-    m = _resolution(state)
+    m = resolution(state)
     joint = state[:, 2 + 2 * m :].reshape(-1, m, m)
     x, y = (
         _axis(state[:, i], state[:, 2 + i * m : 2 + (i + 1) * m], joint.sum(2 - i))
@@ -229,33 +243,8 @@ def view(state: Tensor) -> Grid:
     return Grid(x, y, joint)
 
 
-def problems(state: Tensor, total: Tensor) -> list[str]:
-    """Say what in a tensor (C, L) can't be the state of ``total`` (C,) samples."""
-    m = _resolution(state)
-    level, joint = state[:, :2], state[:, 2 + 2 * m :].reshape(-1, m, m)
-    found = []
-    if bool(((level < LEAST) | (level >= _NEVER)).any()):
-        return [f"impossible values in table: levels outside of {LEAST} to {_NEVER - 1}"]
-    for axis, name in enumerate("xy"):
-        borders = state[:, 2 + axis * m : 2 + (axis + 1) * m]
-        filled = borders != _EMPTY
-        ascend = ~filled[:, 1:] | (borders[:, 1:] > borders[:, :-1])
-        numbers = (borders >= -_EMPTY) & (borders <= _EMPTY)
-        whole = ~filled | (_floor(borders, level[:, axis]) == borders)
-        if not bool(ascend.all() & numbers.all() & whole.all()):
-            found.append(f"borders of {name} that are out of order or not of their level")
-        elif bool(((joint.sum(2 - axis) > 0) != filled).any()):
-            found.append(f"counts of {name} in empty cells, or cells without a count")
-    if bool((joint < 0).any() | (joint.sum((1, 2)) != total).any()):
-        found.append(
-            f"counts that are negative or do not sum to the {total.tolist()} samples of the "
-            "counters"
-        )
-    return ["impossible values in table: " + ", ".join(found)] if found else []
-
-
-def _resolution(state: Tensor) -> int:
-    """Return m, from 2 + 2m + m^2 = (m + 1)^2 + 1."""
+def resolution(state: Tensor) -> int:
+    """Return m of a state, from 2 + 2m + m^2 = (m + 1)^2 + 1."""
     return math.isqrt(state.shape[-1] - 1) - 1
 
 
@@ -264,22 +253,28 @@ def _pack(levels: list[Tensor], borders: list[Tensor], joint: Tensor) -> Tensor:
 
 
 def _add(state: Tensor, counts: Tensor) -> Tensor:
-    """Return the state with the m^2 leading columns of ``counts`` added to its table."""
-    m = _resolution(state)
+    """Return the state with all but the last two columns of ``counts`` added to its tables."""
+    m = resolution(state)
     head, joint = state[:, : 2 + 2 * m], state[:, 2 + 2 * m :]
-    return torch.cat([head, joint + counts[:, : m * m]], 1)
+    return torch.cat([head, joint + counts[:, :-2].reshape(joint.shape)], 1)
 
 
-def _insert(state: Tensor, x: Tensor, y: Tensor, valid: Tensor | None) -> Tensor:
+def _insert(
+    state: Tensor,
+    x: Tensor,
+    y: Tensor,
+    valid: Tensor | None,
+    labels: Tensor | None = None,
+) -> Tensor:
     """Return the state with the pairs (C, n) added, by searching and sorting: of few samples faster
     than lookups are made.
     """
-    (C, n), m = x.shape, _resolution(state)
+    (C, n), m, (R, L) = x.shape, resolution(state), state.shape
     keys = _key(torch.stack([x.double(), y.double()], 1))
     if valid is not None:
         keys = keys.where(valid.unsqueeze(1), _EMPTY)
     # Both axes at once: small operations take the same time whatever they do.
-    level, borders = state[:, :2].flatten(), state[:, 2 : 2 + 2 * m].reshape(2 * C, m)
+    level, borders = state[:C, :2].flatten(), state[:C, 2 : 2 + 2 * m].reshape(2 * C, m)
     cells = _floor(keys.view(2 * C, n), level)
     slots = torch.searchsorted(borders, cells).clamp_(max=m - 1)
     known = borders.gather(1, slots) == cells
@@ -294,12 +289,16 @@ def _insert(state: Tensor, x: Tensor, y: Tensor, valid: Tensor | None) -> Tensor
             torch.searchsorted(table, _floor(borders, level)).clamp_(max=m - 1).view(C, 2, m)
         ).unbind(1)
         slots = torch.searchsorted(table, _floor(cells, level)).clamp_(max=m - 1)
-        joint = regroup(state[:, 2 + 2 * m :].reshape(C, m, m), rows, columns, (m, m))
-        result = torch.cat([level.view(C, 2), table.view(C, 2 * m), joint.flatten(1)], 1)
+        joint = state[:, 2 + 2 * m :].reshape(R, m, m)
+        joint = regroup(joint, rows.expand(R, m), columns.expand(R, m), (m, m))
+        head = torch.cat([level.view(C, 2), table.view(C, 2 * m)], 1)
+        result = torch.cat([head.expand(R, -1), joint.flatten(1)], 1)
     row, column = slots.view(C, 2, n).unbind(1)
     code = (row * m + (2 + 2 * m)).add_(column)
     one = torch.ones_like(code) if valid is None else valid.to(torch.int64)
-    return result.scatter_add_(1, code, one)
+    if labels is not None:
+        code.add_(L * labels)
+    return result.view(C, -1).scatter_add_(1, code, one).view(R, L)
 
 
 def _key(x: Tensor) -> Tensor:
@@ -407,18 +406,23 @@ def _find(lookups: list[_Lookup], x: Tensor, missed: int) -> tuple[Tensor, Tenso
     return code, right
 
 
-def _lookups(state: Tensor) -> tuple[list[_Lookup], list[_Lookup]]:
+def _lookups(state: Tensor, outputs: int | None = None) -> tuple[list[_Lookup], list[_Lookup]]:
     """Return for both axes of a state the lookups that find most of the samples like those counted.
 
     One will do for most data. A second and a third serve what lies far off: a background, a fill
     value.
     """
-    m = _resolution(state)
-    joint = state[:, 2 + 2 * m :].reshape(-1, m, m)
+    m = resolution(state)
+    outputs = len(state) if outputs is None else outputs
+    joint = state[:, 2 + 2 * m :].reshape(outputs, -1, m, m)
+    missed = joint.shape[1] * m * m
+    joint = joint.sum(1)
+    state = state[:outputs]
     slots = torch.arange(m + 1, dtype=torch.int64, device=state.device)
     lookups: tuple[list[_Lookup], list[_Lookup]] = ([], [])
-    # a code of m^2 or more, from either axis, says: not found
-    for axis, codes in enumerate((slots * m, torch.where(slots == m, m * m, slots))):
+    # a code of all tables' cells or more, from either axis, says: not found
+    for axis, step in enumerate((m, 1)):
+        codes = torch.where(slots == m, missed, slots * step)
         borders, counts = state[:, 2 + axis * m : 2 + (axis + 1) * m], joint.sum(2 - axis)
         rare = counts.sum(1) // 64
         while not lookups[axis] or (len(lookups[axis]) < 3 and bool((counts.sum(1) > rare).any())):

@@ -42,6 +42,8 @@ FIELDS = (
     "y_dim",
     "max_samples",
     "discrete_y",
+    "num_conditions",
+    "z_dim",
 )
 
 Value = str | float | None

@@ -11,8 +11,10 @@ from mi_metrics.functional.tables import views
 from mi_metrics.functional.tables.automatic import MOST_BINS, choose, rebinned
 from mi_metrics.functional.tables.axis import Axis, data_axis
 from mi_metrics.functional.tables.bspline import kernel_matrix
+from mi_metrics.functional.tables.conditions import LabelledCells, averaged
 from mi_metrics.functional.tables.pairs import Cells
 from mi_metrics.states import grid
+from mi_metrics.states.by_condition import pooled
 
 # So many times the samples of the cells beside it make a cell one value that repeats.
 REPEATED = 8
@@ -32,7 +34,7 @@ class OutputView(NamedTuple):
 
     @property
     def counts(self) -> Tensor:
-        """The table, ``(1, B_x, B_y)``."""
+        """The table, ``(1, B_x, B_y)``, or ``(1, K, B_x, B_y)`` under K conditions."""
         return self.table.counts
 
 
@@ -40,6 +42,7 @@ def pairs_of(
     state: Tensor,
     wide: tuple[bool, bool],
     *,
+    conditional: bool = False,
     soft: bool = False,
     clip_quantile: float = 0.0,
     margin: float = 0.0,
@@ -50,11 +53,12 @@ def pairs_of(
     Args:
         state: The grid, ``(1, L)``.
         wide: Whether x and y had samples of other dtypes than float32 and shorter.
+        conditional: Whether the state is a grid under K conditions, ``(K, L)``.
         soft: Whether the kernel is soft.
         clip_quantile: What bins of equal width leave out at each end.
         margin: What they add at each end.
     """
-    cells = grid.view(state)
+    cells = grid.view(pooled(state) if conditional else state)
 
     def uniform(side: int, values: Tensor, bins: Tensor, weights: Tensor | None) -> Axis:
         return data_axis(values, bins, weights, "uniform", clip_quantile, margin)
@@ -63,9 +67,12 @@ def pairs_of(
         _values(axis, hard=not soft, wide=w)
         for axis, w in zip((cells.x, cells.y), wide, strict=True)
     )
-    pairs = Cells(
+    kind, joint = Cells, cells.joint
+    if conditional:
+        kind, joint = LabelledCells, grid.view(state).joint.unsqueeze(0)
+    pairs = kind(
         (x, y),
-        cells.joint,
+        joint,
         (bool(cells.x.lossless), bool(cells.y.lossless)),
         (cells.x.upper > cells.x.lower, cells.y.upper > cells.y.lower),
         uniform,
@@ -73,7 +80,9 @@ def pairs_of(
     return pairs, cells
 
 
-def read(state: Tensor, options: views.Options, wide: tuple[bool, bool]) -> OutputView:
+def read(
+    state: Tensor, options: views.Options, wide: tuple[bool, bool], *, conditional: bool = False
+) -> OutputView:
     """Return the cells of one output's grid in bins.
 
     The functional API does the rest, on the values that stand for the cells, with their counts as
@@ -83,10 +92,12 @@ def read(state: Tensor, options: views.Options, wide: tuple[bool, bool]) -> Outp
         state: The grid, ``(1, L)``.
         options: Checked options of a binned estimate, without ranges.
         wide: Whether x and y had samples of other dtypes than float32 and shorter.
+        conditional: Whether the state is a grid under K conditions, ``(K, L)``.
     """
     pairs, cells = pairs_of(
         state,
         wide,
+        conditional=conditional,
         soft=options.soft,
         clip_quantile=options.clip_quantile,
         margin=options.margin,
@@ -94,7 +105,7 @@ def read(state: Tensor, options: views.Options, wide: tuple[bool, bool]) -> Outp
     resolution = cells.joint.shape[-1]
     choice = options.choice(most=min(MOST_BINS, resolution), few=resolution)
     (binned,) = choose(pairs, choice)
-    counts = binned.counts
+    counts = binned.tables
     if options.soft:
         wx, wy = (
             kernel_matrix(v.double(), axis, b, options.kernel)
@@ -217,7 +228,9 @@ def _falls(view: OutputView) -> bool:
         merged[:, 1::2] = torch.where(touch, first, second)
         values.append(merged)
     coarser = rebinned(binned._replace(pairs=pairs.having((values[0], values[1]))), 1)
-    before, after = (
-        float(information(t.counts, bias_correction="miller_madow")) for t in (binned, coarser)
-    )
+    before, after = (float(averaged(_corrected, t.tables)) for t in (binned, coarser))
     return before - after > max(FALL, FALL_SHARE * before)
+
+
+def _corrected(counts: Tensor) -> Tensor:
+    return information(counts, bias_correction="miller_madow")

@@ -10,15 +10,19 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from mi_metrics import (
+    BinnedConditionalMutualInformation,
     BinnedMutualInformation,
     GaussianMutualInformation,
     KDEMutualInformation,
+    KNNConditionalMutualInformation,
     KNNMutualInformation,
 )
 from mi_metrics.functional import (
+    binned_conditional_mutual_information,
     binned_mutual_information,
     gaussian_mutual_information,
     kde_mutual_information,
+    knn_conditional_mutual_information,
     knn_mutual_information,
 )
 
@@ -55,10 +59,12 @@ class Case:
     @property
     def strangers(self) -> tuple[dict[str, Any], ...]:
         """Arguments of metrics whose states don't add up with this one's, whatever the class."""
-        more = (
-            {"x_dim": self.dims[0] + 1} if self.vectors else {"num_outputs": self.num_outputs + 1}
-        )
-        return (*self.differs, {"nan_strategy": "ignore"}, more)
+        known, more = inspect.signature(self.metric).parameters, []
+        if self.vectors or ("x_dim" in known and "num_outputs" not in known):
+            more = [{"x_dim": self.dims[0] + 1}]
+        elif "num_outputs" in known:
+            more = [{"num_outputs": self.num_outputs + 1}]
+        return (*self.differs, {"nan_strategy": "ignore"}, *more)
 
     @property
     def dims(self) -> tuple[int, int]:
@@ -164,6 +170,7 @@ KNOWN: dict[str, Any] = {"num_bins": (5, 8), "value_range": ((-3.0, 3.0), (-10.0
 UNKNOWN: dict[str, Any] = {"num_bins": (5, 8), "resolution": 64}
 QUANTILE = UNKNOWN | {"binning": "quantile", "bias_correction": "miller_madow"}
 VIEWS = ({"normalization": "geometric"}, {"unit": "bits"}, {"bias_correction": "miller_madow"})
+CONDITIONAL_VIEWS = ({"unit": "bits"}, {"bias_correction": "miller_madow"})
 OTHER_TABLES = (
     {"value_range": ((-3.0, 3.0), (-10.0, 60.00000006))},
     {"value_range": ((-3.0, 3.0), (-10.0, 255.0))},
@@ -202,6 +209,69 @@ def kde(name: str, kwargs: dict[str, Any], **more: Any) -> Case:
 def knn(name: str, kwargs: dict[str, Any], **more: Any) -> Case:
     more = {"constant_memory": False} | more
     return Case(name, KNNMutualInformation, kwargs, knn_mutual_information, **more)
+
+
+def third(x: Any, y: Any) -> Tensor | None:
+    """A variable that depends on x, sample by sample; None where these are no samples."""
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor)) or x.is_meta or y.is_meta:
+        return None
+    if x.is_complex() or y.is_complex() or len(x) != len(y):
+        return None
+    return torch.sin(5 * x.double())
+
+
+class ConditionalBins(BinnedConditionalMutualInformation):
+    """The metric of two variables whose condition is a function of x."""
+
+    def update(self, x: Any, y: Any, mask: Any = None) -> None:  # type: ignore[override]
+        z = third(x, y)
+        super().update(x, y, None if z is None else z > 0, mask)  # type: ignore[arg-type]
+
+    def pointwise(self, x: Tensor, y: Tensor) -> Tensor:  # type: ignore[override]
+        z = third(x, y)
+        assert z is not None
+        return super().pointwise(x, y, z > 0)
+
+
+def conditional_bins(
+    x: Tensor,
+    y: Tensor,
+    num_bins: Any = "auto",
+    value_range: Any = None,
+    bias_correction: Any = "auto",
+) -> Tensor:
+    z = third(x, y)
+    assert z is not None
+    return binned_conditional_mutual_information(
+        x, y, z > 0, num_bins, value_range=value_range, bias_correction=bias_correction
+    )
+
+
+class ConditionalNeighbors(KNNConditionalMutualInformation):
+    """The metric of two variables whose condition is a function of x."""
+
+    def update(self, x: Any, y: Any, mask: Any = None) -> None:  # type: ignore[override]
+        z = third(x, y)
+        super().update(x, y, x if z is None else z, mask)
+
+
+def conditional_neighbors(
+    x: Tensor, y: Tensor, n_neighbors: int = 3, standardize: Any = True
+) -> Tensor:
+    z = third(x, y)
+    assert z is not None
+    return knn_conditional_mutual_information(x, y, z, n_neighbors, standardize=standardize)
+
+
+def given_labels(name: str, kwargs: dict[str, Any], **more: Any) -> Case:
+    kwargs = {"num_conditions": 2} | kwargs
+    more = {"differs": ({"num_conditions": 3},)} | more
+    return Case(name, ConditionalBins, kwargs, conditional_bins, **more)
+
+
+def given_numbers(name: str, kwargs: dict[str, Any], **more: Any) -> Case:
+    more = {"constant_memory": False} | more
+    return Case(name, ConditionalNeighbors, kwargs, conditional_neighbors, **more)
 
 
 def gaussian(name: str, kwargs: dict[str, Any], **more: Any) -> Case:
@@ -254,6 +324,16 @@ CASES = [
         "neighbours in a bounded sample",
         # All samples of a test: what is kept of more depends on their order.
         {"max_samples": 5000},
+        constant_memory=True,
+        differs=({"max_samples": 4999},),
+    ),
+    given_labels("bins by class", KNOWN, shares=CONDITIONAL_VIEWS),
+    given_labels("found bins by class", UNKNOWN, on_lattice=True, shares=CONDITIONAL_VIEWS),
+    given_labels("found number of bins by class", {}, on_lattice=True),
+    given_numbers("neighbours given numbers", {}, shares=({"n_neighbors": 5}, {"unit": "bits"})),
+    given_numbers(
+        "neighbours given numbers in a bounded sample",
+        {"max_samples": 5000, "standardize": "rank"},
         constant_memory=True,
         differs=({"max_samples": 4999},),
     ),

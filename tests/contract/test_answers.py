@@ -82,7 +82,7 @@ def test_representation_builds_an_equal_metric(case: Case):
     overrides = ({}, {"nan_strategy": "ignore"}, {"sync_on_compute": False}, *case.shares)
     for override in overrides:
         metric = case.build(**override)
-        again = eval(repr(metric), vars(mi_metrics))
+        again = eval(repr(metric), vars(mi_metrics) | {case.metric.__name__: case.metric})
         assert repr(again) == repr(metric)
         assert torch.equal(again.header, metric.header.cpu())
         for name in case.kwargs | override:

@@ -19,25 +19,26 @@ def hard_counts(
     valid: Tensor | None,
     *,
     unchecked: bool = False,
+    labels: Tensor | None = None,
+    conditions: int = 1,
 ) -> Tensor:
     """Count samples ``(R, N)`` in int64 tables ``(R, B_x, B_y)``; those that are not ``valid``
     count nowhere.
 
-    ``unchecked`` samples are refused if they are NaN or infinite.
+    ``unchecked`` samples are refused if they are NaN or infinite. With ``labels`` (1, N) below K,
+    the number of ``conditions``, R is 1 and each label has a table, ``(K, B_x, B_y)``.
     """
     (rows, n), cells = x.shape, bins[0] * bins[1]
+    tables = rows * conditions
     at_once = on_cpu(x)
     if unchecked and not at_once:
         check_finite(x, y)
     # The last entry takes the invalid samples: to drop them by a mask would need their number on
     # the host.
-    counts = torch.zeros(rows * cells + 1, dtype=torch.int64, device=x.device)
-    # Memory that is asked for in every chunk and given back may come with a page fault for each 4
-    # kB.
+    counts = torch.zeros(tables * cells + 1, dtype=torch.int64, device=x.device)
     size = min(rows * n, chunk_size("bins", x.device))
     small = at_once and counts.numel() <= SMALL_TABLE
-    memory = [torch.empty(size, dtype=axis.lo.dtype, device=x.device) for axis in axes]
-    memory.append(torch.empty(size, dtype=torch.int32 if small else torch.int64, device=x.device))
+    memory = _memory(size, axes, torch.int32 if small else torch.int64)
     # Not expanded from a single one: the scatter reads these 1.7 times faster.
     ones = torch.ones(0 if small else size, dtype=torch.int64, device=x.device)
     for r, c in chunks(rows, n, x.device):
@@ -52,8 +53,11 @@ def hard_counts(
                 r.start, r.start + index.shape[0], dtype=index.dtype, device=x.device
             )
             index = index.add_(first.unsqueeze(1), alpha=cells)
+        if labels is not None:
+            # Of the same dtype: five times as fast.
+            index = index.add_(labels[r, c].to(index.dtype), alpha=cells)
         if valid is not None:
-            index = torch.where(valid[r, c], index, rows * cells)
+            index = torch.where(valid[r, c], index, tables * cells)
         # A mask in another layout gives `where` its own.
         flat = index.reshape(-1)
         if small:
@@ -62,7 +66,16 @@ def hard_counts(
             counts += torch.bincount(flat, minlength=counts.numel())
         else:
             counts.scatter_add_(0, flat, ones[: flat.shape[0]])
-    return counts[:-1].view(rows, *bins)
+    return counts[:-1].view(tables, *bins)
+
+
+def _memory(size: int, axes: tuple[Axis, Axis], index: torch.dtype) -> list[Tensor]:
+    """Return memory for the cells of x, of y and of the table.
+
+    What is asked for in every chunk and given back may come with a page fault for each 4 kB.
+    """
+    dtypes = (axes[0].lo.dtype, axes[1].lo.dtype, index)
+    return [torch.empty(size, dtype=dtype, device=axes[0].lo.device) for dtype in dtypes]
 
 
 def _cells(
