@@ -79,7 +79,10 @@ def binned_mutual_information(
         formula is evaluated in the input's dtype (half precision in float32, integers and bool in
         float64).
         Ties: equal values share a bin. Quantile bins go by the middle rank of a value, so the sign
-        of a variable changes nothing (see :mod:`mi_metrics.functional.tables.quantiles`).
+        of a variable changes nothing, but for one value: with an even number of bins, one whose
+        middle rank is the median (the middle one of an odd number of samples) lies exactly on the
+        border of two bins. It goes to the one that others fill less, and to the lower one where
+        they fill both alike (see :mod:`mi_metrics.functional.tables.quantiles`).
         Constant input: exactly 0 under every option.
         Bias: without a correction too large by about (K_xy - K_x - K_y + 1) / 2N for K occupied
         cells, against the information of the *binned* variables, which is itself too small for
@@ -87,10 +90,17 @@ def binned_mutual_information(
         without samples.
         Automatic: the number of bins follows the dependence, not the linear correlation alone, and
         variables of few values have a bin for each where the table is well sampled (the rules:
-        :mod:`mi_metrics.functional.tables.automatic`). ``bias_correction="auto"`` is
-        ``"miller_madow"`` where the number of bins is automatic and an axis has bins; ``"none"``
-        with a number of bins, a bin per value on both axes, a normalisation, a soft kernel, or
-        weights over a given range.
+        :mod:`mi_metrics.functional.tables.automatic`). What ``bias_correction="auto"`` is, the
+        first line that fits:
+
+        ==========================================================  ==================
+        a normalisation, or a soft kernel                           ``"none"``
+        ``weights`` and a range, ``clip_quantile`` or ``margin``    ``"none"``
+        a number of bins                                            ``"none"``
+        a bin per value on both axes                                ``"none"``
+        else, with weights or without                               ``"miller_madow"``
+        ==========================================================  ==================
+
         Class labels that are nearly independent get bins and about 0, where the plug-in value of
         their table is up to some nats too large; ``binning="values", bias_correction="none"`` gives
         that, as scikit-learn's ``mutual_info_score`` does. ``normalization="adjusted"`` takes
@@ -201,7 +211,8 @@ def binned_joint(
     Conventions:
         Axis order: the rows are the bins of x, the columns those of y.
         Bins, ties, constant input, gradient, memory and splits: as
-        :func:`binned_mutual_information`. A constant variable fills one row (or column). With
+        :func:`binned_mutual_information`; automatic bins are those of a value without a
+        normalisation. A constant variable fills one row (or column). With
         ``num_bins="auto"`` in a batch the smaller tables are padded with empty cells, and in a
         batch of no pairs they are (0, 1, 1).
         Cautions: "outside".

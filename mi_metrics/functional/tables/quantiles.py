@@ -10,8 +10,9 @@ middle rank of a value. Of B bins the value :math:`u_i` is in
   rank is the median itself, between two bins, is in the one that the others fill less, the lower
   one where they fill both alike.
 
-Whole numbers decide, so equal values share a bin and the bins of -x are those of x in reverse (but
-for a run of ties centred on the median between two equally full bins).
+Whole numbers decide, so equal values share a bin, and the bins of -x are those of x in reverse, but
+for a value in the last case: with an even number of bins, the middle one of an odd number of
+samples, or a run of ties around the median, between two equally full bins.
 """
 
 import numpy as np
