@@ -231,6 +231,7 @@ def test_labels_on_another_device_are_refused_as_all_samples_are():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kernel", ["linear", "cubic"])
+@ignore_cautions
 def test_gradients_of_the_function_stay_within_their_dtype(dtype, kernel):
     # A given range next to nothing, in which the samples lie.
     least = {torch.float32: 1e-44, torch.float64: 1e-323}[dtype]

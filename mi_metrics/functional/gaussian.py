@@ -29,7 +29,7 @@ from mi_metrics.functional.options import (
     from_nats,
     hints_keywords,
 )
-from mi_metrics.functional.tensors import check_exact, check_finite, paired_vectors
+from mi_metrics.functional.tensors import check_exact, check_finite, check_values, paired_vectors
 
 # Below this share of the largest, an eigenvalue of a block of d correlations is that of a
 # coordinate that repeats others: d · 2**-40, where rounding reaches about d · 2**-50.
@@ -346,6 +346,7 @@ def _check_samples(x: Any, y: Any) -> tuple[Tensor, Tensor]:
             "last dimension but one, so for a batch of scalars use x.unsqueeze(-1), "
             "y.unsqueeze(-1)."
         )
+    check_values("x", x)
     if x.numel() and y.numel():
         check_finite(x, y)
         check_exact("x", x)

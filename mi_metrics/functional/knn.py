@@ -44,7 +44,13 @@ from mi_metrics.functional.options import (
     from_nats,
     hints_keywords,
 )
-from mi_metrics.functional.tensors import check_exact, check_finite, check_tensor, paired_vectors
+from mi_metrics.functional.tensors import (
+    check_exact,
+    check_finite,
+    check_tensor,
+    check_values,
+    paired_vectors,
+)
 
 
 @hints_keywords
@@ -395,6 +401,7 @@ def _check_samples(x: Any, y: Any, n_neighbors: int, discrete_y: bool) -> tuple[
             "`n_neighbors`; the samples are counted along the last dimension but one, so for a "
             "batch of scalars use x.unsqueeze(-1), y.unsqueeze(-1)."
         )
+    check_values("x", x)
     if x.numel() and y.numel():
         check_finite(x, y)
         check_exact("x", x)

@@ -264,3 +264,10 @@ def test_a_batch_of_no_pairs_has_no_values(shape, device):
 def test_pairs_without_samples_are_refused(function, shape):
     with pytest.raises(ValueError, match="Expected at least one sample"):
         function(torch.rand(shape), torch.rand(shape))
+
+
+@pytest.mark.parametrize("function", [knn_mutual_information, gaussian_mutual_information])
+def test_no_pairs_without_values_are_refused_as_pairs_are(function):
+    x = torch.rand(0, 9, 1, device="meta")
+    with pytest.raises(ValueError, match="Expected `x` to hold values, but it is on the device"):
+        function(x, x)

@@ -130,7 +130,7 @@ def require_number(value: Any, shape: Any, may_be_nan: Any = False) -> None:
 
 def require_joint(joint: Tensor, shape: Any) -> None:
     require_number(joint, shape)
-    require((joint >= 0).all(), f"a negative probability: {joint.min()}")
+    require((joint >= 0).all(), f"a negative probability: {joint.tolist()}")
     require_close(
         joint.sum((-2, -1)), torch.ones(joint.shape[:-2]), 1e-9, "a joint that does not sum to 1"
     )
