@@ -3,8 +3,9 @@
 Each host is a network namespace with a host name, an address and two processes of its own; a pair
 of virtual network cards connects them, and nothing else. The command is the one that a user gives
 on two machines. The values that all four processes print are compared, to the last bit, with those
-of a single process. ``--fail`` also loses a host while it evaluates, once by killing its processes
-and once by cutting the cable, and says what the other one sees.
+of a single process; then those of ``mi-metrics estimate`` for a folder of Parquet files, of which
+each host reads its share. ``--fail`` also loses a host while it evaluates, once by killing its
+processes and once by cutting the cable, and says what the other one sees.
 """
 
 import argparse
@@ -31,8 +32,8 @@ TORCHRUN = [
     "--rdzv-backend=c10d",
     f"--rdzv-endpoint={NAMES[0]}:29500",
     "--rdzv-id=evaluation",
-    "examples/evaluate_on_many_hosts.py",
 ]
+EVALUATION = ["examples/evaluate_on_many_hosts.py"]
 # Seconds for a whole run, in which processes start and, where one is lost, the others wait for it.
 LIMIT = 120
 # What a rank prints when all is done.
@@ -75,7 +76,7 @@ def main() -> int:
     for ending in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(ending, lambda *_: sys.exit(1))
     try:
-        return _compare() or (_lose("kill") or _lose("cut") if fail else 0)
+        return _compare() or _compare_files() or (_lose("kill") or _lose("cut") if fail else 0)
     except subprocess.TimeoutExpired as error:
         print(f"{' '.join(map(str, error.cmd))} has not ended within {LIMIT} s.")
         return 2
@@ -88,14 +89,14 @@ def main() -> int:
 
 
 def _compare() -> int:
-    print(f"one process\n$ python {TORCHRUN[-1]}")
+    print(f"one process\n$ python {EVALUATION[0]}")
     command = [sys.executable, SCRIPT]
     single = subprocess.run(
         command, capture_output=True, text=True, check=True, timeout=LIMIT
     ).stdout
     print(single)
     with hosts() as (start, _):
-        started = [start(host) for host in range(2)]
+        started = [start(host, *EVALUATION) for host in range(2)]
         texts = [_output(run) for run in started]
     print("\n".join(texts))
     # Two ranks of a host may print into one line.
@@ -111,11 +112,50 @@ def _compare() -> int:
     return 0 if equal else 1
 
 
+def _compare_files() -> int:
+    """Estimate from a folder of files on one process and on two hosts, which share them."""
+    with tempfile.TemporaryDirectory() as folder:
+        table = Path(folder) / "table"
+        _write_table(table)
+        outs = [Path(folder) / "one.csv", Path(folder) / "two.csv"]
+        # Fewer rows than there are, so that which ones are kept shows as well.
+        options = ["estimate", str(table), "--y", "y", "--max-samples", "5000"]
+        options += ["--permutations", "19", "--out"]
+        print(f"\none process\n$ python -m mi_metrics {' '.join(options)} one.csv", flush=True)
+        command = [sys.executable, "-m", "mi_metrics", *options, str(outs[0])]
+        subprocess.run(command, check=True, timeout=LIMIT)
+        with hosts() as (start, _):
+            started = [start(host, "-m", "mi_metrics", *options, str(outs[1])) for host in range(2)]
+            print("".join(_output(run) for run in started))
+        equal = outs[1].exists() and outs[0].read_bytes() == outs[1].read_bytes()
+    print("files written:", "equal, to the last bit" if equal else "NOT EQUAL")
+    return 0 if equal else 1
+
+
+def _write_table(folder: Path) -> None:
+    """Write a table with missing values and categories, as five files of several row groups."""
+    import numpy as np
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    rng = np.random.default_rng(0)
+    n = 40_000
+    x, noise = rng.standard_normal((2, n))
+    kind = rng.choice(["a", "b", "c"], n)
+    columns = {"x": np.where(rng.random(n) < 0.1, np.nan, x), "kind": kind}
+    columns |= {"y": 0.6 * x + 0.8 * noise + (kind == "c"), "tail": np.exp(2 * x)}
+    table = pa.table(columns)
+    folder.mkdir()
+    for i in range(5):
+        part = table.slice(i * n // 5, n // 5)
+        parquet.write_table(part, folder / f"{i}.parquet", row_group_size=3000)
+
+
 def _lose(how: str) -> int:
     """Take a host away while all evaluate, and report what the one that is left sees, and when."""
     what, expected = LOSSES[how]
     with hosts() as (start, spaces):
-        here, there = (start(host, "--pause", "1") for host in range(2))
+        here, there = (start(host, *EVALUATION, "--pause", "1") for host in range(2))
         deadline = time.monotonic() + LIMIT
         while any(run.output.read_text().count("evaluates") < 2 for run in (here, there)):
             ended = here.process.poll() is not None or there.process.poll() is not None

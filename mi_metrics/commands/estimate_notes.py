@@ -98,13 +98,22 @@ def verdicts(found: Sequence[Estimate]) -> Iterator[tuple[tuple[str, ...], str, 
             continue
         about = "the values differ beyond chance" if apart else ""
         if trusted:
-            rely = f"rely on {trusted[0]}: {REASONS[trusted[0]]}"
+            rely = f"rely on {trusted[0]}: {_reason(trusted[0], lines)}"
             yield names if apart else doubtful, both, f"{about}; {rely}" if about else rely
         elif more := [name for name in ORDER if name not in names]:
             yield doubtful, both, f"compare with --estimator {' '.join(more)}"
         else:
             text = "no estimator is free of doubt here: follow their notes, or take more rows"
             yield doubtful, both, text
+
+
+def _reason(name: str, lines: Sequence[Estimate]) -> str:
+    """Return why to rely on an estimator."""
+    (mine,) = (e for e in lines if e.estimator == name)
+    alike = [e.estimator for e in lines if e is not mine and not _apart(mine, e, lines)]
+    if alike and name == "knn" and mine.mi < max(e.mi for e in lines):
+        return f"{joined(alike)} agree{'s' * (len(alike) == 1)} with it"
+    return REASONS[name] if name != "knn" or mine.mi > 0 else "nothing speaks against it"
 
 
 def _disagree(lines: Sequence[Estimate]) -> bool:

@@ -73,7 +73,7 @@ def run(given: Any) -> None:
         source = Source(
             given.delimiter, given.skip, not given.no_header, tuple(dict.fromkeys(given.missing))
         )
-        result = find(open_table(given.file, source), given, ranks)
+        result = find(ranks.together(lambda: open_table(given.file, source)), given, ranks)
         if not any(line.n for line in result.found):
             raise TableError(
                 f"{given.file} has no row in which both columns of a pair hold a value."
@@ -83,6 +83,7 @@ def run(given: Any) -> None:
         raise RefusalError(status, str(error) if ranks.rank == 0 else "") from error
     finally:
         torch.set_num_threads(threads)
+        ranks.leave()
     if ranks.rank == 0:
         _show(result, given)
 

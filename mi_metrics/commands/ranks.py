@@ -20,6 +20,11 @@ class Ranks:
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank, self.size = rank, size
 
+    def leave(self) -> None:
+        """End the work together."""
+        if self.size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
     @classmethod
     def started(cls) -> "Ranks":
         """Join the processes that `torchrun` has started; alone without it."""

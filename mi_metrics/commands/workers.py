@@ -63,6 +63,7 @@ def shared(
             f"Expected {workers} processes to share the work, but one of them could not be started "
             "or was ended."
         ) from error
+    else:
         for pipe, process in started:
             # Each ends by itself when nothing more can come.
             pipe.close()
