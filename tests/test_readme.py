@@ -170,6 +170,19 @@ def test_addresses_of_the_project_are_those_of_its_metadata():
                 assert address.startswith(known), (path, address)
 
 
+def test_versions_and_addresses_agree():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert f"version: {version}\n" in citation
+    assert all(f'"{URLS[name]}"' in citation for name in ("Documentation", "Repository"))
+
+
+def test_actions_are_pinned_by_commit():
+    for path in (ROOT / ".github/workflows").glob("*.yml"):
+        for action in re.findall(r"uses: (\S+)", path.read_text()):
+            assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action), (path.name, action)
+
+
 def test_the_readme_is_a_page_of_one_screen():
     assert len(TEXTS[README].encode()) <= 8 * 1024
 
