@@ -26,7 +26,8 @@ class Rows(NamedTuple):
     ``kept`` tells which samples weights and mask leave, or None; of the others x and y are 0.
     ``ends`` ``(R, 4)`` are minus the least and the largest x, then y, of this process, minus
     infinity where there is none. ``spoilt`` ``(R, 1)`` is NaN for tables with a sample that is not
-    finite, else 0.
+    finite or whose label is none, else 0. ``labels`` ``(R, n)`` are numbers below ``conditions``,
+    those of samples that are not kept may be any.
     """
 
     x: Tensor
@@ -35,12 +36,17 @@ class Rows(NamedTuple):
     kept: Tensor | None
     ends: Tensor
     spoilt: Tensor
+    labels: Tensor | None = None
+    conditions: int = 1
 
 
 class Loss(nn.Module):
     """What the losses have in common: shapes, weights, ranks and the reduction."""
 
     sign: ClassVar[int] = -1
+    # How many conditions there are; None: as many as labels. A loss that takes none has no such
+    # option.
+    num_conditions: int | None
 
     def __init__(
         self,
@@ -77,7 +83,13 @@ class Loss(nn.Module):
         self.pool, self.reduction, self.gather = pool, reduction, gather
 
     def forward(
-        self, x: Tensor, y: Tensor, weights: Tensor | None = None, *, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        y: Tensor,
+        weights: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        condition: Tensor | None = None,
     ) -> Tensor:
         """Return the loss of a batch of pairs.
 
@@ -90,21 +102,27 @@ class Loss(nn.Module):
                 sample, from the range too and even if it is NaN.
             mask: A boolean mask that broadcasts to x's shape. False excludes a sample, as a weight
                 of 0 does; with weights, both count.
+            condition: Class labels, integers or bool: ``(N,)`` for each sample of the batch, or
+                broadcast to x's shape. The loss is that of I(x; y | condition).
 
         Returns:
             With ``reduction="none"`` ``(B, C)`` or ``(C,)``, else a scalar; in the inputs' dtype,
             at least float32.
 
         Raises:
-            TypeError: If x or y is not a floating-point tensor, weights is not a real one, or mask
-                not a boolean one.
-            ValueError: If shapes or devices do not fit, or a table has too few samples.
+            TypeError: If x or y is not a floating-point tensor, weights is not a real one, mask
+                not a boolean one, or condition not one of integers or bool.
+            ValueError: If shapes or devices do not fit, a table has too few samples, or the loss
+                takes no condition.
         """
         self._check(x, y)
         for name, v in (("weights", weights), ("mask", mask)):
             if v is not None:
                 _check_weights(name, v, x)
-        value = self.information(self._rows(x, y, weights, mask))
+        rows = self._rows(x, y, weights, mask)
+        if condition is not None or getattr(self, "num_conditions", None) is not None:
+            rows = self._under_conditions(rows, x, condition)
+        value = self.information(rows)
         dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
         loss = (self.sign * value).to(device=x.device, dtype=dtype)
         if self.pool == "image":
@@ -196,6 +214,31 @@ class Loss(nn.Module):
         spoilt = spoilt + (0 * torch.where(no_samples(ends), 0, ends)).sum(1, keepdim=True)
         return Rows(x, y, weights, kept, ends, spoilt)
 
+    def _under_conditions(self, rows: Rows, x: Tensor, condition: Any) -> Rows:
+        """Return rows with the labels of their samples."""
+        if not hasattr(self, "num_conditions") or self.pool == "image":
+            raise ValueError(
+                "`condition` makes a table for each class of the samples of a batch, which "
+                f'{type(self).__name__} with pool="{self.pool}" has not. Use '
+                'MutualInformationLoss or MutualInformationPenalty with pool="batch".'
+            )
+        labels = self._tables(_check_condition(condition, x))
+        number = self.num_conditions
+        if number is None:
+            if self._world_size() > 1 or torch.compiler.is_compiling():
+                raise ValueError(
+                    "Expected `num_conditions` to be given, as gather=True and torch.compile need "
+                    f"it, but {type(self).__name__} would look for the distinct labels of this "
+                    "batch. Pass num_conditions=K for labels 0 … K - 1."
+                )
+            found, labels = torch.unique(labels, return_inverse=True)
+            number = len(found)
+        outside = (labels < 0) | (labels >= number)
+        if rows.kept is not None:
+            outside = outside & rows.kept
+        spoilt = torch.where(outside.any(1, keepdim=True), torch.nan, rows.spoilt)
+        return rows._replace(labels=labels, conditions=number, spoilt=spoilt)
+
     def clipped(self, rows: Rows, ends: Tensor) -> Tensor:
         """Return the ends of ranges that leave out a fraction of samples at each end."""
         if not self.clip_quantile:
@@ -270,6 +313,26 @@ def _check_weights(name: str, v: Any, x: Tensor) -> None:
             f"{tuple(v.shape)}. Give every sample its own, or a mask of shape (B, 1, ...)."
         )
     check_same_device({"x": x, name: v})
+
+
+def _check_condition(condition: Any, x: Tensor) -> Tensor:
+    """Return labels of x's shape."""
+    labels = check_tensor("condition", condition)
+    if labels.is_floating_point():
+        raise TypeError(
+            f"Expected class labels in `condition` (integers or bool), but got {labels.dtype}. "
+            "Convert labels with condition.long(); cut a continuous condition into classes with "
+            "torch.bucketize."
+        )
+    if labels.shape == x.shape[:1]:
+        labels = labels.reshape(-1, *[1] * (x.ndim - 1))
+    if not _broadcasts(labels.shape, x.shape):
+        raise ValueError(
+            f"Expected `condition` of shape ({x.shape[0]},), a label for each sample, or one that "
+            f"broadcasts to the shape {tuple(x.shape)} of x, but got {tuple(labels.shape)}."
+        )
+    check_same_device({"x": x, "condition": labels})
+    return labels.detach().long().expand(x.shape)
 
 
 def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:

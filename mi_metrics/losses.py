@@ -61,9 +61,10 @@ from mi_metrics.functional.options import (
     SoftKernel,
     Unit,
     ValueRange,
+    check_integer,
     hints_keywords,
 )
-from mi_metrics.functional.tables.axis import check_binning, fixed_axis
+from mi_metrics.functional.tables.axis import Axis, check_binning, fixed_axis
 from mi_metrics.functional.tables.bspline import soft_counts
 from mi_metrics.functional.tensors import cast
 from mi_metrics.gaussian_losses import (
@@ -124,10 +125,15 @@ class MutualInformationLoss(Loss):
         reduction: ``"none"``, ``"mean"`` or ``"sum"`` over the tables.
         gather: Sum the tables over all processes of the default group (needs ``pool="batch"``).
             Without a process group it changes nothing.
+        num_conditions: K, for ``condition`` labels 0 … K - 1 (needs ``pool="batch"``): the loss is
+            :math:`-I(x; y | z) = -\sum_k N_k/N \, I_k`, from a table for each class in the same
+            bins. A label that is none of them makes it NaN. None: without ``condition``, or with
+            one whose distinct values are the classes (neither compiled nor with ``gather``).
 
     Shape:
         - x, y: ``(B, C, *)`` with ``pool="image"``; ``(N,)`` or ``(N, C, *)`` with
           ``pool="batch"``, where y may have one channel that is paired with each of x's.
+        - condition: ``(N,)``, or broadcast to x's shape.
         - weights, mask: broadcast to x's shape. With ``pool="image"`` a table has more samples than
           bins; fewer are refused, as of a volume without batch and channel.
         - Output: scalar; ``(B, C)`` or ``(C,)`` with ``reduction="none"``.
@@ -167,8 +173,16 @@ class MutualInformationLoss(Loss):
         pool: Pool = "image",
         reduction: Reduction = "mean",
         gather: bool = False,
+        num_conditions: int | None = None,
     ) -> None:
         super().__init__(value_range, clip_quantile, normalization, unit, pool, reduction, gather)
+        if num_conditions is not None:
+            num_conditions = check_integer("num_conditions", num_conditions, 1)
+            if pool == "image":
+                raise ValueError(
+                    f"`num_conditions={num_conditions}` makes a table for each class of the "
+                    'samples of a batch and needs pool="batch", but got pool="image".'
+                )
         name: str = kernel
         bins = check_binning(num_bins, value_range, "uniform", clip_quantile, 0.0, name).bins
         if bins is None:
@@ -183,7 +197,7 @@ class MutualInformationLoss(Loss):
                 f'"hard", whose '
                 "gradient is 0 everywhere."
             )
-        self.num_bins, self.kernel = bins, name
+        self.num_bins, self.kernel, self.num_conditions = bins, name, num_conditions
 
     def check_samples(self, x: Tensor) -> None:
         """Refuse also no more samples than bins."""
@@ -211,15 +225,39 @@ class MutualInformationLoss(Loss):
                 fixed_axis(y_range, self.num_bins[1], torch.float64, device),
             )
             ends = limited(ends, self.value_range)
+        empty = no_samples(ends)
+        if rows.labels is not None:
+            tables = reduce.sum(self._by_condition(rows, axes) + rows.spoilt[:, :, None, None])
+            return torch.where(empty.squeeze(1), 0, self._given(tables))
         table = soft_counts(rows.x, rows.y, axes, self.num_bins, self.kernel, rows.weights)
         table = reduce.sum(table + rows.spoilt.unsqueeze(2))
-        empty = no_samples(ends)
         table = torch.where(empty.unsqueeze(2), 1, table)
         value = information(table, normalization=self.normalization, unit=self.unit)
         # A soft kernel spreads a constant over several cells, and leaves rounding of 0.
         constant = ((ends[:, 0] == -ends[:, 1]) | (ends[:, 2] == -ends[:, 3])) & ~value.isnan()
         value = torch.where(constant, independent(self.normalization), value)
         return torch.where(empty.squeeze(1), 0, value)
+
+    def _by_condition(self, rows: Rows, axes: tuple[Axis, Axis]) -> Tensor:
+        """Return a table for each condition, ``(R, K, B_x, B_y)``."""
+        assert rows.labels is not None
+        tables = []
+        for k in range(rows.conditions):
+            own = rows.labels == k
+            weights = own if rows.weights is None else torch.where(own, rows.weights, 0)
+            tables.append(soft_counts(rows.x, rows.y, axes, self.num_bins, self.kernel, weights))
+        return torch.stack(tables, 1)
+
+    def _given(self, tables: Tensor) -> Tensor:
+        """Return the mean information of tables ``(R, K, B_x, B_y)`` by their mass, ``(R,)``."""
+        # The mass does not depend on x and y, but for rounding.
+        mass = tables.detach().sum((2, 3))
+        total = mass.sum(1, keepdim=True)
+        # Neither total nor any table without samples is divided by.
+        share = mass / torch.where(total == 0, 1, total)
+        tables = torch.where((mass == 0)[:, :, None, None], 1, tables)
+        value = information(tables, normalization=self.normalization, unit=self.unit, soft=True)
+        return (share * value).sum(1)
 
 
 class MutualInformationPenalty(MutualInformationLoss):
@@ -251,6 +289,10 @@ class MutualInformationPenalty(MutualInformationLoss):
         pool: ``"image"`` (one table per image and channel) or ``"batch"`` (one per channel).
         reduction: ``"none"``, ``"mean"`` or ``"sum"`` over the tables.
         gather: Sum the tables over all processes (needs ``pool="batch"``).
+        num_conditions: Number of classes of ``condition``: with these
+            :math:`L = I(x; y | z)`, which removes what x tells of y beyond z and leaves what z
+            tells itself, as equalised odds ask for (x the prediction, y the attribute, z the
+            truth). Each class needs samples of its own: the penalty ends at about K times the bias.
 
     Shape:
         - As :class:`MutualInformationLoss`.

@@ -20,6 +20,14 @@ from mi_metrics.losses import (
 
 pytestmark = pytest.mark.distributed
 
+
+class ConditionalPenalty(MutualInformationPenalty):
+    """The penalty of two variables whose condition is a function of the second."""
+
+    def forward(self, x, y, weights=None, *, mask=None):
+        return super().forward(x, y, weights, mask=mask, condition=y > 0.2)
+
+
 TIMEOUT = 30
 BATCH = 60
 LOSSES = [
@@ -29,6 +37,8 @@ LOSSES = [
         {"num_bins": 8, "value_range": (-2.0, 2.0), "kernel": "linear", "reduction": "sum"},
     ),
     (MutualInformationPenalty, {"num_bins": (6, 5), "normalization": "studholme"}),
+    # Of the three classes one has no samples.
+    (ConditionalPenalty, {"num_bins": (6, 5), "num_conditions": 3}),
     (KDEMutualInformationLoss, {"grid_size": 32}),
     (
         KDEMutualInformationLoss,
