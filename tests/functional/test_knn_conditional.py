@@ -46,6 +46,7 @@ def estimate(*variables: np.ndarray, **options: object) -> float:
     return value.item()
 
 
+@pytest.mark.filterwarnings("ignore::mi_metrics.MutualInformationWarning")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("standardize", [True, False, "rank", "joint"])
 def test_equal_to_all_distances(kind: str, standardize: object) -> None:
@@ -82,6 +83,7 @@ def test_a_constant_condition_is_none(kind: str, standardize: object) -> None:
         assert estimate(x, y, z, standardize=standardize) == expected.item()
 
 
+@pytest.mark.filterwarnings("ignore::mi_metrics.MutualInformationWarning")
 def test_constants_share_nothing() -> None:
     x, y, z = draws("numbers", 97, 0)
     for constant in (0.0, 0.1, 1e300):
