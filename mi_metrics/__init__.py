@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     )
     from mi_metrics.metrics.binned import BinnedMutualInformation
     from mi_metrics.metrics.conditional import BinnedConditionalMutualInformation
+    from mi_metrics.metrics.gap import MutualInformationGap
     from mi_metrics.metrics.gaussian import GaussianMutualInformation
     from mi_metrics.metrics.kde import KDEMutualInformation
     from mi_metrics.metrics.knn import KNNMutualInformation
     from mi_metrics.metrics.knn_conditional import KNNConditionalMutualInformation
+    from mi_metrics.metrics.matrix import MutualInformationMatrix
     from mi_metrics.sampler import UnpaddedDistributedSampler
 
     __version__: str
@@ -38,7 +40,9 @@ __all__ = [
     "KDEMutualInformationLoss",
     "KNNConditionalMutualInformation",
     "KNNMutualInformation",
+    "MutualInformationGap",
     "MutualInformationLoss",
+    "MutualInformationMatrix",
     "MutualInformationPenalty",
     "MutualInformationWarning",
     "UnpaddedDistributedSampler",
@@ -56,7 +60,9 @@ _HOMES = {
     "KDEMutualInformationLoss": "losses",
     "KNNConditionalMutualInformation": "metrics.knn_conditional",
     "KNNMutualInformation": "metrics.knn",
+    "MutualInformationGap": "metrics.gap",
     "MutualInformationLoss": "losses",
+    "MutualInformationMatrix": "metrics.matrix",
     "MutualInformationPenalty": "losses",
     "MutualInformationWarning": "functional.cautions",
     "UnpaddedDistributedSampler": "sampler",

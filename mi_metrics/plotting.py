@@ -31,6 +31,8 @@ LEAST_SCALE = 0.05
 WRITTEN, LABELLED = 12, 60
 # The share of pointwise values that the colours tell apart: those of rare cells would stretch them.
 WITHIN_SCALE = 0.995
+# The colour of negative values, which are too near to 0 to be told from it on the scale.
+NEGATIVE = "#8a5a44"
 
 
 def require_matplotlib() -> None:
@@ -337,9 +339,9 @@ def plot_matrices(
         ax.set_facecolor("0.85")
         ax.imshow(values.numpy(), norm=norm, cmap="viridis")
         ax.set_title(name)
-        _label(ax, names)
+        _label(ax, names, names)
         if k <= WRITTEN:
-            _write(ax, values, norm, decimals)
+            _write(ax, values, norm, decimals, apart)
     negative = len(finite) and float(finite.min()) < 0
     colors = ScalarMappable(norm, "viridis")
     figure.colorbar(colors, ax=axes, label=label, extend="min" if negative else "neither")
@@ -351,28 +353,106 @@ def plot_matrices(
     return figure
 
 
-def _label(ax: "Axes", names: Sequence[str]) -> None:
-    """Name the columns of a heat map, and draw lines between its cells."""
-    k = len(names)
-    labels = [name if len(name) <= 24 else name[:23] + "…" for name in names]
-    ticks = range(0, k, math.ceil(k / LABELLED))
-    named = [labels[i] for i in ticks]
-    ax.set_xticks(ticks, named, rotation=45, ha="right", rotation_mode="anchor")
-    ax.set_yticks(ticks, named)
+def plot_matrix(
+    values: Tensor,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    label: str,
+    title: str | None = None,
+    ax: "Axes | None" = None,
+) -> "tuple[Figure, Axes]":
+    """Draw a matrix of a quantity between two groups of columns as a heat map.
+
+    The scale runs from 0 to the largest value; negative estimates have a colour of their own,
+    brown. Small matrices have their values in the cells.
+
+    Args:
+        values: The matrix ``(R, C)``; NaN is left grey and written as "none".
+        rows: Names of the R rows.
+        columns: Names of the C columns.
+        label: What the values are, and their unit.
+        title: Title above the figure.
+        ax: The axes to draw in; by default a new figure.
+
+    Returns:
+        The figure and the axes of the heat map.
+
+    Raises:
+        ModuleNotFoundError: If matplotlib is not installed.
+        ValueError: If the shape does not fit the names.
+
+    Example:
+        >>> import torch
+        >>> from mi_metrics.plotting import plot_matrix
+        >>> values = torch.tensor([[0.22, -0.01]])
+        >>> figure, ax = plot_matrix(values, ["dose"], ["effect", "age"], label="MI (nats)")
+        >>> [text.get_text() for text in ax.texts]
+        ['0.22', '-0.01']
+    """
+    require_matplotlib()
+    from matplotlib import colormaps
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+
+    if values.shape != (len(rows), len(columns)):
+        raise ValueError(
+            f"Expected a matrix of shape ({len(rows)}, {len(columns)}) for as many names, but got "
+            f"{tuple(values.shape)}. Give each row and column a name."
+        )
+    shown = values.detach().to("cpu", torch.float64)
+    finite = shown[shown.isfinite()]
+    largest = max(LEAST_SCALE, float(finite.max()) if len(finite) else 0.0)
+    norm = Normalize(0, largest)
+    if ax is None:
+        height, width = (min(max(2.4, 0.5 * len(names)), 12) for names in (rows, columns))
+        ax = Figure(figsize=(width + 3, height + 1.6), layout="compressed").add_subplot()
+    figure, ax = _axes(ax)
+    colors = colormaps["viridis"].with_extremes(under=NEGATIVE)
+    ax.set_facecolor("0.85")
+    image = ax.imshow(shown.numpy(), norm=norm, cmap=colors, aspect="auto")
+    _label(ax, columns, rows)
+    if max(shown.shape) <= WRITTEN:
+        decimals = max(2, 1 - math.floor(math.log10(largest)))
+        everywhere = torch.ones_like(shown, dtype=torch.bool)
+        _write(ax, shown, norm, decimals, everywhere)
+    negative = bool((finite < 0).any())
+    what = f"{label}, brown: negative" if negative else label
+    figure.colorbar(image, ax=ax, label=what, extend="min" if negative else "neither")
+    if title is not None:
+        ax.set_title(title)
+    return figure, ax
+
+
+def _label(ax: "Axes", columns: Sequence[str], rows: Sequence[str]) -> None:
+    """Name the columns and rows of a heat map, and draw lines between its cells."""
+    for axis, names in ((ax.xaxis, columns), (ax.yaxis, rows)):
+        labels = [name if len(name) <= 24 else name[:23] + "…" for name in names]
+        ticks = range(0, len(names), math.ceil(len(names) / LABELLED))
+        axis.set_ticks(ticks, [labels[i] for i in ticks])
+    ax.tick_params("x", labelrotation=45)
+    for text in ax.get_xticklabels():
+        text.set(ha="right", rotation_mode="anchor")
+    k = max(len(columns), len(rows))
     ax.tick_params(length=0, labelsize=10 if k <= 30 else 7)
     ax.spines[:].set_visible(False)
     # With more columns the lines would hide the cells.
     if k <= LABELLED:
-        ax.set_xticks([i - 0.5 for i in range(1, k)], minor=True)
-        ax.set_yticks([i - 0.5 for i in range(1, k)], minor=True)
+        ax.set_xticks([i - 0.5 for i in range(1, len(columns))], minor=True)
+        ax.set_yticks([i - 0.5 for i in range(1, len(rows))], minor=True)
         ax.grid(which="minor", color="white", linewidth=1 if k <= 30 else 0.3)
         ax.tick_params(which="minor", length=0)
 
 
-def _write(ax: "Axes", values: Tensor, norm: "Normalize", decimals: int) -> None:
-    """Write the values into the cells of a heat map, but for the diagonal."""
-    apart = ~torch.eye(len(values), dtype=torch.bool)
-    for i, j in apart.nonzero().tolist():
+def _write(
+    ax: "Axes",
+    values: Tensor,
+    norm: "Normalize",
+    decimals: int,
+    where: Tensor,
+) -> None:
+    """Write values into the cells of a heat map."""
+    for i, j in where.nonzero().tolist():
         value = float(values[i, j])
         text = "none" if math.isnan(value) else f"{value:z.{decimals}f}"
         dark = norm(value) < 0.6 and not math.isnan(value)

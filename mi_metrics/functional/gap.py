@@ -83,24 +83,39 @@ def mutual_information_gap(matrix: Tensor, entropies: Tensor, *, kind: GapKind =
     check_choice("kind", kind, GAP_KINDS)
     matrix, entropies = _checked_gap(matrix, entropies)
     check_factors(kind, matrix.shape[1])
-    told = entropies >= ROUNDING
-    if not bool((told | entropies.isnan()).all()):
+    value, doubts = gap_and_doubts(matrix, entropies, kind)
+    for doubt in doubts:
+        caution("constant", doubt)
+    return value
+
+
+def gap_and_doubts(matrix: Tensor, entropies: Tensor, kind: str) -> tuple[Tensor, list[str]]:
+    """Return :func:`mutual_information_gap` and what to say about constants, without checks."""
+    doubts = []
+    told = ~(entropies < ROUNDING)
+    if not bool(told.all()):
         constant = (~told).nonzero().squeeze(1).tolist()
-        caution(
-            "constant",
+        doubts.append(
             f"{len(constant)} of {len(entropies)} factors are constant (number "
             f"{', '.join(map(str, constant[:5]))}{' …' if len(constant) > 5 else ''}) and left out "
-            "of the score. Evaluate on samples in which every factor varies.",
+            "of the score. Evaluate on samples in which every factor varies."
         )
         matrix, entropies = matrix[:, told], entropies[told]
     matrix = matrix.clamp_min(0)
-    if matrix.shape[1] == 0:
-        return matrix.new_full((), torch.nan)
+    if matrix.shape[1] < (2 if kind == "modularity" else 1):
+        return matrix.new_full((), torch.nan), doubts
     if kind == "mig":
-        return (_gap(matrix.T) / entropies).mean()
+        return (_gap(matrix.T) / entropies).mean(), doubts
     if kind == "modularity":
-        return _modularity(matrix)
-    return _supplement(matrix / entropies)
+        return _modularity(matrix), doubts
+    shares = matrix / entropies
+    tells = ~(shares.amax(1) < ROUNDING)
+    if not bool(tells.any()):
+        doubts.append(
+            "No latent tells anything of a factor, so there is none to average over and the value "
+            'is NaN. Check that the latents are not constant; kind="mig" is 0 for them.'
+        )
+    return _gap(shares[tells]).mean(), doubts
 
 
 def check_factors(kind: str, factors: int) -> None:
@@ -123,7 +138,7 @@ def _checked_gap(matrix: Any, entropies: Any) -> tuple[Tensor, Tensor]:
             f"but got {tuple(matrix.shape)} and {tuple(entropies.shape)}. Rows are latents; pass "
             "matrix.T where they are factors."
         )
-    if bool((entropies < 0).any() | entropies.isinf().any()):
+    if bool((entropies < -ROUNDING).any() | entropies.isinf().any()):
         raise ValueError(
             "Expected `entropies` to be finite and not negative, but got values from "
             f"{float(entropies.min()):g} to {float(entropies.max()):g}. Pass those of the binned "
@@ -136,17 +151,6 @@ def _gap(matrix: Tensor) -> Tensor:
     """Return the largest less the second largest value of each row; of one, that."""
     first, *second = matrix.topk(min(2, matrix.shape[1]), 1).values.unbind(1)
     return first - second[0] if second else first
-
-
-def _supplement(shares: Tensor) -> Tensor:
-    told = ~(shares.amax(1) < ROUNDING)
-    if not bool(told.any()):
-        caution(
-            "constant",
-            "No latent tells anything of a factor, so there is none to average over and the value "
-            'is NaN. Check that the latents are not constant; kind="mig" is 0 for them.',
-        )
-    return _gap(shares[told]).mean()
 
 
 def _modularity(matrix: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ References:
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -139,7 +139,7 @@ def mutual_information_matrix(
         for binned in choose(ColumnPairs(columns, index), options.choice()):
             table = views.Table(binned, binned.counts, None)
             value[pairs[binned.rows]] = table.value(options)
-            _note_doubts(found, table, options, [side[binned.rows] for side in index])
+            views.note_doubts(found, table, options, [side[binned.rows] for side in index])
     caution_each(found)
     return value.view(shape)
 
@@ -375,19 +375,3 @@ def _blocks(columns: tuple[Columns, Columns], options: views.Options) -> Iterato
     for some, most in ((pairs[~single], size), (pairs[single], 1)):
         for start in range(0, len(some), most):
             yield some[start : start + most]
-
-
-def _note_doubts(
-    found: dict[Kind, str], table: views.Table, options: views.Options, index: Sequence[Tensor]
-) -> None:
-    """Add cautions of new kinds about a block of pairs, with the first pair that each is of."""
-    for kind, message in table.doubts(options, 2 * MOST_BINS):
-        if kind in found:
-            continue
-        for row in range(len(index[0])):
-            one = dict(table.take(row).doubts(options, 2 * MOST_BINS))
-            if kind in one:
-                message = one[kind]
-                break
-        i, j = (int(side[row]) for side in index)
-        found[kind] = f"Column {i} of `x` with column {j} of `y`: {message}"

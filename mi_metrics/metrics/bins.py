@@ -203,7 +203,13 @@ def _check_known(options: views.Options, kernel: str, resolution: int) -> None:
             f"kernel={kernel!r}, but got 'auto': a soft table has to know its bins before the "
             "first sample. Give num_bins, for example 32, or pass value_range=None."
         )
-    if ranges is None and bins is not None and max(bins) > resolution:
+    if ranges is None:
+        check_resolution(bins, resolution)
+
+
+def check_resolution(bins: tuple[int, int] | None, resolution: int) -> None:
+    """Refuse more bins than a grid has cells."""
+    if bins is not None and max(bins) > resolution:
         raise ValueError(
             f"Expected `resolution` to be at least the number of bins {max(bins)}, but got "
             f"{resolution}. With an unknown range the bins are made of `resolution` cells at "

@@ -20,7 +20,7 @@ from torch import Tensor
 # Only what `update` uses: metrics that differ in the unit or the normalisation are to share their
 # state.
 CHOICES: dict[str, tuple[str, ...]] = {
-    "state": ("table", "grid", "samples", "moments"),
+    "state": ("table", "grid", "samples", "moments", "tables of columns", "grids of columns"),
     "nan_strategy": ("error", "ignore"),
     "kernel": ("hard", "linear", "cubic"),
 }

@@ -59,6 +59,23 @@ def pairs_of(
         margin: What they add at each end.
     """
     cells = grid.view(pooled(state) if conditional else state)
+    labelled = grid.view(state).joint.unsqueeze(0) if conditional else None
+    pairs = as_pairs(cells, wide, labelled, soft=soft, clip_quantile=clip_quantile, margin=margin)
+    return pairs, cells
+
+
+def as_pairs(
+    cells: grid.Grid,
+    wide: tuple[bool, bool],
+    labelled: Tensor | None = None,
+    *,
+    soft: bool = False,
+    clip_quantile: float = 0.0,
+    margin: float = 0.0,
+) -> Cells:
+    """:func:`pairs_of` grids that were read, of which all or none are lossless; ``labelled`` are
+    the joint counts of an output under each condition.
+    """
 
     def uniform(side: int, values: Tensor, bins: Tensor, weights: Tensor | None) -> Axis:
         return data_axis(values, bins, weights, "uniform", clip_quantile, margin)
@@ -67,17 +84,14 @@ def pairs_of(
         _values(axis, hard=not soft, wide=w)
         for axis, w in zip((cells.x, cells.y), wide, strict=True)
     )
-    kind, joint = Cells, cells.joint
-    if conditional:
-        kind, joint = LabelledCells, grid.view(state).joint.unsqueeze(0)
-    pairs = kind(
+    kind, joint = (Cells, cells.joint) if labelled is None else (LabelledCells, labelled)
+    return kind(
         (x, y),
         joint,
-        (bool(cells.x.lossless), bool(cells.y.lossless)),
+        (bool(cells.x.lossless.all()), bool(cells.y.lossless.all())),
         (cells.x.upper > cells.x.lower, cells.y.upper > cells.y.lower),
         uniform,
     )
-    return pairs, cells
 
 
 def read(
@@ -167,7 +181,7 @@ def coarse_message(view: OutputView, name: str, resolution: int) -> str | None:
         return None
     cells, binned = (view.cells.x, view.cells.y), view.table.binned
     if any(
-        kind == "values" and not bool(axis.lossless)
+        kind == "values" and not bool(axis.lossless.all())
         for kind, axis in zip(binned.kinds, cells, strict=True)
     ):
         return (
@@ -175,7 +189,8 @@ def coarse_message(view: OutputView, name: str, resolution: int) -> str | None:
             'them share a bin in spite of binning="values", and the value may be too small. '
             "Raise `resolution` to the number of values or more."
         )
-    if sum(map(_lost_entropy, cells, binned.axes)) > COARSE and _falls(view):
+    lost = _lost_entropy(cells[0], binned.axes[0]) + _lost_entropy(cells[1], binned.axes[1])
+    if bool((lost > COARSE).any()) and bool(((lost > COARSE) & _falls(view)).any()):
         return (
             f"The grid of resolution={resolution} cells per axis is coarser than the bins "
             f"of {name}, as heavy tails, far outliers or more than "
@@ -190,14 +205,15 @@ def coarse_message(view: OutputView, name: str, resolution: int) -> str | None:
 def _values(axis: grid.Axis, *, hard: bool, wide: bool) -> Tensor:
     # The functional API evaluates float32 samples in float32; where the cells are the samples, so
     # does this.
-    return axis.centre.float() if bool(axis.lossless) and not wide and hard else axis.centre
+    return axis.centre.float() if bool(axis.lossless.all()) and not wide and hard else axis.centre
 
 
-def _lost_entropy(cells: grid.Axis, axis: Axis) -> float:
-    """Return how much entropy bins lose, in nats, where a cell of the grid is wider than they are:
-    mutual information loses no more.
+def _lost_entropy(cells: grid.Axis, axis: Axis) -> Tensor:
+    """Return how much entropy the bins of each row lose, in nats, where a cell of the grid is wider
+    than they are: mutual information loses no more.
     """
-    width, share = cells.upper - cells.lower, cells.counts / cells.counts.sum().clamp_min(1)
+    width = cells.upper - cells.lower
+    share = cells.counts / cells.counts.sum(1, keepdim=True).clamp_min(1)
     if axis.edges is None:
         bin_width = axis.width.double() / axis.bins.double()
         bins = width / (bin_width if axis.scale is None else bin_width / axis.scale)
@@ -209,12 +225,12 @@ def _lost_entropy(cells: grid.Axis, axis: Axis) -> float:
         beside[:, :-1] = beside[:, :-1].maximum(cells.counts[:, 1:] * touch)
         many = (width > 0) & (cells.counts <= REPEATED * beside)
         bins = torch.where(many, share * axis.bins, 1)
-    return float((share * bins.clamp_min(1).log()).sum())
+    return (share * bins.clamp_min(1).log()).sum(1)
 
 
-def _falls(view: OutputView) -> bool:
-    """Say whether the value falls when cells of the grid are merged in pairs: then it has fallen
-    from what narrower cells would show.
+def _falls(view: OutputView) -> Tensor:
+    """Say which values fall when cells of the grid are merged in pairs: then they have fallen from
+    what narrower cells would show.
     """
     cells, binned = view.cells, view.table.binned
     assert cells is not None
@@ -228,8 +244,8 @@ def _falls(view: OutputView) -> bool:
         merged[:, 1::2] = torch.where(touch, first, second)
         values.append(merged)
     coarser = rebinned(binned._replace(pairs=pairs.having((values[0], values[1]))), 1)
-    before, after = (float(averaged(_corrected, t.tables)) for t in (binned, coarser))
-    return before - after > max(FALL, FALL_SHARE * before)
+    before, after = (averaged(_corrected, t.tables) for t in (binned, coarser))
+    return before - after > (FALL_SHARE * before).clamp_min(FALL)
 
 
 def _corrected(counts: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The metrics under contract. To put a class under it, add one line to ``CASES``."""
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +17,8 @@ from mi_metrics import (
     KDEMutualInformation,
     KNNConditionalMutualInformation,
     KNNMutualInformation,
+    MutualInformationGap,
+    MutualInformationMatrix,
 )
 from mi_metrics.functional import (
     binned_conditional_mutual_information,
@@ -24,9 +27,16 @@ from mi_metrics.functional import (
     kde_mutual_information,
     knn_conditional_mutual_information,
     knn_mutual_information,
+    mutual_information_gap,
 )
 
 Batch = tuple[Tensor, Tensor]
+
+
+SIZES = {
+    MutualInformationMatrix: ("num_x", "num_y"),
+    MutualInformationGap: ("num_latents", "num_factors"),
+}
 
 
 @dataclass(frozen=True)
@@ -61,18 +71,41 @@ class Case:
         """Arguments of metrics whose states don't add up with this one's, whatever the class."""
         known, more = inspect.signature(self.metric).parameters, []
         if self.vectors or ("x_dim" in known and "num_outputs" not in known):
-            more = [{"x_dim": self.dims[0] + 1}]
+            more = [{self.sizes[0]: self.dims[0] + 1}]
         elif "num_outputs" in known:
             more = [{"num_outputs": self.num_outputs + 1}]
         return (*self.differs, {"nan_strategy": "ignore"}, *more)
 
     @property
+    def sizes(self) -> tuple[str, str]:
+        """The arguments that say how many columns x and y have."""
+        return SIZES.get(self.metric, ("x_dim", "y_dim"))
+
+    @property
     def dims(self) -> tuple[int, int]:
-        return self.kwargs.get("x_dim", 1), self.kwargs.get("y_dim", 1)
+        x, y = self.sizes
+        return self.kwargs.get(x, 1), self.kwargs.get(y, 1)
 
     @property
     def vectors(self) -> bool:
         return self.dims != (1, 1) or self.metric is GaussianMutualInformation
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of a value."""
+        if self.metric is MutualInformationMatrix:
+            return self.dims
+        return () if self.num_outputs == 1 else (self.num_outputs,)
+
+    @property
+    def counted(self) -> tuple[int, ...]:
+        """The shape of what counts samples."""
+        return self.dims if self.metric in SIZES else self.shape
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs of variables are counted."""
+        return math.prod(self.counted)
 
     @property
     def per_row(self) -> int:
@@ -280,6 +313,51 @@ def gaussian(name: str, kwargs: dict[str, Any], **more: Any) -> Case:
     return Case(name, GaussianMutualInformation, kwargs, gaussian_mutual_information, **more)
 
 
+def all_pairs(
+    x: Tensor,
+    y: Tensor,
+    *,
+    num_bins: Any = "auto",
+    value_range: Any = None,
+    binning: Any = "auto",
+    bias_correction: Any = "auto",
+    normalization: Any = "none",
+    unit: Any = "nats",
+) -> Tensor:
+    """Return the information of each pair of columns, one by one."""
+    options = {
+        "num_bins": num_bins,
+        "value_range": value_range,
+        "binning": binning,
+        "bias_correction": bias_correction,
+        "normalization": normalization,
+        "unit": unit,
+    }
+    return torch.stack(
+        [torch.stack([binned_mutual_information(a, b, **options) for b in y.T]) for a in x.T]
+    )
+
+
+def gap_of(x: Tensor, y: Tensor, *, num_bins: Any = 20, kind: Any = "mig") -> Tensor:
+    """Return a disentanglement score, from each pair of columns."""
+    options = {"num_bins": num_bins, "bias_correction": "none"}
+    bins = num_bins[1] if isinstance(num_bins, tuple) else num_bins
+    own = [binned_mutual_information(v, v, bins, bias_correction="none") for v in y.T]
+    return mutual_information_gap(all_pairs(x, y, **options), torch.stack(own), kind=kind)
+
+
+def matrix(name: str, kwargs: dict[str, Any], **more: Any) -> Case:
+    return Case(name, MutualInformationMatrix, SIZE | kwargs, all_pairs, **more)
+
+
+def gap(name: str, kwargs: dict[str, Any], **more: Any) -> Case:
+    size = {"num_latents": 3, "num_factors": 2}
+    return Case(name, MutualInformationGap, size | kwargs, gap_of, 1e-12, on_lattice=True, **more)
+
+
+SIZE = {"num_x": 2, "num_y": 3}
+OTHER_MATRICES = (*VIEWS, {"num_bins": 9}, {"num_bins": "auto"}, {"binning": "quantile"})
+
 CASES = [
     binned("bins", KNOWN, shares=VIEWS, differs=(*OTHER_TABLES, {"kernel": "linear"})),
     binned(
@@ -339,4 +417,17 @@ CASES = [
     ),
     gaussian("moments", {}),
     gaussian("moments of vectors", {"x_dim": 2, "y_dim": 3}),
+    matrix("tables of columns", KNOWN, shares=VIEWS, differs=OTHER_TABLES),
+    matrix(
+        "found bins of columns",
+        UNKNOWN,
+        on_lattice=True,
+        shares=OTHER_MATRICES,
+        differs=OTHER_GRIDS,
+    ),
+    matrix(
+        "found number of bins of columns", {"num_bins": "auto", "unit": "bits"}, on_lattice=True
+    ),
+    gap("gap", {}, shares=({"kind": "modularity"}, {"num_bins": 9}, {"bias_correction": "auto"})),
+    gap("gap of latents", {"kind": "mig_sup", "num_bins": (7, 5)}),
 ]

@@ -20,7 +20,7 @@ def test_metric_says_how_many_samples_it_has_seen_and_ignored(case: Case):
     spoilt[0][:7] = math.nan
     spoilt[-1][7:10] = math.inf
     metric = case.build(nan_strategy="ignore")
-    shape = case.value(batch).shape
+    shape = case.counted
     for counter in (metric.seen, metric.ignored, metric.outside):
         assert counter.dtype == torch.int64
         assert counter.shape == shape

@@ -1,6 +1,6 @@
 """Joint tables of samples under the options of a binned estimate."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -216,6 +216,34 @@ def answers(
         value = value.index_copy(0, table.binned.rows.to(part.device), part)
     assert value is not None
     return value.reshape(shape), said
+
+
+def note_doubts(
+    found: dict[Kind, str],
+    table: Table,
+    options: Options,
+    index: Sequence[Tensor],
+    most: int = 2 * MOST_BINS,
+) -> None:
+    """Add cautions of new kinds about pairs of columns, with the first pair that each is of.
+
+    Args:
+        found: The cautions that there are.
+        table: The tables of the pairs.
+        options: Their options.
+        index: The columns of x and of y.
+        most: The most bins that can be told apart.
+    """
+    for kind, message in table.doubts(options, most):
+        if kind in found:
+            continue
+        for row in range(len(index[0])):
+            one = dict(table.take(row).doubts(options, most))
+            if kind in one:
+                message = one[kind]
+                break
+        i, j = (int(side[row]) for side in index)
+        found[kind] = f"Column {i} of `x` with column {j} of `y`: {message}"
 
 
 def fine_cells(pairs: Pairs, effective: Tensor | None = None) -> Cells:
