@@ -41,7 +41,8 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["_build"]
+# Files under _made are parts of pages.
+exclude_patterns = ["_build", "_made/*.md"]
 
 # The notebooks are executed by the tests, which compare what they show with what is committed.
 nb_execution_mode = "off"
