@@ -145,7 +145,8 @@ class BinnedMutualInformation(BinnedMetric):
         """Return the counts in bins, ``(B_x, B_y)``, or ``(C, B_x, B_y)`` for several outputs.
 
         Of this rank alone; enter ``metric.sync_context()`` on every rank for the counts of all.
-        int64 with the hard kernel, else float64.
+        int64 with the hard kernel, else float64. Automatic bins were chosen after a look at the
+        dependence: for a test of independence take :meth:`p_value`, not these counts.
         """
         return self._squeeze(self._tables_of_value().squeeze(1))
 

@@ -71,7 +71,7 @@ class KNNMutualInformation(SampleMetric, NeighborInference):
         discrete_y: y holds class labels, integers or bool (Ross 2014).
         standardize: True, False, ``"rank"`` or ``"joint"``, as in the function.
         max_samples: The most samples to keep, or None for all.
-        check: Judge the value by :meth:`reliability` in ``compute``, which takes about six times as
+        check: Judge the value by :meth:`reliability` in ``compute``, which takes 6 to 12 times as
             long, and warn where it is unreliable.
         unit: ``"nats"`` or ``"bits"``.
         num_outputs: Number of pairs of scalar variables that are evaluated side by side.

@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 
-from campaigns.reliability import tally
+from campaigns.reliability import several, tally
 from mi_metrics.functional import (
     gaussian_mutual_information,
     knn_mutual_information,
     knn_p_value,
     knn_reliability,
 )
+from mi_metrics.functional.reliability import _paired_bound
 
 
 def gaussian(seed, n, d, r):
@@ -90,6 +91,40 @@ def test_p_value_counts_permuted_samples():
     assert knn_p_value(x, labels, discrete_y=True, num_permutations=19) == 1 / 20
 
 
+class TestPairs:
+    """The bound from pairs of coordinates."""
+
+    def bound(self, x, y):
+        return _paired_bound(torch.cat((x, y), 1), x.shape[1])
+
+    def test_it_is_the_sum_over_independent_pairs_whatever_their_order(self):
+        x, y = gaussian(0, 2000, 4, 0.8)
+        truth = -2 * math.log1p(-0.64)
+        for order in ([0, 1, 2, 3], [2, 0, 3, 1]):
+            assert truth - 0.2 < self.bound(x, y[:, order]) < truth + 0.1
+        # Coordinates that are left over add nothing.
+        assert self.bound(x, y[:, :2]) < truth / 2 + 0.1
+
+    @pytest.mark.parametrize("d", [1, 3, 10])
+    def test_independent_coordinates_have_nothing_in_common(self, d):
+        for seed in range(5):
+            assert self.bound(*gaussian(seed, 1000, d, 0.0)) < 0.05
+
+    def test_what_coordinates_repeat_counts_once(self):
+        x, y = gaussian(0, 2000, 1, 0.9)
+        truth = -math.log1p(-0.81) / 2
+        noise, other = (gaussian(s, 2000, 3, 0.0)[0] for s in (1, 2))
+        assert self.bound(x + 0.3 * noise, y + 0.3 * other) < truth
+
+    def test_it_finds_an_error_that_parts_and_other_bounds_share(self):
+        generator = torch.Generator().manual_seed(5)
+        x, y, truth = several("uniform-noise", 5, 0.1, 2000, generator)
+        found = knn_reliability(x, y)
+        assert found.value < truth - 0.3
+        assert not found.reliable
+        assert found.reference > found.value + 0.05
+
+
 @pytest.mark.slow
 def test_p_values_of_independent_samples_are_uniform():
     p = torch.stack(
@@ -120,12 +155,12 @@ def test_wrong_numbers_are_refused(name):
 @pytest.mark.slow
 @pytest.mark.campaign
 def test_few_false_alarms_and_most_errors_found():
-    # 7 of 286 and 344 of 388 in 8 draws; uniform noise is the family whose errors hide.
+    # 7 of 181 and 227 of 243 in 5 draws; uniform noise is the family whose errors hide.
     found = tally(4)
     alarms, right, hits, wrong = found["all"]
     assert right > 100
     assert wrong > 100
     assert alarms <= 0.05 * right
-    assert hits >= 0.85 * wrong
+    assert hits >= 0.9 * wrong
     for name in ("cubed", "gamma-exponential", "turned and bent"):
         assert found[name][2] >= 0.9 * found[name][3], name
