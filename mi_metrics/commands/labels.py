@@ -80,6 +80,8 @@ class Labels(NamedTuple):
 
     def _numbers(self, column: Tensor) -> Tensor:
         column = column.double()
+        if not self.values:
+            return torch.full_like(column, torch.nan)
         known = torch.tensor(sorted(self.values), dtype=torch.float64)
         place = torch.searchsorted(known, column.contiguous()).clamp(max=len(known) - 1)
         codes = torch.where(known[place] == column, place.double(), float(len(known)))

@@ -230,6 +230,12 @@ class TestMissing:
             found = result(path, "--y", "1", "--missing", "-999").found
             assert {(e.n, e.ignored) for e in found} == {(N - N // 10, N // 10)}
 
+    def test_labels_that_are_all_missing(self, tmp_path):
+        lines = [f"{m},,\n" for m in MASS]
+        (tmp_path / "t.csv").write_text("mass,code,text\n" + "".join(lines))
+        found = result(tmp_path / "t.csv", "--y", "mass", "--discrete", "code").found
+        assert {(e.n, e.ignored) for e in found} == {(0, N)}
+
     def test_texts(self, tmp_path, capsys):
         lines = [f"{k},{m}\n" for k, m in zip(KINDS, MASS, strict=True)]
         lines[:2] = ["unknown,1\n", ",1\n"]
