@@ -10,7 +10,8 @@ import argparse
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -38,23 +39,39 @@ def trade_off(
     for weight in weights:
         rows = []
         for split in range(splits):
-            pl.seed_everything(split, verbose=False)
-            trainer = pl.Trainer(
-                accelerator="cpu",
-                max_epochs=max_epochs,
-                limit_val_batches=0,
-                log_every_n_steps=1,
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-            )
-            data, model = DiabetesDataModule(split), FairRegression(weight)
-            trainer.fit(model, data)
-            (values,) = trainer.test(model, data, verbose=False)
+            values = tested(lambda weight=weight: FairRegression(weight), split, max_epochs)  # type: ignore[misc]
             rows.append([values["test/r2"], values["test/mi"]])
         results[weight] = torch.tensor(rows)
     return results
+
+
+def tested(
+    model: Callable[[], FairRegression], split: int, max_epochs: int, **options: Any
+) -> Mapping[str, float]:
+    """Train a model on a split of the data, and return its test results.
+
+    Args:
+        model: What builds the model, from the split's own random numbers.
+        split: Which split.
+        max_epochs: Epochs of the training.
+        options: Further options of the data.
+    """
+    pl.seed_everything(split, verbose=False)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=max_epochs,
+        limit_val_batches=0,
+        log_every_n_steps=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    data = DiabetesDataModule(split, **options)
+    trained = model()
+    trainer.fit(trained, data)
+    (values,) = trainer.test(trained, data, verbose=False)
+    return values
 
 
 def main(args: Sequence[str] = ()) -> None:

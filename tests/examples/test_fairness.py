@@ -12,8 +12,10 @@ pytest.importorskip("jsonargparse")
 pytest.importorskip("sklearn")
 pytest.importorskip("tensorboard")
 
-from mi_metrics.examples import DiabetesDataModule, FairRegression, trade_off
+from mi_metrics.examples import DiabetesDataModule, FairRegression, equalised_odds, trade_off
+from mi_metrics.examples.fairness import classes
 from mi_metrics.lightning.cli import main as run
+from mi_metrics.losses import MutualInformationPenalty
 from tests.lightning.marks import lightning_cli
 
 pytestmark = [
@@ -45,12 +47,58 @@ def test_the_bundled_configuration_runs(tmp_path):
         cli = run(["fit", "--config", "fair_representation", "--trainer.max_epochs=2"])
         best = str(tmp_path / cli.trainer.checkpoint_callback.best_model_path)
         tested = run(["test", "--config", "fair_representation", "--ckpt_path", best])
-    assert {"val/r2", "val/mi", "train/error", "train/penalty"} <= set(cli.trainer.callback_metrics)
-    assert set(tested.trainer.callback_metrics) == {"test/r2", "test/mi"}
+    logged = set(cli.trainer.callback_metrics)
+    assert {"val/r2", "val/mi", "val/odds", "train/error", "train/penalty"} <= logged
+    assert set(tested.trainer.callback_metrics) == {"test/r2", "test/mi", "test/odds"}
     assert "site-packages" not in text.getvalue()
     default = FairRegression()
     assert dict(default.hparams).items() <= dict(cli.model.hparams).items()
     assert repr(cli.model.penalty) == repr(default.penalty)
+
+
+@pytest.mark.slow
+def test_the_configuration_of_equalised_odds_runs(tmp_path):
+    with contextlib.chdir(tmp_path), contextlib.redirect_stdout(io.StringIO()):
+        cli = run(["fit", "--config", "equalised_odds", "--trainer.max_epochs=2"])
+    assert cli.model.penalty.num_conditions == 3
+    assert cli.datamodule.attribute == "bmi"
+    assert {"val/r2", "val/mi", "val/odds"} <= set(cli.trainer.callback_metrics)
+
+
+@pytest.mark.slow
+def test_equalised_odds_leave_what_the_progression_explains():
+    runs = (("none", 0.0, None), ("parity", 30.0, None), ("odds", 30.0, 3))
+    results = equalised_odds.compare(runs, splits=4)
+    none, parity, odds = (rows.mean(0).tolist() for rows in results.values())
+    # Both take away what the prediction tells of the attribute beyond the progression.
+    assert none[2] > 0.05
+    assert max(parity[2], odds[2]) < none[2] / 2
+    # Parity takes away what the progression tells of it, and with it the prediction.
+    assert odds[0] > parity[0] + 0.05
+    assert odds[1] > parity[1]
+
+
+def test_the_table_of_equalised_odds_has_a_row_for_each_penalty(monkeypatch, capsys):
+    rows = torch.tensor([[0.4, 0.2, 0.1], [0.2, 0.4, 0.1]])
+    monkeypatch.setattr(equalised_odds, "compare", lambda **_: {("odds", 3.0): rows})
+    equalised_odds.main()
+    row = capsys.readouterr().out.splitlines()[1].split()
+    assert row == ["odds", "3", "0.300", "±", "0.100", "0.300", "±", "0.100", "0.100", "±", "0.000"]
+
+
+def test_classes_have_about_as_many_members_each():
+    values = torch.randn(100, generator=torch.Generator().manual_seed(0))
+    found = classes(values, 3)
+    assert torch.bincount(found).tolist() == [34, 33, 33]
+    assert values[found == 0].max() < values[found == 1].min()
+    assert values[found == 1].max() < values[found == 2].min()
+
+
+def test_any_measurement_may_be_the_attribute():
+    (features, _, attribute), *_ = parts(attribute="bmi")
+    assert features[attribute == 1, 2].min() > features[attribute == 0, 2].max()
+    with pytest.raises(ValueError, match="`attribute` to be one of age, sex, bmi"):
+        parts(attribute="height")
 
 
 @pytest.mark.slow
@@ -128,6 +176,18 @@ def test_the_loss_is_the_error_plus_the_weighted_penalty(monkeypatch):
         losses.append(FairRegression(weight).training_step(batch, 0).item())
     assert losses[2] - losses[0] == pytest.approx(3 * (losses[1] - losses[0]), rel=1e-4)
     assert losses[1] > losses[0]
+    # And given classes of the progression.
+    torch.manual_seed(0)
+    penalty = MutualInformationPenalty((8, 2), pool="batch", num_conditions=3)
+    model = FairRegression(1.0, penalty)
+    features, progression, sex = batch
+    code, _ = model(features)
+    expected = penalty(
+        code, sex.float()[:, None].expand_as(code), condition=classes(progression, 3)
+    )
+    assert model.training_step(batch, 0).item() == pytest.approx(
+        losses[0] + expected.item(), rel=1e-4
+    )
 
 
 def test_without_scikit_learn_the_message_names_the_extra(monkeypatch):
