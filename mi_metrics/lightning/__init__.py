@@ -32,12 +32,16 @@ from mi_metrics.moved import forwarding
 require("lightning", "lightning", "Callbacks and commands of Lightning")
 
 from mi_metrics.lightning.callbacks import EpochTable, JointDistributionLogger  # noqa: E402
+from mi_metrics.lightning.information_plane import InformationPlane  # noqa: E402
 from mi_metrics.lightning.intervals import log_interval  # noqa: E402
+from mi_metrics.lightning.matrices import log_matrix  # noqa: E402
 
 __all__ = [
     "EpochTable",
+    "InformationPlane",
     "JointDistributionLogger",
     "log_interval",
+    "log_matrix",
 ]
 
 __getattr__ = forwarding(__name__)
