@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import binned, estimate, gaussian, kde, knn, losses, start
+from benchmarks import binned, estimate, gaussian, kde, knn, losses, matrix, start
 from benchmarks.timing import Row, print_rows
 
 SUITES = {
@@ -23,6 +23,7 @@ SUITES = {
     "kde": kde.rows,
     "knn": knn.rows,
     "losses": losses.rows,
+    "matrix": matrix.rows,
     "start": start.rows,
 }
 
