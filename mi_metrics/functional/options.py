@@ -236,11 +236,11 @@ def hints_keywords(function: Callable[P, R], upstream: Collection[str] = ()) -> 
 
 
 def _owner(function: Callable[..., Any], args: Sequence[Any]) -> str:
-    """Return the name of a function, or of the class whose ``__init__`` it is."""
-    name = function.__qualname__.removesuffix(".__init__")
-    if name != function.__qualname__ and args and type(args[0]).__init__ is function:
-        return type(args[0]).__name__  # which may inherit it
-    return name
+    """Return the name of a function, or of the class whose ``__init__`` it is, or of its method."""
+    name = function.__qualname__
+    if args and getattr(type(args[0]), function.__name__, None) is function:
+        name = f"{type(args[0]).__name__}.{function.__name__}"  # which may inherit it
+    return name.removesuffix(".__init__")
 
 
 def _hint(unknown: str, names: Sequence[str], *, is_class: bool) -> str:

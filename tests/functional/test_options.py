@@ -41,6 +41,16 @@ def call(function, **kwargs):
     ("wrong", "message"),
     [
         (
+            functools.partial(mi.BinnedMutualInformation().interval, alpha=0.05),
+            "Expected arguments that BinnedMutualInformation.interval has, but got `alpha`. It has "
+            "`level`, `num_resamples`, `seed`.",
+        ),
+        (
+            functools.partial(mi.KNNMutualInformation().p_value, permutations=9),
+            "Expected arguments that KNNMutualInformation.p_value has, but got `permutations`. Did "
+            "you mean `num_permutations`?",
+        ),
+        (
             functools.partial(mi.BinnedMutualInformation, bins=10),
             "Expected arguments that BinnedMutualInformation has, but got `bins`. Did you mean "
             "`num_bins`?",
