@@ -205,6 +205,9 @@ def pointwise_mutual_information(counts: Tensor, *, unit: Unit = "nats") -> Tens
         (1990), https://aclanthology.org/J90-1003.
     """
     p = _probabilities(_check_counts(counts))
-    ratio = _log(p) - _log(p.sum(-1, keepdim=True)) - _log(p.sum(-2, keepdim=True))
+    rows, columns = p.sum(-1, keepdim=True), p.sum(-2, keepdim=True)
+    ratio = _log(p) - _log(rows) - _log(columns)
+    # Shares that should sum to 1 miss it by a rounding.
+    constant = ((rows > 0).sum(-2, keepdim=True) == 1) | ((columns > 0).sum(-1, keepdim=True) == 1)
     # NaN without samples, though the logarithm of NaN is taken to be 0.
-    return from_nats(torch.where(p == 0, 0, ratio + 0 * p), unit)
+    return from_nats(torch.where((p == 0) | constant, 0, ratio + 0 * p), unit)

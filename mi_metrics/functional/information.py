@@ -420,15 +420,16 @@ def _check_counts(counts: Tensor) -> Tensor:
 
 def _check_whole(counts: Tensor, who: str) -> None:
     table = _float64(counts).detach()
+    corrects = who.startswith("bias_correction")
     if table.numel() and float(table.max()) > 2.0**53:
+        remedy = 'Use bias_correction="none": so many samples have no bias.' if corrects else ""
         raise ValueError(
             f"{who} needs whole counts, but got {float(table.max()):g}, and above 2**53 float64 "
-            f"does not tell whole "
-            'numbers apart. Use bias_correction="none": so many samples have no bias.'
+            f"does not tell whole numbers apart. {remedy or 'Count a part of the samples.'}"
         )
     if not bool((table == table.round()).all()):
+        remedy = ', or bias_correction="miller_madow"' if corrects else ""
         raise ValueError(
             f"{who} needs whole counts, but got fractional ones, as weights and soft kernels make "
-            f"them. "
-            'Use the hard kernel without weights, or bias_correction="miller_madow".'
+            f"them. Use the hard kernel without weights{remedy}."
         )

@@ -92,7 +92,9 @@ def stratified_interval(
         raise ValueError(
             f"Expected `level` in (0, 1), but got {level}. For an interval of 95 % pass 0.95."
         )
-    num_resamples = check_repetitions("num_resamples", num_resamples, math.ceil(2 / (1 - level)))
+    # Rounded up, but for what the subtraction has added.
+    least = math.ceil(2 / (1 - level) - 1e-6)
+    num_resamples = check_repetitions("num_resamples", num_resamples, least)
     seed = check_seed(seed)
     check_choice("unit", unit, UNITS)
 

@@ -183,6 +183,11 @@ class TestInterval:
         assert wide[0] < narrow[0] < mutual_information(LABELS) < wide[1]
         assert narrow[1] < wide[1]
 
+    def test_as_few_draws_as_the_docstring_says(self):
+        assert confidence_interval(LABELS, 0.9, num_resamples=20).isfinite().all()
+        with pytest.raises(ValueError, match="`num_resamples` to be at least 20, but got 19"):
+            confidence_interval(LABELS, 0.9, num_resamples=19)
+
     def test_transposed_to_the_error_of_the_draws(self):
         there, back = (confidence_interval(t, num_resamples=4000) for t in (LABELS, LABELS.mT))
         torch.testing.assert_close(there, back, atol=0.01, rtol=0)
@@ -228,7 +233,9 @@ class TestPointwise:
         torch.testing.assert_close(cells, torch.tensor(expected, dtype=torch.float64))
 
     def test_constant_and_nothing(self):
-        assert pointwise_mutual_information(torch.tensor([[3, 5]])).abs().max() < 1e-15
+        row = torch.tensor([[0] * 7, [87, 27, 19, 21, 21, 31, 94]])
+        for counts in (row, row.T.contiguous(), row / 3):
+            assert not pointwise_mutual_information(counts).any()
         assert pointwise_mutual_information(torch.zeros(2, 2)).isnan().all()
 
     def test_gradient(self):
