@@ -25,6 +25,7 @@ from mi_metrics.functional.options import (
     NumBins,
     TableCorrection,
     Unit,
+    check_cells,
     check_repetitions,
     check_seed,
     hints_keywords,
@@ -197,7 +198,8 @@ def mutual_information_matrix_p_value(
 
     Raises:
         TypeError: If x or y is not a real tensor, or an option has the wrong type.
-        ValueError: As :func:`mutual_information_matrix`.
+        ValueError: As :func:`mutual_information_matrix`, or if the tables of one column of x with
+            all of y do not fit in memory.
 
     Example:
         >>> import torch
@@ -237,6 +239,9 @@ class _Statistics:
         (rows, n), (columns, _) = x.shape, y.shape
         self.bins = int(x.max()) + 1, int(y.max()) + 1
         self.cells = self.bins[0] * self.bins[1]
+        check_cells(
+            f"{columns} tables of {' x '.join(map(str, self.bins))} bins", columns * self.cells
+        )
         self.y = y + self.cells * torch.arange(columns, device=y.device).unsqueeze(1)
         self.n_log_n = _n_log_n(n, y.device)
         x_counts, y_counts = (

@@ -301,3 +301,9 @@ def test_at_most_a_twentieth_of_independent_blocks_are_found(kind, rng):
         p = mutual_information_matrix_p_value(x, y, num_permutations=99, seed=seed)
         found += bool((p if y is not None else p + torch.eye(6)).min() <= 0.05)
     assert found <= 0.075 * 400
+
+
+def test_tables_of_p_values_that_no_memory_holds_are_refused():
+    x = torch.arange(12_000.0).unsqueeze(1)
+    with pytest.raises(ValueError, match="1 tables of 12000 x 12000 bins, which takes 2 GiB"):
+        mutual_information_matrix_p_value(x, x.flip(0), binning="values", num_permutations=1)
