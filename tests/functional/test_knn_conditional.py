@@ -15,6 +15,8 @@ from mi_metrics.functional import (
     knn_conditional_mutual_information,
     knn_mutual_information,
 )
+from mi_metrics.functional.neighbors.local_permutations import local_permutations
+from mi_metrics.functional.tables import inversion
 from tests.functional.conditional_oracle import frenzel_pompe
 
 
@@ -206,3 +208,15 @@ def test_other_refusals() -> None:
             knn_conditional_mutual_information(x, y, z, **options)
     with pytest.raises(ValueError, match="`y` to be finite"):
         knn_conditional_mutual_information(x, y / 0, z)
+
+
+def test_permutations_are_drawn_a_bounded_number_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inversion, "CHUNK", 1000)
+    z = torch.tensor([0.0] * 50 + [1.0] * 50).unsqueeze(1)
+    same, group = torch.full((100,), 50), z.squeeze(1).long()
+    drawn = local_permutations(z, same, group, 10**8, 0)
+    some = torch.stack([next(drawn) for _ in range(25)])
+    assert torch.equal(group[some], group.expand(25, -1))
+    assert torch.equal(some.sort(1).values, torch.arange(100).expand(25, -1))
+    assert len(some.unique(dim=0)) == 25
+    assert len(list(local_permutations(z, same, group, 25, 0))) == 25

@@ -11,6 +11,7 @@ References:
     mutual information" (2018), arXiv:1709.01447.
 """
 
+from collections.abc import Iterator
 from itertools import permutations
 
 import numpy as np
@@ -19,14 +20,18 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from mi_metrics.functional.tables.inversion import chunks
+
 # Places that a sample can take, its own included.
 NEIGHBORS = 5
 
 Places = NDArray[np.int64]
 
 
-def local_permutations(z: Tensor, same_z: Tensor, group: Tensor, number: int, seed: int) -> Tensor:
-    """Return permutations of N samples that hardly change z.
+def local_permutations(
+    z: Tensor, same_z: Tensor, group: Tensor, number: int, seed: int
+) -> Iterator[Tensor]:
+    """Yield permutations of N samples that hardly change z.
 
     Args:
         z: Coordinates of z, told apart, float64 ``(N, d)``.
@@ -35,20 +40,20 @@ def local_permutations(z: Tensor, same_z: Tensor, group: Tensor, number: int, se
         number: How many permutations.
         seed: Seed of chance.
 
-    Returns:
-        int64 ``(number, N)``, on the CPU: whose x each sample gets.
+    Yields:
+        int64 ``(N,)`` each, on the CPU: whose x each sample gets.
     """
     rng = np.random.default_rng(seed)
-    result = np.empty((number, len(z)), dtype=np.int64)
     repeated = same_z.cpu().numpy() > NEIGHBORS
     (together,), (scattered,) = repeated.nonzero(), (~repeated).nonzero()
-    if len(together):
-        groups = group.cpu().numpy()[together]
-        result[:, together] = together[_within_groups(groups, number, rng)]
-    if len(scattered):
-        points = z.cpu().numpy()[scattered]
-        result[:, scattered] = scattered[_among_neighbors(points, number, rng)]
-    return torch.from_numpy(result)
+    groups, points = group.cpu().numpy()[together], z.cpu().numpy()[scattered]
+    for size in chunks(number, len(z)):
+        result = np.empty((size, len(z)), dtype=np.int64)
+        if len(together):
+            result[:, together] = together[_within_groups(groups, size, rng)]
+        if len(scattered):
+            result[:, scattered] = scattered[_among_neighbors(points, size, rng)]
+        yield from torch.from_numpy(result)
 
 
 def _within_groups(groups: Places, number: int, rng: np.random.Generator) -> Places:
