@@ -36,6 +36,9 @@ from mi_metrics.functional.stratified import (
 from mi_metrics.functional.tables import views
 from mi_metrics.functional.tables.automatic import MOST_BINS
 
+# Neighbours leave out classes of few rows, as long as these are no more than this share of all.
+MOST_LEFT_OUT = 0.1
+
 Discrete = tuple[bool, bool, bool]
 
 
@@ -111,6 +114,10 @@ def _few_groups(rows: Tensor, discrete: Discrete) -> tuple[tuple[Tensor, Tensor]
 
 def _within(rows: Tensor, labels: Tensor, discrete: Discrete, given: Options) -> Value:
     """Return the mean of the estimates within the classes of the condition."""
+    small = torch.bincount(labels)[labels] <= NEIGHBORS
+    if float(small.double().mean()) > MOST_LEFT_OUT:
+        reason = f"{int(small.sum())} rows share the condition with fewer than {NEIGHBORS} others"
+        return Value(len(rows), math.nan, doubts=(("too few", ""),), reason=reason)
     pairs = rows[:, :2].flip(1) if discrete[0] else rows[:, :2]
     options: dict[str, Any] = {
         "discrete_y": discrete[0] or discrete[1],

@@ -79,7 +79,9 @@ def verdicts(found: Sequence[Estimate]) -> Iterator[tuple[tuple[str, ...], str, 
     to rely on.
     """
     pairs: dict[tuple[str, str], list[Estimate]] = {}
+    tried: dict[tuple[str, str], set[str]] = {}
     for e in found:
+        tried.setdefault((e.x, e.y), set()).add(e.estimator)
         if not math.isnan(e.mi):
             pairs.setdefault((e.x, e.y), []).append(e)
     for pair, lines in pairs.items():
@@ -100,7 +102,7 @@ def verdicts(found: Sequence[Estimate]) -> Iterator[tuple[tuple[str, ...], str, 
         if trusted:
             rely = f"rely on {trusted[0]}: {_reason(trusted[0], lines)}"
             yield names if apart else doubtful, both, f"{about}; {rely}" if about else rely
-        elif more := [name for name in ORDER if name not in names]:
+        elif more := [name for name in ORDER if name not in tried[pair]]:
             yield doubtful, both, f"compare with --estimator {' '.join(more)}"
         else:
             text = "no estimator is free of doubt here: follow their notes, or take more rows"

@@ -211,7 +211,7 @@ def _pairs(table: Table, found: Survey, given: Any) -> list[Pair]:
 
 def _left_out(found: Survey) -> str:
     reasons = [note for note in found.notes if note.startswith("left out: ")]
-    return f" {reasons[0].capitalize()}." if reasons else ""
+    return f" {reasons[0][0].upper()}{reasons[0][1:]}." if reasons else ""
 
 
 def _show(result: Result, given: Any) -> None:

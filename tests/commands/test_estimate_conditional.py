@@ -140,3 +140,17 @@ def test_rows_that_are_kept_depend_on_their_places_alone():
     assert len(kept.unique()) == 100
     # A uniform share of the rows: its mean is that of all within four standard errors.
     assert abs(float(kept.mean()) - 499.5) < 4 * 288.7 / 10
+
+
+def test_classes_of_few_rows_are_not_the_value_of_all(tmp_path, capsys):
+    x, noise = np.random.default_rng(0).standard_normal((2, 100))
+    z = ["large"] * 10 + [f"small {i // 3}" for i in range(90)]
+    path = tmp_path / "t.parquet"
+    parquet.write_table(pa.table({"x": x, "y": x + noise, "z": z}), path)
+    run(path, "--x", "x", "--y", "y", "--condition", "z", "--permutations", "0")
+    output, err = capsys.readouterr()
+    assert "knn        100        0                  -" in output
+    assert "note: knn, x and y: 90 rows share the condition with fewer than 3 others\n" in err
+    assert "rely on" not in err
+    # Neighbours and densities were asked, too.
+    assert "compare with" not in err
