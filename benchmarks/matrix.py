@@ -66,9 +66,10 @@ def _updates() -> list[Row]:
             matrix.update(a, b)
             one.update(a[:, 0], b[:, 0])
         a, b = x[:512], y[:512]
+        first, second = a[:, 0].contiguous(), b[:, 0].contiguous()
         ours, single = seconds(
             lambda m=matrix, a=a, b=b: m.update(a, b),
-            lambda m=one, a=a[:, 0].contiguous(), b=b[:, 0].contiguous(): m.update(a, b),
+            lambda m=one, a=first, b=second: m.update(a, b),
             repeat=25,
         )
         figure = f"{ours / single:.2f}x  ({1e3 * ours:.3g} against {1e3 * single:.3g} ms)"
