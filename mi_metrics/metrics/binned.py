@@ -138,6 +138,7 @@ class BinnedMutualInformation(BinnedMetric):
             resolution=resolution,
             num_outputs=num_outputs,
             nan_strategy=nan_strategy,
+            num_conditions=None,
             **kwargs,
         )
 

@@ -127,6 +127,7 @@ class KDEMutualInformation(JointTableMetric):
             resolution=resolution,
             num_outputs=num_outputs,
             nan_strategy=nan_strategy,
+            num_conditions=None,
             **kwargs,
         )
         self.bandwidth, self.grid_size, self.value_range = bandwidth, grid_size, ranges
