@@ -26,7 +26,7 @@ from mi_metrics.functional.shrinkage import (
     shrunk_information,
     shrunk_information_of_labels,
 )
-from mi_metrics.functional.tensors import check_same_device, check_tensor
+from mi_metrics.functional.tensors import check_same_device, check_tensor, no_sample
 
 
 class GaussianMutualInformationLoss(nn.Module):
@@ -46,7 +46,8 @@ class GaussianMutualInformationLoss(nn.Module):
         of x) would shrink them, the larger of (5 d − N) / (2 (5 d + N)) for d = d_x + d_y, and of
         2⁻²⁷/d − 1 / tr R⁻¹ (:mod:`mi_metrics.functional.shrinkage`).
         Sign and range: from minus about (9 + ½ log d) nats per direction of y that x determines,
-        to 0. Constant variable: 0, with gradient 0. Ties: no special rule.
+        to 0. Constant variable: 0, with gradient 0; a range below 2⁻⁹⁶⁰, whose gradient no number
+        is large enough for, counts as one. Ties: no special rule.
         Bias: about d_x d_y / 2N, as the function says; it hardly moves the minimum.
         Invariance: under any scale and place of each coordinate; without shrinkage under any
         invertible affine map of x and of y.
@@ -150,6 +151,8 @@ class GaussianMutualInformationLoss(nn.Module):
                 f"{shapes}. Samples are paired by position; flatten what is one variable."
             )
         check_same_device({"x": x, "y": y})
+        if len(x) == 0 and self._world_size() == 1:
+            raise no_sample(x)
         if len(x) < 2 and self._world_size() == 1:
             raise ValueError(
                 f"Expected at least 2 samples, but got shapes {shapes}. Use larger batches, or "

@@ -17,7 +17,16 @@ from mi_metrics.functional.tables.axis import (
     scaled_axis,
 )
 from mi_metrics.functional.tables.quantiles import ordered, quantile
-from mi_metrics.functional.tensors import check_same_device, check_tensor, shapes_differ
+from mi_metrics.functional.tensors import (
+    PAIRED,
+    broadcasts,
+    check_broadcasts,
+    check_mask,
+    check_same_device,
+    check_tensor,
+    no_sample,
+    shapes_differ,
+)
 
 
 class Rows(NamedTuple):
@@ -116,9 +125,10 @@ class Loss(nn.Module):
                 takes no condition.
         """
         self._check(x, y)
-        for name, v in (("weights", weights), ("mask", mask)):
-            if v is not None:
-                _check_weights(name, v, x)
+        if weights is not None:
+            check_broadcasts("weights", check_tensor("weights", weights), x)
+        if mask is not None:
+            mask = check_mask(mask, x)
         rows = self._rows(x, y, weights, mask)
         if condition is not None or getattr(self, "num_conditions", None) is not None:
             rows = self._under_conditions(rows, x, condition)
@@ -156,8 +166,7 @@ class Loss(nn.Module):
                 y,
                 "To pair one number of each sample with every channel, pass y.unsqueeze(1)."
                 if self.pool == "batch" and x.ndim == 2 and y.shape == x.shape[:1]
-                else "Samples are paired by position; resample, reshape or expand one of them "
-                "first.",
+                else PAIRED,
             )
         if x.ndim < (3 if self.pool == "image" else 1):
             expected = "(B, C, ...)" if self.pool == "image" else "(N,) or (N, C, ...)"
@@ -174,7 +183,9 @@ class Loss(nn.Module):
         samples = x.shape[2:].numel() * (1 if self.pool == "image" else x.shape[0])
         # A process without samples takes part in what the others share.
         shared = self._world_size() > 1 and x.shape[0] == samples == 0
-        if not shared and (samples < (1 if self._world_size() > 1 else 2) or x.numel() == 0):
+        if x.numel() == 0 and not shared:
+            raise no_sample(x)
+        if not shared and samples < (1 if self._world_size() > 1 else 2):
             raise ValueError(
                 f"Expected at least 2 samples per table, but x of shape {tuple(x.shape)} "
                 f'with pool="{self.pool}" has {samples}. '
@@ -280,6 +291,20 @@ def data_axes(ends: Tensor, bins: tuple[int, int]) -> tuple[Axis, Axis]:
     )
 
 
+def ends_and_heaviest(rows: Rows, reduce: Reduce) -> tuple[Tensor, Tensor]:
+    """Return ``ends`` and the largest weight of each table on all processes, ``(R, 1)``; that of a
+    table without samples is 1.
+    """
+    weights = rows.weights
+    if weights is None or weights.shape[1] == 0 or weights.dtype == torch.bool:
+        # A process without samples or with a mask alone has no larger one.
+        most = torch.full_like(rows.ends[:, :1], weights is None or weights.dtype == torch.bool)
+    else:
+        most = weights.double().amax(1, keepdim=True)
+    ends, heaviest = reduce.max(torch.cat([rows.ends, most], 1)).tensor_split([4], 1)
+    return ends, torch.where(heaviest > 0, heaviest, 1)
+
+
 def no_samples(ends: Tensor) -> Tensor:
     """Return which tables have no sample, ``(R, 1)``."""
     return (ends[:, :2] == -torch.inf).all(1, keepdim=True)
@@ -301,20 +326,6 @@ def _channels_last(shape: Sequence[int]) -> bool:
     return shape[3] in (3, 4) or (shape[3] == 1 and shape[1] == shape[2])
 
 
-def _check_weights(name: str, v: Any, x: Tensor) -> None:
-    if check_tensor(name, v).dtype != torch.bool and name == "mask":
-        raise TypeError(
-            f"Expected `mask` to be a boolean tensor, but got {v.dtype}. Compare it first, for "
-            "example with mask > 0, or pass it as `weights`."
-        )
-    if not _broadcasts(v.shape, x.shape):
-        raise ValueError(
-            f"Expected `{name}` to broadcast to the shape {tuple(x.shape)} of the samples, but got "
-            f"{tuple(v.shape)}. Give every sample its own, or a mask of shape (B, 1, ...)."
-        )
-    check_same_device({"x": x, name: v})
-
-
 def _check_condition(condition: Any, x: Tensor) -> Tensor:
     """Return labels of x's shape."""
     labels = check_tensor("condition", condition)
@@ -326,16 +337,10 @@ def _check_condition(condition: Any, x: Tensor) -> Tensor:
         )
     if labels.shape == x.shape[:1]:
         labels = labels.reshape(-1, *[1] * (x.ndim - 1))
-    if not _broadcasts(labels.shape, x.shape):
+    if not broadcasts(labels.shape, x.shape):
         raise ValueError(
             f"Expected `condition` of shape ({x.shape[0]},), a label for each sample, or one that "
             f"broadcasts to the shape {tuple(x.shape)} of x, but got {tuple(labels.shape)}."
         )
     check_same_device({"x": x, "condition": labels})
     return labels.detach().long().expand(x.shape)
-
-
-def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
-    return len(shape) <= len(to) and all(
-        a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False)
-    )

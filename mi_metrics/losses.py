@@ -73,7 +73,7 @@ from mi_metrics.gaussian_losses import (
 from mi_metrics.gaussian_losses import (
     GaussianMutualInformationPenalty as GaussianMutualInformationPenalty,
 )
-from mi_metrics.loss_base import Loss, Rows, data_axes, limited, no_samples
+from mi_metrics.loss_base import Loss, Rows, data_axes, ends_and_heaviest, limited, no_samples
 
 
 class MutualInformationLoss(Loss):
@@ -215,7 +215,12 @@ class MutualInformationLoss(Loss):
     def information(self, rows: Rows) -> Tensor:
         """Return the information of each table, ``(R,)``."""
         reduce = self.reduce()
-        ends = reduce.max(rows.ends)
+        ends, heaviest = ends_and_heaviest(rows, reduce)
+        heaviest = torch.where((heaviest > 2.0**53) | (heaviest < 2.0**-53), heaviest, 1)
+        if rows.weights is not None and rows.weights.dtype != torch.bool:
+            # Sums of weights neither overflow nor vanish; whole ones stay whole.
+            rows = rows._replace(weights=rows.weights.double() / heaviest)
+            heaviest = torch.ones_like(heaviest)
         if self.value_range is None:
             axes = data_axes(self.clipped(rows, ends), self.num_bins)
         else:
@@ -227,10 +232,12 @@ class MutualInformationLoss(Loss):
             ends = limited(ends, self.value_range)
         empty = no_samples(ends)
         if rows.labels is not None:
-            tables = reduce.sum(self._by_condition(rows, axes) + rows.spoilt[:, :, None, None])
+            tables = self._by_condition(rows, axes) / heaviest[:, :, None, None]
+            tables = reduce.sum(tables + rows.spoilt[:, :, None, None])
             return torch.where(empty.squeeze(1), 0, self._given(tables))
         table = soft_counts(rows.x, rows.y, axes, self.num_bins, self.kernel, rows.weights)
-        table = reduce.sum(table + rows.spoilt.unsqueeze(2))
+        # In the unit of ranks with weights, where this one has none.
+        table = reduce.sum(table / heaviest.unsqueeze(2) + rows.spoilt.unsqueeze(2))
         table = torch.where(empty.unsqueeze(2), 1, table)
         value = information(table, normalization=self.normalization, unit=self.unit)
         # A soft kernel spreads a constant over several cells, and leaves rounding of 0.
@@ -416,12 +423,12 @@ class KDEMutualInformationLoss(Loss):
     def information(self, rows: Rows) -> Tensor:
         """Return the information of each table, ``(R,)``."""
         reduce = self.reduce()
-        ends, heaviest = reduce.max(torch.cat([rows.ends, _heaviest(rows)], 1)).tensor_split([4], 1)
+        ends, heaviest = ends_and_heaviest(rows, reduce)
         empty = no_samples(ends).squeeze(1)
         if rows.weights is not None or self._world_size() > 1:
             # Squares of weights neither overflow nor vanish, on ranks without weights as on others.
             weights = torch.ones_like(ends[:, :1]) if rows.weights is None else rows.weights
-            weights = weights.double() / torch.where(heaviest > 0, heaviest, 1)
+            weights = weights.double() / heaviest
             rows = rows._replace(weights=weights.expand(rows.x.shape))
         if self.value_range is not None or self.clip_quantile:
             # In float64, which has every range.
@@ -447,10 +454,3 @@ class KDEMutualInformationLoss(Loss):
         )
         # Not added: a gradient that is NaN, too, makes GradScaler skip the step.
         return torch.where(empty, 0, value * (1 + reduce.sum(rows.spoilt).squeeze(1)))
-
-
-def _heaviest(rows: Rows) -> Tensor:
-    """Return the largest weight of each table on this process, float64 ``(R, 1)``."""
-    if rows.weights is None or rows.weights.shape[1] == 0:
-        return torch.full_like(rows.ends[:, :1], rows.weights is None)
-    return rows.weights.double().amax(1, keepdim=True)

@@ -385,3 +385,29 @@ def test_bad_input_is_refused_with_a_message(bad):
 def test_bad_options_are_refused_with_a_message(options, error, message):
     with pytest.raises(error, match=message):
         GaussianMutualInformationLoss(**options)
+
+
+@pytest.mark.parametrize(
+    ("offset", "unit"), [(1e14, 1.0), (-1e15, 2.0), (0.0, 1e-280), (1e308, 1e306)]
+)
+def test_neither_place_nor_scale_is_lost(offset, unit):
+    generator = torch.Generator().manual_seed(0)
+    x, noise = torch.randn(2, 500, 2, generator=generator, dtype=torch.float64)
+    x, y = (offset + unit * v for v in (x, 0.6 * x + 0.8 * noise))
+    x.requires_grad_()
+    loss = GaussianMutualInformationLoss()(x, y)
+    expected = gaussian_mutual_information(x, y, bias_correction="none")
+    assert loss.item() == pytest.approx(-expected.item(), rel=1e-6)
+    assert expected > 0.3
+    (gradient,) = torch.autograd.grad(loss, x)
+    assert gradient.isfinite().all()
+    assert gradient.abs().max() > 0
+
+
+def test_a_constant_far_from_0_has_no_information_and_no_gradient():
+    x = torch.randn(50, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for constant in (0.1, 1e15 / 3, -1e308):
+        y = torch.full_like(x, constant).requires_grad_()
+        loss = GaussianMutualInformationLoss()(x, y)
+        assert loss == 0
+        assert (torch.autograd.grad(loss, y)[0] == 0).all()

@@ -11,6 +11,7 @@ from mi_metrics.losses import (
     MutualInformationLoss,
     MutualInformationPenalty,
 )
+from tests.cautions import ignore_cautions
 
 LOSSES = [
     MutualInformationLoss((6, 5), reduction="none"),
@@ -63,6 +64,7 @@ def test_a_table_without_samples_counts_as_zero_with_gradient_zero(loss):
     assert loss(x, y, torch.zeros(3, 1, 1)) == 0
 
 
+@ignore_cautions
 @pytest.mark.parametrize("kernel", ["linear", "cubic"])
 @pytest.mark.parametrize("clip", [0.01, 0.1, 0.3])
 def test_clipped_ranges_are_those_of_the_function(kernel, clip):
@@ -141,9 +143,13 @@ def test_as_few_samples_as_bins_of_one_axis_are_taken():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"mask": torch.ones(2, 1, 10)}, TypeError, "`mask` to be a boolean tensor.*mask > 0"),
-        ({"mask": [True]}, TypeError, "`mask` to be a torch.Tensor, but got list"),
-        ({"mask": torch.ones(2, 3, 10) > 0}, ValueError, "`mask` to broadcast"),
+        ({"mask": torch.ones(2, 1, 10)}, TypeError, "`mask` to be a bool tensor.*weights > 0"),
+        ({"mask": [True]}, TypeError, "`mask` to be a bool tensor.*got list"),
+        (
+            {"mask": torch.ones(2, 3, 10) > 0},
+            ValueError,
+            "`mask` of the samples' shape .* broadcasts",
+        ),
         ({"mask": torch.ones(2, 1, 10, device="meta") > 0}, ValueError, "same device"),
     ],
 )
@@ -181,3 +187,21 @@ def test_masks_weights_and_clipping_compile_to_one_graph(loss):
         torch.testing.assert_close(values[0], values[1])
         gradients = [torch.autograd.grad(a.sum(), b)[0] for a, b in zip(values, pair, strict=True)]
         torch.testing.assert_close(gradients[0], gradients[1])
+
+
+@pytest.mark.parametrize("build", [MutualInformationLoss, MutualInformationPenalty])
+@pytest.mark.parametrize("clip", [0.0, 0.05])
+def test_only_ratios_of_weights_count_however_large_they_are(build, clip):
+    generator = torch.Generator().manual_seed(0)
+    x, weights = torch.rand(2, 1, 1, 500, generator=generator, dtype=torch.float64)
+    x, y = x.requires_grad_(), x.detach().sqrt()
+    loss = build(8, clip_quantile=clip)
+    expected = loss(x, y, weights)
+    (gradient,) = torch.autograd.grad(expected, x)
+    for scale in (1e-300, 1.7e308):
+        value = loss(x, y, scale * weights)
+        assert value.item() == pytest.approx(expected.item(), abs=1e-10)
+        torch.testing.assert_close(torch.autograd.grad(value, x)[0], gradient)
+    # Subnormal weights have few digits, but sums.
+    assert loss(x, y, torch.full_like(x, 5e-324)).item() == pytest.approx(loss(x, y).item())
+    assert loss(x, y, torch.full_like(x, torch.inf)).isnan()

@@ -27,12 +27,12 @@ from mi_metrics.functional.ranks import Reduce
 from mi_metrics.functional.tensors import cast
 
 LEAST_EIGENVALUE = 2.0**-27
-# In units in which the largest sample is 1, rounding leaves a constant column less.
+# In units of the range, rounding leaves a constant column less.
 LEAST_VARIANCE = 2.0**-96
 
 
 class _Products(NamedTuple):
-    """Centred products of all ranks' samples, in units in which the largest of each is 1."""
+    """Centred products of all ranks' samples, in units of each coordinate's range."""
 
     number: Tensor  # (), float64
     centred: Tensor  # (N, d), of this rank
@@ -110,12 +110,14 @@ def class_codes_of_all_ranks(labels: Tensor) -> tuple[Tensor, int]:
 
 
 def _centred_products(samples: Tensor, reduce: Reduce) -> _Products:
-    # A constant to the gradient: the information doesn't depend on it.
-    scale = samples.detach().abs()
-    scale = torch.cat((scale, torch.zeros_like(scale.sum(0, keepdim=True)))).amax(0)
-    # Not so small that the gradient, its inverse, overflows.
-    scale = reduce.max(scale).clamp_min(2.0**-960)
-    samples = samples / scale
+    # Constants to the gradient: the information doesn't depend on them. Halves don't overflow.
+    half = samples.detach() / 2
+    ends = torch.cat((-half, half), 1)
+    ends = torch.cat((ends, torch.full_like(ends.sum(0, keepdim=True), -torch.inf))).amax(0)
+    low, high = reduce.max(ends).tensor_split(2)
+    # Less the least of them, a constant is 0 to the bit, and what lies far from 0 keeps its digits.
+    # The range is not so small that the gradient, its inverse, overflows.
+    samples = (samples / 2 + low) / (high + low).clamp_min(2.0**-960)
     sums = torch.cat((torch.full_like(samples[..., :1].sum(0), len(samples)), samples.sum(0)))
     sums = reduce.sum(sums)
     number = sums[0].detach()

@@ -7,7 +7,7 @@ Three shapes of samples come in:
 - vectors, ``(..., N, d)``: :func:`paired_vectors`, for neighbours and Gaussians.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -171,11 +171,21 @@ def lift(values: Tensor, name: str = "x") -> Tensor:
 # -- pairs -----------------------------------------------------------------------------------------
 
 
-def shapes_differ(x: Tensor, y: Tensor, remedy: str) -> ValueError:
+PAIRED = "Samples are paired by position; reshape or expand one of them first."
+
+
+def shapes_differ(x: Tensor, y: Tensor, remedy: str = PAIRED) -> ValueError:
     """Return the error of a pair whose samples can't be paired."""
     return ValueError(
         f"Expected `x` and `y` to have the same shape, but got {tuple(x.shape)} and "
         f"{tuple(y.shape)}. {remedy}"
+    )
+
+
+def no_sample(x: Tensor) -> ValueError:
+    """Return the error of samples of which there are none."""
+    return ValueError(
+        f"Expected at least one sample, but got shape {tuple(x.shape)}. Skip empty batches."
     )
 
 
@@ -185,14 +195,10 @@ def check_pair(x: Any, y: Any, *, batched: bool = False) -> tuple[Tensor, Tensor
     """
     x, y = check_tensor("x", x), check_tensor("y", y)
     if x.shape != y.shape:
-        raise shapes_differ(
-            x, y, "Samples are paired by position; reshape or expand one of them first."
-        )
+        raise shapes_differ(x, y)
     check_same_device({"x": x, "y": y})
     if x.numel() == 0 and not (batched and x.shape[-1]):
-        raise ValueError(
-            f"Expected at least one sample, but got shape {tuple(x.shape)}. Skip empty batches."
-        )
+        raise no_sample(x)
     return x, y
 
 
@@ -262,6 +268,36 @@ def check_weights(weights: Any, x: Tensor) -> Tensor:
     # weights stay whole.
     extreme = (largest > 2.0**53) | (largest < 2.0**-53)
     return torch.where(extreme, found / largest, found)
+
+
+def check_mask(mask: Any, x: Tensor) -> Tensor:
+    """Return a mask in the shape of the samples; refuse what is not bool or does not broadcast."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        came = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(
+            f"Expected `mask` to be a bool tensor, True where a sample counts, but got {came}. "
+            "Make one by a comparison, for example mask = weights > 0."
+        )
+    check_broadcasts("mask", mask, x)
+    return mask.expand(x.shape)
+
+
+def check_broadcasts(name: str, value: Tensor, x: Tensor) -> None:
+    """Refuse what has not an entry for each sample, or one for several of them."""
+    if not broadcasts(value.shape, x.shape):
+        raise ValueError(
+            f"Expected `{name}` of the samples' shape {tuple(x.shape)}, or one that broadcasts to "
+            f"it, but got {tuple(value.shape)}. Give every sample an entry; one for all channels "
+            "has the shape (B, 1, ...)."
+        )
+    check_same_device({"x": x, name: value})
+
+
+def broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
+    """Say whether a tensor of a shape can be expanded to another."""
+    return len(shape) <= len(to) and all(
+        a in (1, b) for a, b in zip(reversed(shape), reversed(to), strict=False)
+    )
 
 
 def paired_vectors(x: Any, y: Any) -> tuple[Tensor, Tensor]:

@@ -12,12 +12,16 @@ from mi_metrics.functional.cautions import Kind, caution
 from mi_metrics.functional.options import check_choice, check_integer, hints_keywords
 from mi_metrics.functional.tables.outside import outside_message
 from mi_metrics.functional.tensors import (
+    PAIRED,
     check_device,
     check_exact,
     check_finite,
+    check_mask,
     check_pair,
+    check_same_device,
     check_tensor,
     lift,
+    no_sample,
 )
 from mi_metrics.metrics.hardened import HardenedMetric
 from mi_metrics.states import header as headers
@@ -117,7 +121,7 @@ class MutualInformationMetric(HardenedMetric):
         if mask is None:
             x, y = self._by_output(x), self._by_output(y)
         else:
-            mask = self._by_output(check_mask(mask, x.shape, x.device))
+            mask = self._by_output(check_mask(mask, x))
             given = mask.sum(1)
             most = int(given.max())
             if most == 0:
@@ -154,16 +158,18 @@ class MutualInformationMetric(HardenedMetric):
         """Return a batch of vectors, each with its name and dimension, side by side as rows ``(n,
         d)``; None where the mask leaves nothing.
         """
+        check_same_device({name: check_tensor(name, value) for name, value, _ in variables})
         parts = [self._vector(*variable) for variable in variables]
         (first, *_), names = parts, " and ".join(f"`{name}`" for name, *_ in variables)
-        if len(first) == 0 or any(len(part) != len(first) for part in parts):
+        if all(len(part) == 0 for part in parts):
+            raise no_sample(first)
+        if any(len(part) != len(first) for part in parts):
             raise ValueError(
-                f"Expected as many samples in {names.replace(' and ', ' as in ')}, and at least "
-                f"one, but got {' and '.join(str(len(part)) for part in parts)}. Samples are "
-                "paired by position; skip empty batches."
+                f"Expected as many samples in {names.replace(' and ', ' as in ')}, but got "
+                f"{' and '.join(str(len(part)) for part in parts)}. {PAIRED}"
             )
         if mask is not None:
-            check_mask(mask, first.shape[:1], first.device)
+            mask = check_mask(mask, first[:, 0])
             parts = [part[mask] for part in parts]
         rows = torch.cat([part.double() for part in parts], 1)
         if len(rows) == 0:
@@ -349,25 +355,3 @@ class MutualInformationMetric(HardenedMetric):
         finally:
             self._reductions = reductions
         self.header = header
-
-
-def check_mask(mask: Any, shape: torch.Size, device: torch.device) -> Tensor:
-    """Refuse a mask that is not bool, or has not one entry for each sample."""
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        came = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
-        raise TypeError(
-            f"Expected `mask` to be a bool tensor, True where a sample counts, but got {came}. "
-            "Make one by a comparison, for example mask = weights > 0."
-        )
-    if mask.shape != shape:
-        raise ValueError(
-            f"Expected `mask` of shape {tuple(shape)}, one entry per sample, but got "
-            f"{tuple(mask.shape)}. Use mask.expand({tuple(shape)}) where one entry stands for "
-            "several samples."
-        )
-    if mask.device != device:
-        raise ValueError(
-            f"Expected `mask` on the device of the samples {device}, but got {mask.device}. Move "
-            f"it with .to({str(device)!r})."
-        )
-    return mask

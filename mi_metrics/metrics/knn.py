@@ -155,8 +155,8 @@ class KNNMutualInformation(SampleMetric, NeighborInference):
             x: Samples of any real dtype; shapes as said in the class.
             y: Samples paired with ``x`` by position; with ``discrete_y`` integers or bool; with
                 several outputs ``(N, 1, ...)`` is paired with each.
-            mask: bool of the shape of ``x``, of vectors ``(N,)``; False leaves a sample out,
-                whatever it holds.
+            mask: bool of the shape of ``x``, or of one that broadcasts to it, of vectors
+                ``(N,)``; False leaves a sample out, whatever it holds.
 
         Raises:
             TypeError: If x or y is not a real tensor, y holds floating-point labels, or the mask is

@@ -83,7 +83,8 @@ class JointTableMetric(PValueMetric):
                 ...)``.
             y: Samples paired with ``x`` by position, of the same shape; with several outputs ``(N,
                 1, ...)`` is paired with each.
-            mask: bool of the shape of ``x``; False leaves a sample out, whatever it holds.
+            mask: bool of the shape of ``x``, or of one that broadcasts to it; False leaves a
+                sample out, whatever it holds.
 
         Raises:
             TypeError: If x or y is not a real tensor, or the mask is not bool.

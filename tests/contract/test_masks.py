@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mi_metrics import BinnedMutualInformation, MutualInformationLoss
 from tests.cautions import ignore_cautions
 from tests.contract.cases import Batch, Case
 
@@ -116,9 +117,13 @@ def test_mask_that_leaves_nothing_is_an_empty_update(case: Case):
 BAD: dict[str, tuple[Callable[[Tensor], Any], type[Exception], str]] = {
     "float": (lambda mask: mask.float(), TypeError, "`mask` to be a bool tensor.*torch.float32"),
     "list": (lambda mask: mask.tolist(), TypeError, "`mask` to be a bool tensor.*got list"),
-    "short": (lambda mask: mask[:-1], ValueError, "`mask` of shape .*one entry per sample"),
-    "more dimensions": (lambda mask: mask.unsqueeze(-1), ValueError, "`mask` of shape"),
-    "device": (lambda mask: mask.to("meta"), ValueError, "`mask` on the device .*got meta"),
+    "short": (lambda mask: mask[:-1], ValueError, "`mask` of the samples' shape .*broadcasts"),
+    "more dimensions": (
+        lambda mask: mask.unsqueeze(-1),
+        ValueError,
+        "`mask` of the samples' shape",
+    ),
+    "device": (lambda mask: mask.to("meta"), ValueError, "`mask` on the same device.*meta"),
 }
 
 
@@ -131,3 +136,18 @@ def test_what_is_no_mask_is_refused_and_costs_no_sample(case: Case, bad: tuple):
         metric.update(*batch, mask=spoil(mask_of(case, batch)))
     case.assert_same_state(metric, case.fed([batch]))
     assert metric.update_count == 1
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 5, 6), (1, 1, 5, 6), (5, 6), (4, 3, 1, 1)])
+def test_a_mask_that_broadcasts_is_that_of_the_samples(shape):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(2, 4, 3, 5, 6, generator=generator, dtype=torch.float64)
+    mask = torch.rand(shape, generator=generator) < 0.7
+    metrics = [BinnedMutualInformation(4, num_outputs=n) for n in (1, 1, 3, 3)]
+    for metric, m in zip(metrics, (mask, mask.expand(x.shape)) * 2, strict=True):
+        metric.update(x, y, mask=m)
+    for one, other in (metrics[:2], metrics[2:]):
+        assert one.seen.equal(other.seen)
+        assert one.counts().equal(other.counts())
+    loss = MutualInformationLoss(4)
+    assert loss(x, y, mask=mask) == loss(x, y, mask=mask.expand(x.shape))
