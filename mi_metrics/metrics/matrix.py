@@ -21,14 +21,13 @@ from mi_metrics.functional.options import (
     from_nats,
 )
 from mi_metrics.functional.tables import views
-from mi_metrics.functional.tensors import check_same_device, check_tensor, lift
+from mi_metrics.functional.tensors import check_mask, check_same_device, check_tensor, lift
 from mi_metrics.metrics.base import (
     IGNORED,
     SEEN,
     WIDE_X,
     WIDE_Y,
     MutualInformationMetric,
-    check_mask,
     keywords,
 )
 from mi_metrics.metrics.bins import check_resolution
@@ -168,7 +167,7 @@ class ColumnsMetric(MutualInformationMetric):
                 f"{len(x)} and {len(y)}. Samples are paired by row; skip empty batches."
             )
         if mask is not None:
-            check_mask(mask, x.shape[:1], x.device)
+            mask = check_mask(mask, x[:, 0])
             x, y = x[mask], y[mask]
             if len(x) == 0:
                 return None
