@@ -28,6 +28,7 @@ class BinnedMetric(JointTableMetric, IntervalMetric):
         binning: What the user called the kinds of bins.
         resolution: The most cells per axis of an unknown range, or those of a given one under
             automatic bins.
+        num_conditions: The number of classes of a third variable, or None without one.
         kwargs: Further arguments of :class:`JointTableMetric`.
     """
 
@@ -35,7 +36,13 @@ class BinnedMetric(JointTableMetric, IntervalMetric):
     _conditional = False
 
     def __init__(
-        self, options: views.Options, *, binning: Binning, resolution: int, **kwargs: Any
+        self,
+        options: views.Options,
+        *,
+        binning: Binning,
+        resolution: int,
+        num_conditions: int | None,
+        **kwargs: Any,
     ) -> None:
         check_options(
             options.normalization,
@@ -52,6 +59,7 @@ class BinnedMetric(JointTableMetric, IntervalMetric):
             ranges,
             kernel=options.kernel,
             resolution=resolution,
+            num_conditions=num_conditions,
             **kwargs,
         )
         self.num_bins, self.value_range, self.binning = bins or "auto", ranges, binning

@@ -43,7 +43,7 @@ class JointTableMetric(PValueMetric):
         resolution: int,
         num_outputs: int,
         nan_strategy: str,
-        num_conditions: int | None = None,
+        num_conditions: int | None,
         **kwargs: Any,
     ) -> None:
         configuration: dict[str, Value] = {"state": "grid", "resolution": resolution}
