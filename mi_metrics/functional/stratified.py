@@ -37,6 +37,8 @@ from mi_metrics.functional.tables.permutations import permutation_p_value
 
 # SciPy's sampler of tables does not come back from some larger ones.
 MOST_SAMPLES = 2**31
+# From so many samples per cell on an interval needs no other test of independence.
+SAMPLES_PER_CELL = 2
 
 Array = NDArray[np.float64]
 
@@ -62,8 +64,7 @@ def stratified_p_value(
         return _g_test(counts)
 
     def test(strata: Array) -> list[float]:
-        kept = [t[t.sum(1) > 0][:, t.sum(0) > 0] for t in strata]
-        return [permutation_p_value([t for t in kept if min(t.shape) > 1], num_permutations, seed)]
+        return [_permuted(strata, num_permutations, seed)]
 
     _check_size(counts, 'use method="g", which holds for so many')
     return _of_each(counts, "The permutation test", test, [1.0]).squeeze(-1)
@@ -99,7 +100,13 @@ def stratified_interval(
     check_choice("unit", unit, UNITS)
 
     def interval(strata: Array) -> list[float]:
-        return [*Inversion(strata, level, num_resamples, seed).interval()]
+        low, high = Inversion(strata, level, num_resamples, seed).interval()
+        # Draws of so few samples lose rows and columns, and with them the bias of the plug-in
+        # value; permutations keep them.
+        sparse = low > 0 and strata.sum() < SAMPLES_PER_CELL * strata.size
+        if sparse and _permuted(strata, num_resamples, seed) > (1 - level) / 2:
+            low = 0.0
+        return [low, high]
 
     _check_size(counts, "use standard_error, which holds for so many")
     return from_nats(_of_each(counts, "A confidence interval", interval, [0.0, 0.0]), unit)
@@ -125,6 +132,11 @@ def stratified_standard_error(counts: Tensor, *, unit: Unit = "nats") -> Tensor:
     variance = (p * (ratio - mean).square()).sum((-3, -2, -1))
     error = (variance / total.clamp_min(1)).sqrt()
     return from_nats(torch.where(total > 0, error, torch.nan), unit)
+
+
+def _permuted(strata: Array, number: int, seed: int) -> float:
+    kept = [table[table.sum(1) > 0][:, table.sum(0) > 0] for table in strata]
+    return permutation_p_value([table for table in kept if min(table.shape) > 1], number, seed)
 
 
 def _g_test(counts: Tensor) -> Tensor:

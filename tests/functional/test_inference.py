@@ -183,6 +183,15 @@ class TestInterval:
         assert wide[0] < narrow[0] < mutual_information(LABELS) < wide[1]
         assert narrow[1] < wide[1]
 
+    def test_reaches_0_where_a_test_on_few_samples_does_not_reject(self):
+        x, y = torch.randint(30, (2, 100), generator=torch.Generator().manual_seed(0))
+        counts = torch.bincount(30 * x + y, minlength=900).view(30, 30)
+        assert independence_p_value(counts, method="permutation") > 0.1
+        low, high = confidence_interval(counts)
+        assert low == 0 < high
+        # Labels against themselves are no accident, however few they are.
+        assert confidence_interval(torch.diag(torch.bincount(x)))[0] > 1
+
     def test_as_few_draws_as_the_docstring_says(self):
         assert confidence_interval(LABELS, 0.9, num_resamples=20).isfinite().all()
         with pytest.raises(ValueError, match="`num_resamples` to be at least 20, but got 19"):
