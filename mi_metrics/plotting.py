@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.options import UNITS, Unit, check_choice, check_number, require
+from mi_metrics.functional.tensors import check_tensor
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -219,7 +220,7 @@ def plot_pointwise(
 
     Raises:
         ModuleNotFoundError: If matplotlib is not installed.
-        TypeError: If the limit is not a number.
+        TypeError: If the values are not a real tensor, or the limit is not a number.
         ValueError: If the values are not of shape ``(H, W)``, the unit is unknown, or the limit is
             not positive.
 
@@ -241,6 +242,7 @@ def plot_pointwise(
             f"Expected `limit` to be a positive number, but got {limit}. It is the value that the "
             "colours reach to on either side of 0."
         )
+    check_tensor("values", values)
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(
             f"Expected `values` of an image (H, W), but got {tuple(values.shape)}. Of a batch "

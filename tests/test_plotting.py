@@ -300,3 +300,9 @@ class TestPointwise:
     def test_errors(self, values, options, error, message):
         with pytest.raises(error, match=message):
             plot_pointwise(values, **options)
+
+
+@pytest.mark.parametrize("values", [[[1.0]], torch.zeros(2, 2, dtype=torch.complex64)])
+def test_pointwise_values_are_a_real_tensor(values):
+    with pytest.raises(TypeError, match="Expected `values` to be"):
+        plot_pointwise(values)
