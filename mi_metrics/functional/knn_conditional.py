@@ -82,8 +82,9 @@ def knn_conditional_mutual_information(
         :func:`knn_mutual_information`, to the bit.
         Symmetry: I(x, y | z) = I(y, x | z) to the bit. Units: as :func:`knn_mutual_information`.
         Bias: towards 0, more with each coordinate of z: what z explains is seen only as far as the
-        box is small in z. Of 2 + 2 + 2 Gaussian coordinates it is below 0.02 nats at N = 5000. For
-        z of many coordinates pass a summary of them, or more samples.
+        box is small in z, and more the stronger the dependence. Of 2 + 2 + 2 Gaussian coordinates
+        at N = 5000: 0.02 nats of 0.45 (partial correlations of 0.6), 0.06 to 0.08 of 1.02 (0.8).
+        For z of many coordinates pass a summary of them, or more samples.
         Gradient: none; for training see :class:`mi_metrics.MutualInformationPenalty`.
         Memory: O(N), pair by pair of a batch. Time: about N log N for few coordinates on the CPU,
         else N².
