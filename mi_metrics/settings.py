@@ -67,3 +67,11 @@ ESTIMATORS: Mapping[str, Estimator] = MappingProxyType(
         ),
     }
 )
+
+# Names of 0.1.0 that commands still take: quantile bins are what `bins` chooses by itself.
+FORMER_NAMES: Mapping[str, str] = MappingProxyType({"quantile-bins": "bins"})
+
+
+def present_name(name: str) -> str:
+    """Return what an estimator is called now."""
+    return FORMER_NAMES.get(name, name)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.autograd import forward_ad
 
+from mi_metrics.functional.binned import binned_mutual_information
 from mi_metrics.functional.kde import kde_mutual_information
 from mi_metrics.functional.tables.axis import fixed_axis
 from mi_metrics.functional.tables.bspline import soft_counts, soft_values
@@ -54,6 +55,30 @@ def test_transforms_and_forward_mode_give_the_gradient_of_reverse_mode(loss, dty
     with forward_ad.dual_level():
         dual = forward_ad.unpack_dual(of_x(forward_ad.make_dual(x, direction)))
     torch.testing.assert_close(dual.tangent, along, **tolerance)
+
+
+@pytest.mark.parametrize("kernel", ["linear", "cubic"])
+@pytest.mark.parametrize(
+    "options",
+    [{"value_range": (-3, 3)}, {}, {"clip_quantile": 0.05}, {"normalization": "geometric"}],
+    ids=str,
+)
+@pytest.mark.parametrize("n", [12, 200])
+@pytest.mark.filterwarnings("ignore::mi_metrics.MutualInformationWarning")
+def test_functions_have_the_transforms_and_the_forward_mode_of_losses(n, options, kernel):
+    # What looks for doubts sorts values, which have no memory inside the transforms.
+    x, y = (v.flatten() for v in images(1, 1, n))
+    direction = torch.randn(n, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def of_x(v):
+        return binned_mutual_information(v, y, 6, kernel=kernel, **options)
+
+    expected = gradient(of_x, x)
+    assert expected.abs().max() > 1e-4
+    _, tangent = torch.func.jvp(of_x, (x,), (direction,))
+    torch.testing.assert_close(tangent, (expected * direction).sum())
+    for transform in (torch.func.grad, torch.func.jacrev, torch.func.jacfwd):
+        torch.testing.assert_close(transform(of_x)(x), expected)
 
 
 @pytest.mark.parametrize("loss", LOSSES[::2], ids=repr)

@@ -10,6 +10,7 @@ from mi_metrics.commands.column_names import label
 from mi_metrics.commands.estimate_lines import Estimate
 from mi_metrics.commands.facts import Facts
 from mi_metrics.functional.cautions import Kind
+from mi_metrics.settings import FORMER_NAMES
 
 # With fewer rows there is no value to rely on, whatever else there is to be noted.
 LEAST_ROWS = 30
@@ -81,6 +82,8 @@ def verdicts(found: Sequence[Estimate]) -> Iterator[tuple[tuple[str, ...], str, 
     pairs: dict[tuple[str, str], list[Estimate]] = {}
     tried: dict[tuple[str, str], set[str]] = {}
     for e in found:
+        if e.estimator in FORMER_NAMES:
+            continue
         tried.setdefault((e.x, e.y), set()).add(e.estimator)
         if not math.isnan(e.mi):
             pairs.setdefault((e.x, e.y), []).append(e)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mi_metrics.settings import ESTIMATORS
+from mi_metrics.settings import ESTIMATORS, FORMER_NAMES
 
 DEFAULT = tuple(ESTIMATORS)
 MAX_SAMPLES = 100_000
@@ -136,7 +136,7 @@ def _add_settings(group: Any) -> None:
     add(
         "--estimator",
         nargs="+",
-        choices=ESTIMATORS,
+        choices=(*ESTIMATORS, *FORMER_NAMES),
         default=DEFAULT,
         metavar="NAME",
         help=f"which of {', '.join(ESTIMATORS)} (default: all)",

@@ -13,7 +13,7 @@ from mi_metrics.commands.column_names import label, shown
 from mi_metrics.commands.estimate_lines import Estimate
 from mi_metrics.commands.estimate_report import matrices
 from mi_metrics.functional.options import require
-from mi_metrics.settings import ESTIMATORS
+from mi_metrics.settings import ESTIMATORS, present_name
 
 COLUMNS = (
     *("x", "y", "estimator", "n", "ignored", "mi", "unit"),
@@ -122,7 +122,7 @@ def _figure(found: Sequence[Estimate], unit: str, file: str) -> Any:
     labels = [label(name).replace("$", r"\$") for name in names]
     file = shown(file).replace("$", r"\$")
     return plot_matrices(
-        {ESTIMATORS[estimator].title: matrix for estimator, matrix in values.items()},
+        {ESTIMATORS[present_name(name)].title: matrix for name, matrix in values.items()},
         labels,
         label=f"mutual information ({unit}); 0: independent",
         title=f"Mutual information between columns of {file}",

@@ -24,6 +24,7 @@ from mi_metrics.commands.survey import Column, Survey
 from mi_metrics.commands.table import Share, Table, TableError
 from mi_metrics.commands.workers import shared
 from mi_metrics.functional.options import require
+from mi_metrics.settings import present_name
 
 # A file is not read more often than this.
 MOST_READINGS = 64
@@ -233,7 +234,7 @@ def _line(
     if not valid:
         remark = (both, "no row holds a value in both")
         return Estimate(*pair, name, 0, ignored, math.nan, notes=(remark,))
-    value = _value(held, pair, name, columns, settings)
+    value = _value(held, pair, present_name(name), columns, settings)
     n = value.n
     found = [] if value.reason is None else [(both, value.reason)]
     if n < valid and value.reason is None:

@@ -38,7 +38,7 @@ from mi_metrics.commands.study_table import (
 from mi_metrics.commands.workers import WorkerError, shared
 from mi_metrics.distributions import DISTRIBUTIONS, Pair
 from mi_metrics.functional.options import require
-from mi_metrics.settings import ESTIMATORS
+from mi_metrics.settings import ESTIMATORS, present_name
 
 # The most pairs that are held in memory at once: 2 GiB.
 MOST = 2**27
@@ -84,7 +84,8 @@ def grid(
     seed: int = 0,
 ) -> list[Point]:
     """Return the points of a study: every truth, size and estimator, in this order."""
-    names = [name for name in ESTIMATORS if name in estimators]
+    asked = set(map(present_name, estimators))
+    names = [name for name in ESTIMATORS if name in asked]
     return [
         Point(name, distribution, truth, n, draws, seed)
         for truth in truths(distribution, points)

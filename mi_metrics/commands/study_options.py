@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mi_metrics.distributions import DISTRIBUTIONS
-from mi_metrics.settings import ESTIMATORS
+from mi_metrics.settings import ESTIMATORS, FORMER_NAMES
 
 DRAWS = 64
 SIZES = (100, 169, 361, 676, 1296, 2601, 4900)
@@ -48,7 +48,7 @@ def _add_points(parser: argparse.ArgumentParser) -> None:
     add(
         "--estimators",
         nargs="+",
-        choices=ESTIMATORS,
+        choices=(*ESTIMATORS, *FORMER_NAMES),
         default=[*ESTIMATORS],
         metavar="NAME",
         help=f"some of {', '.join(ESTIMATORS)}",

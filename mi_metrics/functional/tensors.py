@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 # Above it float64 does not hold every whole number.
@@ -51,6 +52,18 @@ def on_cpu(where: Tensor | torch.device) -> bool:
     place that knows, for tests of the other branch.
     """
     return (where.device if isinstance(where, Tensor) else where).type == "cpu"
+
+
+def as_array(values: Tensor) -> NDArray[Any] | None:
+    """Return the memory behind a tensor for NumPy, or None where there is none: on other devices
+    than the CPU, and inside the transforms of ``torch.func``.
+    """
+    if not on_cpu(values):
+        return None
+    try:
+        return values.numpy()
+    except RuntimeError:
+        return None
 
 
 def chunk_size(work: Work, device: torch.device) -> int:

@@ -151,6 +151,12 @@ class TestValues:
         (alone,) = found_in(path, *options, name)
         assert alone in together
 
+    def test_the_former_name_of_an_estimator_answers_as_the_present_one(self, tmp_path):
+        options = ["--x", "x", "--y", "y", "--permutations", 3, "--estimator"]
+        path = write(tmp_path, "parquet")[0]
+        (bins, former) = found_in(path, *options, "bins", "quantile-bins")
+        assert former == bins._replace(estimator="quantile-bins")
+
     def test_resolution_and_samples_reach_the_estimators(self, tmp_path):
         path, tensors = write(tmp_path, "parquet")
         options = ["--x", "x", "--y", "y", "--permutations", 0, "--resolution", 32]

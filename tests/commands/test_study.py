@@ -343,6 +343,9 @@ class TestFigures:
     def test_one_estimator_and_one_size(self, tmp_path):
         run(tmp_path, "--estimators", "kde", "--sizes", "50")
 
+    def test_the_former_name_of_an_estimator_is_its_present_one(self):
+        assert study.grid(estimators=["quantile-bins"]) == study.grid(estimators=["bins"])
+
     def test_what_is_drawn_is_the_table(self, whole):
         from mi_metrics.commands.study_figures import (
             plot_duration,

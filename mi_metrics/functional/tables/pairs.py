@@ -16,7 +16,7 @@ from torch import Tensor
 from mi_metrics.functional.tables.axis import Axis
 from mi_metrics.functional.tables.hard import hard_counts
 from mi_metrics.functional.tables.quantiles import distinct, ordered, quantile_edges
-from mi_metrics.functional.tensors import on_cpu
+from mi_metrics.functional.tensors import as_array
 
 # How many samples of each row a first look at the values takes for every value that it may find,
 # and by how much more it goes on.
@@ -193,9 +193,9 @@ def number_of_values(x: Tensor, most: int) -> Tensor:
 
 def places_in_order(values: Tensor) -> Tensor:
     """Return the places of rows in ascending order, of equal values in any."""
-    if on_cpu(values):
+    if (array := as_array(values)) is not None:
         # As in `ordered`.
-        return torch.from_numpy(np.argsort(values.numpy(), axis=1))
+        return torch.from_numpy(np.argsort(array, axis=1))
     return values.argsort(1)
 
 

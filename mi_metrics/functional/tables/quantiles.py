@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.tensors import on_cpu
+from mi_metrics.functional.tensors import as_array
 
 
 def ordered(x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -28,9 +28,9 @@ def ordered(x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
     Samples of weight 0 are infinite and last.
     """
     if weights is None:
-        if on_cpu(x):
+        if (array := as_array(x)) is not None:
             # NumPy sorts with SIMD: 20 times faster than torch on the CPU.
-            return torch.from_numpy(np.sort(x.numpy(), axis=1)), None
+            return torch.from_numpy(np.sort(array, axis=1)), None
         return x.sort(1).values, None
     values, order = x.masked_fill(weights == 0, torch.inf).sort(dim=1, stable=True)
     # Whole weights are frequencies. Others are shares of as many samples as they are worth.
