@@ -125,6 +125,11 @@ class NPZTable(ArrayTable):
         self.types, self._homes = [], dict[str, tuple[str, Any]]()
         self._held: dict[str, Any] = {}
         lengths: dict[str, int] = {}
+        # Else NumPy advises to load it unsafely.
+        if not zipfile.is_zipfile(self.path):
+            raise TableError(
+                f"{self.path} is no NPZ archive, or a damaged one. Save it again with numpy.savez."
+            )
         with np.load(self.path, allow_pickle=False) as archive:
             names = list(archive.files)
             for name in names:

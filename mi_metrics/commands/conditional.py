@@ -38,6 +38,8 @@ from mi_metrics.functional.tables.automatic import MOST_BINS
 
 # Neighbours leave out classes of few rows, as long as these are no more than this share of all.
 MOST_LEFT_OUT = 0.1
+# Beyond so many coordinates neighbours are found by comparing all rows: half a minute of that.
+FEW_COORDINATES, MOST_WORK = 10, 4e9
 
 Discrete = tuple[bool, bool, bool]
 
@@ -175,6 +177,13 @@ def _triples(rows: Tensor, discrete: Discrete, given: Options) -> Value:
     dims = (columns[0].shape[1], columns[1].shape[1], columns[2].shape[1])
     samples = torch.cat(columns, 1)
     scaling = given.standardize
+    most = int(math.sqrt(MOST_WORK / sum(dims)))
+    if sum(dims) > FEW_COORDINATES and len(rows) > most:
+        reason = (
+            f"so many categories beside a continuous condition take too long with {len(rows)} "
+            f"rows: pass --max-samples {most}"
+        )
+        return Value(len(rows), math.nan, reason=reason)
 
     def estimate(some: Tensor) -> Tensor:
         return triples_information(some, dims, NEIGHBORS, standardize=scaling)

@@ -239,6 +239,9 @@ def standard_error(counts: Tensor, *, unit: Unit = "nats") -> Tensor:
     # same log ratio.
     mean = (p * log_ratio).sum((-2, -1), keepdim=True)
     variance = (p * (log_ratio - mean).square()).sum((-2, -1))
+    # What rounding leaves of a constant is no error.
+    occupied = torch.minimum(*((p.sum(dim) > 0).sum(-1) for dim in (-1, -2)))
+    variance = torch.where(occupied > 1, variance, 0)
     # The root of an exact 0 has an infinite slope. Two roots: of weights near 1e-322 the ratio is
     # not a number.
     error = (

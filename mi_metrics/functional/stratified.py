@@ -130,6 +130,9 @@ def stratified_standard_error(counts: Tensor, *, unit: Unit = "nats") -> Tensor:
     ratio = ratio - _log(p.sum(-1, keepdim=True)) - _log(p.sum(-2, keepdim=True))
     mean = (p * ratio).sum((-3, -2, -1), keepdim=True)
     variance = (p * (ratio - mean).square()).sum((-3, -2, -1))
+    # What rounding leaves where each stratum has a constant is no error.
+    occupied = torch.minimum(*((p.sum(dim) > 0).sum(-1) for dim in (-1, -2)))
+    variance = torch.where((occupied > 1).any(-1), variance, 0)
     error = (variance / total.clamp_min(1)).sqrt()
     return from_nats(torch.where(total > 0, error, torch.nan), unit)
 

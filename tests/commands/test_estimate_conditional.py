@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mi_metrics.commands import sample
+from mi_metrics.commands import conditional, sample
 from mi_metrics.functional import (
     binned_conditional_mutual_information,
     knn_conditional_mutual_information,
@@ -154,3 +154,18 @@ def test_classes_of_few_rows_are_not_the_value_of_all(tmp_path, capsys):
     assert "rely on" not in err
     # Neighbours and densities were asked, too.
     assert "compare with" not in err
+
+
+def test_many_categories_given_a_number_are_refused_where_they_take_too_long(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    labels, z = rng.integers(0, 20, (2, 500)), rng.standard_normal(500)
+    path = tmp_path / "t.parquet"
+    parquet.write_table(pa.table({"a": labels[0], "b": labels[1], "z": z}), path)
+    options = ["--y", "a", "--x", "b", "--condition", "z", "--estimator", "knn"]
+    options += ["--discrete", "a", "b", "--permutations", 0]
+    assert not np.isnan(found_in(path, *options)[0].mi)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conditional, "MOST_WORK", 41 * 300**2)
+        run(path, *options)
+    message = "so many categories beside a continuous condition take too long with 500 rows"
+    assert f"{message}: pass --max-samples 300" in capsys.readouterr().err

@@ -361,6 +361,9 @@ class TestFiles:
         np.savez(tmp_path / "t.npz", a=MASS, b=AGE[1:])
         with pytest.raises(Exception, match=r"have different lengths: 'a' 600, 'b' 599"):
             open_table(tmp_path / "t.npz")
+        (tmp_path / "t.npz").write_bytes((tmp_path / "t.npz").read_bytes()[:60])
+        with pytest.raises(Exception, match=r"t\.npz is no NPZ archive, or a damaged one"):
+            open_table(tmp_path / "t.npz")
         np.savez(tmp_path / "t.npz", a=np.zeros((2, 2, 2)))
         with pytest.raises(Exception, match=r"'a' of .* has the shape \(2, 2, 2\)"):
             open_table(tmp_path / "t.npz")

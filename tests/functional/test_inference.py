@@ -192,6 +192,12 @@ class TestInterval:
         # Labels against themselves are no accident, however few they are.
         assert confidence_interval(torch.diag(torch.bincount(x)))[0] > 1
 
+    @pytest.mark.parametrize("size", [2, 3])
+    def test_no_end_is_above_the_entropy_of_as_many_values(self, size):
+        for number in (1, 2, 5):
+            ends = confidence_interval(number * torch.eye(size, dtype=torch.int64))
+            assert ends.max().item() <= math.log(size) + 1e-12
+
     def test_as_few_draws_as_the_docstring_says(self):
         assert confidence_interval(LABELS, 0.9, num_resamples=20).isfinite().all()
         with pytest.raises(ValueError, match="`num_resamples` to be at least 20, but got 19"):

@@ -174,6 +174,9 @@ def test_standard_error_is_the_spread_of_the_estimate():
 
 def test_standard_error_is_zero_for_a_constant_and_for_a_uniform_bijection():
     assert standard_error(torch.tensor([[4, 9]])).item() == 0
+    constants = torch.randint(0, 99, (300, 1, 7), generator=torch.Generator().manual_seed(0))
+    assert (standard_error(constants) == 0).all()
+    assert (standard_error(constants.mT) == 0).all()
     assert standard_error(torch.eye(5, dtype=torch.int64) * 7).item() == pytest.approx(0, abs=1e-15)
 
 

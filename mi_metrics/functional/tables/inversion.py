@@ -50,6 +50,9 @@ class Inversion:
         whole = float(xlogy(self.number, self.number))
         n_log_n = whole if len(tables) == 1 else float(self.expected(self.strata).sum())
         self.constant = sum(float(self.expected(m).sum()) for m in self.margins) - n_log_n
+        # No more than the entropy of the variable of fewer values, were these equally frequent.
+        fewer = np.minimum(*((margin > 0).sum(1) for margin in self.margins))
+        self.most = float((self.strata * np.log(fewer)).sum())
         self.tails = (1 - level) / 2, (1 + level) / 2
         self.num_resamples, self.rng = num_resamples, np.random.default_rng(seed)
 
@@ -63,7 +66,8 @@ class Inversion:
         here = self.spread(matched) if matched > 0 else at_zero
         lower = self._lower(observed, value, matched, at_zero[1], here[1])
         # The scatter of a handful of samples is so skewed that the ends could change places.
-        return lower, max(lower, self._upper(observed, value, matched, here[0]))
+        upper = max(lower, self._upper(observed, value, matched, here[0]))
+        return min(lower, self.most), min(upper, self.most)
 
     def _lower(
         self, observed: float, value: float, matched: float, at_zero: float, here: float
