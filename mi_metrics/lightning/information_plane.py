@@ -51,7 +51,8 @@ class InformationPlane(Callback):
         all. The sanity check adds nothing.
 
     The figure ``figures/information_plane/epoch_000.png``, in the folder of the first logger, has
-    one line per layer through all epochs so far; TensorBoard has it too. A ``fast_dev_run`` draws
+    one line per layer through all epochs so far; TensorBoard has it too. The second such callback
+    of a trainer draws in ``figures/information_plane_2``, and so on. A ``fast_dev_run`` draws
     nothing.
 
     Args:
@@ -310,7 +311,8 @@ class InformationPlane(Callback):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         # The name of the folder waits for all processes.
-        folder = Path(trainer.log_dir or ".") / "figures" / "information_plane"
+        title = self._title(trainer)
+        folder = Path(trainer.log_dir or ".") / "figures" / title
         if not trainer.is_global_zero:
             return
         points = (
@@ -324,7 +326,14 @@ class InformationPlane(Callback):
         figure.savefig(self.last_figure, dpi=120)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure("information_plane", figure, trainer.global_step)
+                logger.experiment.add_figure(title, figure, trainer.global_step)
+
+    def _title(self, trainer: pl.Trainer) -> str:
+        """Return the name of the figures, which no other callback of the trainer has."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        planes = [callback for callback in callbacks if isinstance(callback, InformationPlane)]
+        place = next(i for i, plane in enumerate(planes, 1) if plane is self)
+        return "information_plane" if place == 1 else f"information_plane_{place}"
 
 
 def _gathered(parts: list[Tensor], nothing: Tensor, device: torch.device) -> Tensor:

@@ -57,7 +57,7 @@ def plot_trajectories(
     legend = ax.legend(title="layer")
     for handle in legend.legend_handles:
         if handle is not None:
-            handle.set(color="0.3")
+            handle.set(array=None, color="0.3")
     if last > first:
         figure.colorbar(ScalarMappable(norm, colors), ax=ax, label="epoch")
     if title is not None:

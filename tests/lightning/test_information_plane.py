@@ -12,6 +12,7 @@ pytest.importorskip("lightning")
 pytest.importorskip("matplotlib")
 
 import lightning.pytorch as pl
+from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -148,6 +149,21 @@ def test_a_fit_draws_a_trajectory_without_the_sanity_check(tmp_path):
     again = InformationPlane(LAYERS, "y", num_bins=8)
     again.load_state_dict(plane.state_dict())
     assert again.trajectory == plane.trajectory
+
+
+@ignore_cautions
+def test_two_planes_of_a_trainer_draw_in_folders_of_their_own(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    planes = [InformationPlane({name: path}, 1, num_bins=8) for name, path in LAYERS.items()]
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    options = {"max_epochs": 1, "log_every_n_steps": 1}
+    trainer(planes, tmp_path, logger=logger, **options).fit(Toy(), data(), data())
+    folders = ["information_plane", "information_plane_2"]
+    for plane, folder in zip(planes, folders, strict=True):
+        assert plane.last_figure == tmp_path / "figures" / folder / "epoch_000.png"
+        assert plane.last_figure.is_file()
+    events = accumulator.EventAccumulator(str(tmp_path)).Reload()
+    assert sorted(events.Tags()["images"]) == folders
 
 
 @ignore_cautions
