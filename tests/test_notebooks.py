@@ -61,12 +61,13 @@ def test_what_counts_as_the_same_output(other, expected):
     assert alike("MI 0.5 ± 0.02 nats of 1e3", other) is expected
 
 
-def test_there_are_four():
+def test_there_are_five():
     assert {path.stem for path in NOTEBOOKS} == {
         "which_estimator",
         "metric_in_lightning",
         "registration",
         "fair_representation",
+        "disentanglement_and_information_plane",
     }
 
 
