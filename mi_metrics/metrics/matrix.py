@@ -267,7 +267,7 @@ class MutualInformationMatrix(ColumnsMetric):
         y: Samples paired with ``x`` by row, ``(N, num_y)``.
 
     As output of ``forward`` and ``compute`` the metric returns:
-        float64 of shape ``(num_x, num_y)``.
+        float64 of shape ``(num_x, num_y)``; of a single pair torchmetrics makes a scalar.
 
     Args:
         num_x: Number of columns of x.
@@ -391,6 +391,7 @@ class MutualInformationMatrix(ColumnsMetric):
 
         value = self.compute() if val is None else val
         value = value[-1] if isinstance(value, Sequence) else value
+        value = value.view(self._layout.columns)
         names = [
             [f"{name}{i}" for i in range(number)] if given is None else given
             for name, number, given in zip(

@@ -304,3 +304,12 @@ def test_heat_map_of_a_given_value():
     assert figure.axes[1].get_ylabel() == "max MI"
     with pytest.raises(ValueError, match="Give each row and column a name"):
         metric.plot(torch.zeros(2, 1), x_names=["one"])
+
+
+def test_a_single_pair_has_a_plot():
+    # Torchmetrics makes a scalar of what has one element.
+    x = torch.arange(50.0).unsqueeze(1)
+    metric = MutualInformationMatrix(1, 1, 5)
+    metric.update(x, x)
+    figure, _ = metric.plot(metric.compute(), x_names=["a"], y_names=["b"])
+    assert isinstance(figure, Figure)
