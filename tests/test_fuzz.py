@@ -16,6 +16,7 @@ from mi_metrics import (
     BinnedMutualInformation,
     KDEMutualInformation,
     KDEMutualInformationLoss,
+    KNNConditionalMutualInformation,
     KNNMutualInformation,
     MutualInformationWarning,
 )
@@ -31,6 +32,7 @@ from mi_metrics.functional import (
     knn_p_value,
     knn_reliability,
     mutual_information,
+    mutual_information_gap,
     standard_error,
 )
 from tests.cautions import ignore_cautions
@@ -355,3 +357,20 @@ def test_counts_of_any_kind_can_go_to_numpy(call):
         value = call(kind)
         assert value.equal(expected)
         assert not value.requires_grad
+
+
+def test_a_test_given_z_checks_its_options_as_others_do():
+    with pytest.raises(ValueError, match="`algorithm` to be one of 'ksg1', 'ksg2'"):
+        knn_p_value(X, Y, z=X, algorithm=np.array([1.0, 2.0]))
+    with pytest.raises(TypeError, match="`discrete_y` to be True or False"):
+        knn_p_value(X, Y, z=X, discrete_y=0)
+
+
+def test_a_sparse_condition_is_refused_as_all_samples_are():
+    with pytest.raises(TypeError, match="`z` to be a dense tensor"):
+        KNNConditionalMutualInformation().update(X, Y, SPARSE)
+
+
+def test_negative_entropies_with_a_gradient_are_refused_alike():
+    with pytest.raises(ValueError, match="from -1 to 1"):
+        mutual_information_gap(torch.eye(2), torch.tensor([-1.0, 1.0], requires_grad=True))

@@ -141,7 +141,7 @@ def _checked_gap(matrix: Any, entropies: Any) -> tuple[Tensor, Tensor]:
     if bool((entropies < -ROUNDING).any() | entropies.isinf().any()):
         raise ValueError(
             "Expected `entropies` to be finite and not negative, but got values from "
-            f"{float(entropies.min()):g} to {float(entropies.max()):g}. Pass those of the binned "
+            f"{entropies.min().item():g} to {entropies.max().item():g}. Pass those of the binned "
             "factors, not differential ones."
         )
     return matrix.double(), entropies.double()

@@ -18,9 +18,12 @@ from mi_metrics.functional.neighbors.ties import (
     tell_triples_apart,
 )
 from mi_metrics.functional.options import (
+    ALGORITHMS,
     Algorithm,
     Standardize,
     Unit,
+    check_choice,
+    check_flag,
     check_repetitions,
     check_seed,
     hints_keywords,
@@ -237,8 +240,10 @@ def triples_p_value(
     return (1 + reached) / (1 + num_permutations)
 
 
-def _check_with_condition(algorithm: str, discrete_y: bool) -> None:
+def _check_with_condition(algorithm: Any, discrete_y: Any) -> None:
     """Refuse what the conditional estimate has no form of."""
+    check_choice("algorithm", algorithm, ALGORITHMS)
+    check_flag("discrete_y", discrete_y)
     if algorithm != "ksg1" or discrete_y:
         raise ValueError(
             "`z` makes this a test of conditional independence, whose estimate has one form and "

@@ -215,4 +215,6 @@ def _scalars(x: Any, y: Any, z: Any, mask: Any) -> tuple[Any, Any, Any, Any]:
     values = (x, y, z) if mask is None else (x, y, z, mask)
     if not all(isinstance(v, Tensor) and v.shape == x.shape for v in values):
         return x, y, z, mask
+    if any(v.layout != torch.strided for v in values):
+        return x, y, z, mask
     return x.flatten(), y.flatten(), z.flatten(), None if mask is None else mask.flatten()

@@ -9,9 +9,14 @@ repeats it.
 from collections.abc import Callable
 from random import Random
 
-from tests.fuzzing import functions, losses, metrics
+from tests.fuzzing import conditional, functions, losses, metrics
 from tests.fuzzing.outcome import Call
 
-KINDS: dict[str, Callable[[Random], Call]] = {**functions.KINDS, **metrics.KINDS, **losses.KINDS}
+KINDS: dict[str, Callable[[Random], Call]] = {
+    **functions.KINDS,
+    **conditional.KINDS,
+    **metrics.KINDS,
+    **losses.KINDS,
+}
 
 __all__ = ["KINDS", "Call"]

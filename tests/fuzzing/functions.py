@@ -64,7 +64,7 @@ def _binned(random: Random) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def _check_binned(call: Call, value: Tensor) -> None:
     x, y = call.args
     require_number(value, x.shape[:-1])
-    _check_layout(call, value)
+    check_layout(call, value)
     options = {
         k: v
         for k, v in call.kwargs.items()
@@ -77,7 +77,7 @@ def _check_binned(call: Call, value: Tensor) -> None:
     if call.kwargs.get("bias_correction", "auto") == "none":
         require_information(value, joint, normalization, unit)
     if value.requires_grad and call.kwargs.get("kernel") != "hard":
-        _check_gradients(call.args, value)
+        check_gradients(call.args, value)
 
 
 def _check_binned_joint(call: Call, joint: Tensor) -> None:
@@ -90,7 +90,7 @@ def _check_binned_joint(call: Call, joint: Tensor) -> None:
             tuple(joint.shape[-2:]) == tuple(int(b) for b in expected),
             f"a joint of {tuple(joint.shape)}",
         )
-    _check_layout(call, joint)
+    check_layout(call, joint)
 
 
 def require_information(value: Tensor, joint: Tensor, normalization: str, unit: str) -> None:
@@ -138,13 +138,13 @@ def kde_joint(random: Random) -> Call:
 
 def _check_value(call: Call, value: Tensor) -> None:
     require_number(value, call.args[0].shape[:-1])
-    _check_layout(call, value)
+    check_layout(call, value)
 
 
 def _check_kde_joint(call: Call, joint: Tensor) -> None:
     size = int(call.kwargs.get("grid_size", 256))
     require_joint(joint, (*call.args[0].shape[:-1], size, size))
-    _check_layout(call, joint)
+    check_layout(call, joint)
 
 
 KNN = {
@@ -159,7 +159,7 @@ KNN = {
 def knn_mutual_information(random: Random) -> Call:
     args, kwargs = _knn(random, KNN)
     return Call(
-        "knn_mutual_information", functional.knn_mutual_information, args, kwargs, _check_knn
+        "knn_mutual_information", functional.knn_mutual_information, args, kwargs, check_knn
     )
 
 
@@ -167,7 +167,7 @@ def knn_p_value(random: Random) -> Call:
     options = KNN | {"num_permutations": (1, 9), "seed": (0, 7)}
     args, kwargs = _knn(random, options)
     kwargs = {"num_permutations": 3} | kwargs
-    return Call("knn_p_value", functional.knn_p_value, args, kwargs, _check_knn_p_value)
+    return Call("knn_p_value", functional.knn_p_value, args, kwargs, check_knn_p_value)
 
 
 def knn_reliability(random: Random) -> Call:
@@ -189,16 +189,16 @@ def _knn(random: Random, options: dict[str, Any]) -> tuple[tuple[Any, ...], dict
     return args, kwargs
 
 
-def _check_knn(call: Call, value: Tensor) -> None:
+def check_knn(call: Call, value: Tensor) -> None:
     require_number(value, _leading(call))
-    _check_layout(call, value)
+    check_layout(call, value)
 
 
-def _check_knn_p_value(call: Call, p: Tensor) -> None:
+def check_knn_p_value(call: Call, p: Tensor) -> None:
     require_number(p, _leading(call))
     least = 1 / (1 + int(call.kwargs["num_permutations"]))
     require(((p >= least - 1e-12) & (p <= 1)).all(), f"no p-value: {p}")
-    _check_layout(call, p)
+    check_layout(call, p)
 
 
 def _check_reliability(call: Call, found: Any) -> None:
@@ -374,7 +374,7 @@ def _check_entropies(call: Call, found: tuple[Tensor, Tensor, Tensor]) -> None:
     )
 
 
-def _check_layout(call: Call, value: Tensor) -> None:
+def check_layout(call: Call, value: Tensor) -> None:
     """Check that the numbers count, not their place in memory, and that NumPy's order of dimensions
     is kept.
     """
@@ -390,7 +390,7 @@ def _check_layout(call: Call, value: Tensor) -> None:
         require_close(value.detach(), again, 1e-12, "another value for a copy")
 
 
-def _check_gradients(args: tuple[Any, ...], value: Tensor) -> None:
+def check_gradients(args: tuple[Any, ...], value: Tensor) -> None:
     leaves = [v for v in args if v.requires_grad and v.is_leaf]
     for leaf, gradient in zip(
         leaves, torch.autograd.grad(value.sum(), leaves, allow_unused=True), strict=True

@@ -15,16 +15,25 @@ import torch
 from torch import Tensor
 
 from mi_metrics import (
+    BinnedConditionalMutualInformation,
     BinnedMutualInformation,
     GaussianMutualInformation,
     KDEMutualInformation,
+    KNNConditionalMutualInformation,
     KNNMutualInformation,
+    MutualInformationGap,
+    MutualInformationMatrix,
 )
-from mi_metrics.functional import binned_mutual_information, knn_mutual_information
+from mi_metrics.functional import (
+    binned_conditional_mutual_information,
+    binned_mutual_information,
+    knn_conditional_mutual_information,
+    knn_mutual_information,
+)
 from mi_metrics.functional.tables.automatic import MOST_BINS
 from mi_metrics.metrics.base import MutualInformationMetric
 from mi_metrics.states import reservoir
-from tests.fuzzing import functions, inputs
+from tests.fuzzing import conditional, functions, inputs
 from tests.fuzzing.outcome import Call, attempt, require, require_close, require_number, same
 
 COMMON: dict[str, Any] = {
@@ -34,6 +43,7 @@ COMMON: dict[str, Any] = {
     "compute_on_cpu": (False, True),
     "sync_on_compute": (True, False),
 }
+WITHOUT_OUTPUTS = {k: v for k, v in COMMON.items() if k != "num_outputs"}
 TABLE: dict[str, Any] = {
     "normalization": inputs.NORMALIZATIONS,
     "resolution": (2, 5, 64, 64, 256, 2**30),
@@ -45,7 +55,7 @@ BINNED = (
     | {"num_bins": inputs.BINS, "bias_correction": functions.CORRECTIONS}
 )
 KDE = COMMON | TABLE | functions.KDE
-GAUSSIAN = {k: v for k, v in COMMON.items() if k != "num_outputs"} | {
+GAUSSIAN = WITHOUT_OUTPUTS | {
     "x_dim": (1, 1, 2, 5),
     "y_dim": (1, 1, 3),
     "bias_correction": ("analytic", "none"),
@@ -59,6 +69,29 @@ KNN = (
         "max_samples": (None, None, 12, 100, 2**50),
     }
 )
+BINS = {k: BINNED[k] for k in ("num_bins", "value_range", "binning", "bias_correction")}
+RESOLUTION = {"resolution": TABLE["resolution"]}
+BINNED_CONDITIONAL = WITHOUT_OUTPUTS | BINS | RESOLUTION | {"num_conditions": (1, 2, 5, 5, 2**40)}
+KNN_CONDITIONAL = (
+    WITHOUT_OUTPUTS
+    | conditional.NEIGHBORS
+    | {k: KNN[k] for k in ("x_dim", "y_dim", "max_samples")}
+    | {"z_dim": (1, 1, 1, 3)}
+)
+MATRIX = WITHOUT_OUTPUTS | BINS | TABLE | {"num_x": (1, 2, 4), "num_y": (1, 1, 3)}
+GAP = {k: v for k, v in MATRIX.items() if k not in ("num_x", "num_y", "normalization", "unit")}
+GAP |= {
+    "num_latents": (1, 2, 4),
+    "num_factors": (1, 2, 3),
+    "kind": ("mig", "mig_sup", "modularity"),
+}
+# Arguments without a default, given in any case.
+NEEDED = {
+    BinnedConditionalMutualInformation: {"num_conditions": 3},
+    MutualInformationMatrix: {"num_x": 2, "num_y": 1},
+    MutualInformationGap: {"num_latents": 2, "num_factors": 2},
+}
+COLUMNS = MutualInformationMatrix | MutualInformationGap
 
 
 @dataclass
@@ -66,7 +99,7 @@ class Life:
     """A metric with what it was fed: the batches that it took, as they came."""
 
     metric: MutualInformationMetric
-    taken: list[tuple[Tensor, Tensor]]
+    taken: list[tuple[Tensor, ...]]
 
 
 def _case(cls: type[MutualInformationMetric], options: dict[str, Any]) -> Callable[[Random], Call]:
@@ -74,6 +107,7 @@ def _case(cls: type[MutualInformationMetric], options: dict[str, Any]) -> Callab
         kwargs = inputs.arguments(random, options)
         # 256 cells squared take their time to be copied about.
         kwargs = {k: 64 for k in ("resolution", "grid_size") if k in options} | kwargs
+        kwargs = NEEDED.get(cls, {}) | kwargs
         seed = random.getrandbits(32)
         return Call(
             f"{cls.__name__}, fed with seed {seed},",
@@ -90,16 +124,16 @@ def _live(metric: MutualInformationMetric, random: Random) -> None:
     life = Life(metric, [])
     shape = _batch_shape(metric, random)
     for _ in range(random.choice((0, 1, 2, 4))):
-        x, y = _batch(metric, random, shape)
+        batch = _batch(metric, random, shape)
         how = random.choice(("update", "update", "forward"))
-        _feed(life, x, y, _mask(metric, random, x), how)
+        _feed(life, batch, _mask(metric, random, batch[0]), how)
         step = random.choice((_nothing, _nothing, _nothing, _saved, _pickled, _merged, _computed))
         step(life, random)
     _check(life)
 
 
 def _batch_shape(metric: MutualInformationMetric, random: Random) -> tuple[int, ...]:
-    if _vectors_are_given(metric):
+    if _vectors_are_given(metric) or isinstance(metric, COLUMNS):
         return (inputs.size(random),)
     if metric.num_outputs > 1:
         return (inputs.size(random), metric.num_outputs, *random.choice(((), (), (3,))))
@@ -108,10 +142,22 @@ def _batch_shape(metric: MutualInformationMetric, random: Random) -> tuple[int, 
 
 def _batch(
     metric: MutualInformationMetric, random: Random, shape: tuple[int, ...]
-) -> tuple[Any, Any]:
+) -> tuple[Any, ...]:
+    if isinstance(metric, COLUMNS):
+        return conditional.columns(random, *shape, *metric._layout.columns)
+    if isinstance(metric, BinnedConditionalMutualInformation):
+        labels = conditional.labels(random, shape)
+        if random.random() < 0.9 and labels.dtype in inputs.INTEGERS and not labels.is_meta:
+            labels = labels.long().remainder(metric.num_conditions)
+        return *inputs.pair(random, shape), labels
     if _vectors_are_given(metric):
         x, y = (inputs.tensor(random, (*shape, dim)) for dim in (metric.x_dim, metric.y_dim))
+        if isinstance(metric, KNNConditionalMutualInformation):
+            return x, y, conditional.condition(random, x, (*shape, metric.z_dim))
         return x, y
+    if isinstance(metric, KNNConditionalMutualInformation):
+        x, y = inputs.pair(random, shape)
+        return x, y, conditional.condition(random, x, shape)
     if getattr(metric, "discrete_y", False) and random.random() < 0.8:
         labels = inputs.cast(inputs.numbers(random, shape), torch.int32)
         return inputs.tensor(random, shape), labels
@@ -122,7 +168,7 @@ def _mask(metric: MutualInformationMetric, random: Random, x: Any) -> Any:
     """Return no mask mostly, else one that treats the outputs alike, so that rows can be taken."""
     if random.random() < 0.7 or not isinstance(x, Tensor) or x.ndim == 0:
         return None
-    if _vectors_are_given(metric):
+    if _vectors_are_given(metric) or isinstance(metric, COLUMNS):
         return inputs.mask(random, x.shape[:1])
     if metric.num_outputs == 1:
         return inputs.mask(random, x.shape)
@@ -133,6 +179,8 @@ def _mask(metric: MutualInformationMetric, random: Random, x: Any) -> Any:
 
 
 def _vectors_are_given(metric: MutualInformationMetric) -> bool:
+    if isinstance(metric, KNNConditionalMutualInformation):
+        return (metric.x_dim, metric.y_dim, metric.z_dim) != (1, 1, 1)
     return isinstance(metric, GaussianMutualInformation) or (
         isinstance(metric, KNNMutualInformation) and (metric.x_dim, metric.y_dim) != (1, 1)
     )
@@ -140,6 +188,8 @@ def _vectors_are_given(metric: MutualInformationMetric) -> bool:
 
 def _masked(metric: MutualInformationMetric, v: Tensor, mask: Tensor) -> Tensor:
     """Return the samples that a mask leaves, in a shape that the metric takes."""
+    if isinstance(metric, COLUMNS):
+        return v[mask]
     if metric.num_outputs > 1:
         return v[mask.flatten(1)[:, 0] if mask.numel() else mask.new_zeros(len(mask))]
     if mask.ndim > 1 and v.shape != mask.shape:
@@ -148,16 +198,16 @@ def _masked(metric: MutualInformationMetric, v: Tensor, mask: Tensor) -> Tensor:
     return v[mask]
 
 
-def _feed(life: Life, x: Any, y: Any, mask: Any, how: str) -> None:
+def _feed(life: Life, batch: tuple[Any, ...], mask: Any, how: str) -> None:
     """Give a metric a batch; if it is refused, check that the metric is as it was."""
     metric = life.metric
     before = {k: copy.copy(v) for k, v in metric.metric_state.items()}, metric.update_count
-    found = attempt(getattr(metric, how), x, y, **({} if mask is None else {"mask": mask}))
+    found = attempt(getattr(metric, how), *batch, **({} if mask is None else {"mask": mask}))
     if not isinstance(found, Exception):
-        x, y = (v.detach().clone() for v in (x, y))
+        taken = tuple(v.detach().clone() for v in batch)
         if mask is not None:
-            x, y = (_masked(metric, v, mask) for v in (x, y))
-        life.taken.append((x, y))
+            taken = tuple(_masked(metric, v, mask) for v in taken)
+        life.taken.append(taken)
         if how == "forward":
             require_number(found, _shape(metric), may_be_nan=True)
         return
@@ -204,6 +254,9 @@ def _computed(life: Life, random: Random) -> None:
 
 
 def _shape(metric: MutualInformationMetric) -> tuple[int, ...]:
+    if isinstance(metric, COLUMNS):
+        gap = isinstance(metric, MutualInformationGap)
+        return metric._layout.columns if metric.num_outputs > 1 and not gap else ()
     return () if metric.num_outputs == 1 else (metric.num_outputs,)
 
 
@@ -218,16 +271,27 @@ def _check(life: Life) -> None:
     few = used <= _too_few(metric)
     # No class of two members: nothing can be said.
     few = few | bool(getattr(metric, "discrete_y", False))
+    if isinstance(metric, MutualInformationGap):
+        # No factor varies, or no latent tells anything.
+        few = torch.tensor(True)
+        # Pairs that lack samples of their own have other entropies.
+        whole = metric.bias_correction == "none" and not metric.ignored.any()
+        most = 1 + 1e-9 if whole else math.inf
+        require(bool(value.isnan()) or -1e-9 <= value <= most, f"a score of {value}")
+    if isinstance(metric, MutualInformationMatrix):
+        few = few.view(_shape(metric))
     require_number(value, _shape(metric), few)
     if isinstance(metric, BinnedMutualInformation | KDEMutualInformation):
         _check_table(metric, used, value)
+    if isinstance(metric, BinnedConditionalMutualInformation):
+        _check_classes(metric, used)
     if life.taken and not metric.ignored.any():
         _compare(life, value)
 
 
 def _too_few(metric: MutualInformationMetric) -> int:
     """Return the number of samples up to which a metric has no value."""
-    if isinstance(metric, KNNMutualInformation):
+    if isinstance(metric, KNNMutualInformation | KNNConditionalMutualInformation):
         return min(metric.n_neighbors, 2**62)
     if isinstance(metric, GaussianMutualInformation):
         return metric.x_dim + metric.y_dim
@@ -255,14 +319,29 @@ def _check_table(metric: Any, used: Tensor, value: Tensor) -> None:
             )
 
 
+def _check_classes(metric: BinnedConditionalMutualInformation, used: Tensor) -> None:
+    counts, joint = attempt(metric.counts), attempt(metric.joint)
+    require(counts.shape == joint.shape, "a joint of another shape")
+    require(len(counts) == metric.num_conditions, "not a table for each class")
+    require(bool((counts >= 0).all() & (counts.sum() == used)), "samples got lost")
+    if bool(used > 0):
+        require_close(joint.sum(), torch.ones(()), 1e-9, "a joint that does not sum to 1")
+
+
 def _compare(life: Life, value: Tensor) -> None:
     """Compare with the functional call on all samples."""
-    metric, dtypes = life.metric, {v.dtype for batch in life.taken for v in batch}
+    metric, dtypes = life.metric, {v.dtype for batch in life.taken for v in batch[:2]}
     if not metric.seen.any():
         return
     # Batches of several dtypes are evaluated each in its own; one call has one.
     if len(dtypes) > 1 or not dtypes <= {*inputs.FLOATS, *inputs.INTEGERS}:
         return
+    if isinstance(metric, BinnedConditionalMutualInformation):
+        _compare_classes(life, metric, value)
+    if isinstance(metric, KNNConditionalMutualInformation):
+        _compare_triples(life, metric, value)
+    if isinstance(metric, MutualInformationMatrix):
+        _compare_columns(life, metric, value)
     if isinstance(metric, KNNMutualInformation):
         parts = [_vectors(metric, *batch) for batch in life.taken]
         x, y = (torch.cat(v, -2) for v in zip(*parts, strict=True))
@@ -301,6 +380,48 @@ def _compare(life: Life, value: Tensor) -> None:
             require_close(value, expected, 1e-12, "another value than the function's")
 
 
+def _compare_classes(life: Life, metric: BinnedConditionalMutualInformation, value: Tensor) -> None:
+    x, y, z = (torch.cat([v.flatten() for v in parts]) for parts in zip(*life.taken, strict=True))
+    own_cells = metric.num_bins == "auto" and metric.resolution != MOST_BINS
+    # The function takes rows of one sample for a mistake in their shape.
+    if len(x) < 2 or own_cells or metric.value_range is None:
+        return
+    names = ("num_bins", "value_range", "binning", "bias_correction", "unit")
+    options = {name: getattr(metric, name) for name in names}
+    expected = attempt(binned_conditional_mutual_information, x, y, z, **options)
+    require(same(value, expected), f"{value} against {expected}")
+
+
+def _compare_triples(life: Life, metric: KNNConditionalMutualInformation, value: Tensor) -> None:
+    dims = (metric.x_dim, metric.y_dim, metric.z_dim)
+    x, y, z = (
+        torch.cat([v.reshape(-1, dim) for v in parts])
+        for parts, dim in zip(zip(*life.taken, strict=True), dims, strict=True)
+    )
+    if not metric.n_neighbors < len(x) <= (metric.max_samples or math.inf):
+        return
+    options = {name: getattr(metric, name) for name in ("n_neighbors", "standardize", "unit")}
+    expected = attempt(knn_conditional_mutual_information, x, y, z, **options)
+    require(same(value, expected), f"{value} against {expected}")
+
+
+def _compare_columns(life: Life, metric: MutualInformationMatrix, value: Tensor) -> None:
+    sizes = metric._layout.columns
+    x, y = (
+        torch.cat([v.reshape(-1, number) for v in parts])
+        for parts, number in zip(zip(*life.taken, strict=True), sizes, strict=True)
+    )
+    own_cells = metric.num_bins == "auto" and metric.resolution != MOST_BINS
+    if len(x) < 2 or own_cells or metric.value_range is None:
+        return
+    names = ("num_bins", "value_range", "binning", "bias_correction", "normalization", "unit")
+    options, value = {name: getattr(metric, name) for name in names}, value.view(sizes)
+    for i, a in enumerate(x.T):
+        for j, b in enumerate(y.T):
+            pair = attempt(binned_mutual_information, a, b, **options)
+            require(same(value[i, j], pair), f"pair {i}, {j}: {value[i, j]} against {pair}")
+
+
 def _compare_bounded(metric: KNNMutualInformation, x: Tensor, y: Tensor) -> None:
     """Check that the sample which is kept of a stream does not depend on its batches."""
     size, dim = x.shape[-2], metric.x_dim + metric.y_dim
@@ -329,5 +450,9 @@ CLASSES = (
     (GaussianMutualInformation, GAUSSIAN),
     (KDEMutualInformation, KDE),
     (KNNMutualInformation, KNN),
+    (BinnedConditionalMutualInformation, BINNED_CONDITIONAL),
+    (KNNConditionalMutualInformation, KNN_CONDITIONAL),
+    (MutualInformationMatrix, MATRIX),
+    (MutualInformationGap, GAP),
 )
 KINDS = {cls.__name__: _case(cls, options) for cls, options in CLASSES}
