@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import binned, estimate, gaussian, kde, knn, losses, matrix, start
+from benchmarks import binned, conditional, estimate, gaussian, kde, knn, losses, matrix, start
 from benchmarks.timing import Row, print_rows
 
 SUITES = {
     "binned": binned.rows,
+    "conditional": conditional.rows,
     "estimate": estimate.rows,
     "gaussian": gaussian.rows,
     "kde": kde.rows,
