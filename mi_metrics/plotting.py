@@ -236,18 +236,7 @@ def plot_pointwise(
         'mean 0.309 nats'
     """
     require_matplotlib()
-    check_choice("unit", unit, UNITS)
-    if limit is not None and not 0 < check_number("limit", limit) < math.inf:
-        raise ValueError(
-            f"Expected `limit` to be a positive number, but got {limit}. It is the value that the "
-            "colours reach to on either side of 0."
-        )
-    check_tensor("values", values)
-    if values.ndim != 2 or 0 in values.shape:
-        raise ValueError(
-            f"Expected `values` of an image (H, W), but got {tuple(values.shape)}. Of a batch "
-            "(N, C, H, W) draw one image: values[0, 0]."
-        )
+    _check_map(values, unit, limit)
     from matplotlib import colormaps
     from matplotlib.colors import Normalize
 
@@ -278,6 +267,21 @@ def plot_pointwise(
     mean = f"mean {float(finite.mean()):z.3f} {unit}"
     ax.set_title(mean if title is None else title)
     return figure, ax
+
+
+def _check_map(values: Tensor, unit: str, limit: float | None) -> None:
+    check_choice("unit", unit, UNITS)
+    if limit is not None and not 0 < check_number("limit", limit) < math.inf:
+        raise ValueError(
+            f"Expected `limit` to be a positive number, but got {limit}. It is the value that the "
+            "colours reach to on either side of 0."
+        )
+    check_tensor("values", values)
+    if values.ndim != 2 or 0 in values.shape:
+        raise ValueError(
+            f"Expected `values` of an image (H, W), but got {tuple(values.shape)}. Of a batch "
+            "(N, C, H, W) draw one image: values[0, 0]."
+        )
 
 
 def plot_matrices(
