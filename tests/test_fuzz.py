@@ -374,3 +374,16 @@ def test_a_sparse_condition_is_refused_as_all_samples_are():
 def test_negative_entropies_with_a_gradient_are_refused_alike():
     with pytest.raises(ValueError, match="from -1 to 1"):
         mutual_information_gap(torch.eye(2), torch.tensor([-1.0, 1.0], requires_grad=True))
+
+
+@ignore_cautions
+def test_samples_beyond_a_clipped_range_of_one_point_count_in_its_only_bin():
+    # Alone they had the last bin of the table, and in a batch the first.
+    x, y = torch.arange(400.0), torch.zeros(400)
+    y[::50] = 3.0
+    alone = binned_mutual_information(x, y, 8, clip_quantile=0.05)
+    both = binned_mutual_information(x.expand(2, -1), y.expand(2, -1), 8, clip_quantile=0.05)
+    assert both.equal(alone.expand(2))
+    assert alone == 0
+    joint = binned_joint(x, y, 8, clip_quantile=0.05)
+    assert joint[:, 0].sum() == 1

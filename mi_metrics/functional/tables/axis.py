@@ -26,6 +26,7 @@ from mi_metrics.functional.options import (
     check_number,
 )
 from mi_metrics.functional.tables.quantiles import ordered, quantile, quantile_edges
+from mi_metrics.functional.tensors import on_cpu
 
 MAX_MARGIN = 1000.0
 # Above it, whole numbers are not exact in float32.
@@ -62,13 +63,16 @@ class Axis(NamedTuple):
     def cell(self, x: Tensor, most: int | None = None, out: Tensor | None = None) -> Tensor:
         """Return the bin of samples ``(R, n)`` as a whole number in the dtype of the arithmetic.
 
-        ``most`` is the table's number of bins, if the caller has it on the host: one pass less.
+        ``most`` is the most bins of an axis, if the caller has it on the host: one pass less.
         ``out`` is memory for the result.
         """
         if self.edges is None:
             t = self.position(x, out)
             if most is not None and self.bins.shape[0] == 1:
-                return t.clamp_(0, most - 1).floor_()
+                # A range of one point has one bin, also for samples beyond it.
+                if on_cpu(self.bins):
+                    return t.clamp_(0, min(most, int(self.bins)) - 1).floor_()
+                return t.clamp_(self.bins.new_zeros(()), self.bins - 1).floor_()
             return t.clamp_min_(0).minimum(self.bins - 1).floor_()
         index = torch.searchsorted(self.edges, x.to(self.edges.dtype).contiguous(), right=True)
         return index.to(self.lo.dtype)
