@@ -1,8 +1,11 @@
 """Tests of conditional independence from neighbours, and the permutations they compare with."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from mi_metrics.functional import knn_p_value
 from mi_metrics.functional.neighbors.local_permutations import NEIGHBORS, local_permutations
@@ -17,19 +20,23 @@ def common_cause(n: int, seed: int, dim: int = 1) -> tuple[torch.Tensor, ...]:
     return z.sum(1) + noise[0], z.sum(1) + noise[1], z
 
 
+def permutations(*args: Any) -> Tensor:
+    return torch.stack(list(local_permutations(*args)))
+
+
 def test_samples_take_places_near_their_own() -> None:
     z = torch.randn(200, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     alone = torch.ones(200, dtype=torch.int64)
-    found = local_permutations(z, alone, torch.arange(200), 30, 0)
+    found = permutations(z, alone, torch.arange(200), 30, 0)
     gaps = (z[:, None] - z[None]).abs().amax(2)
     reach = gaps.sort(1).values[:, NEIGHBORS - 1]
     assert (gaps.gather(1, found.T) <= reach[:, None]).all()
     # Nearly every place is taken by one, most by another than its own.
     assert np.mean([len(set(order.tolist())) for order in found]) > 0.85 * 200
     assert (found != torch.arange(200)).double().mean() > 0.7
-    again = local_permutations(z, alone, torch.arange(200), 30, 0)
+    again = permutations(z, alone, torch.arange(200), 30, 0)
     assert torch.equal(found, again)
-    assert not torch.equal(found, local_permutations(z, alone, torch.arange(200), 30, 1))
+    assert not torch.equal(found, permutations(z, alone, torch.arange(200), 30, 1))
 
 
 def test_samples_of_one_z_trade_places_in_any_way() -> None:
@@ -38,7 +45,7 @@ def test_samples_of_one_z_trade_places_in_any_way() -> None:
     z = torch.cat([group, scattered]).double()[:, None]
     groups = torch.cat([group, scattered])
     same = torch.bincount(groups)[groups]
-    found = local_permutations(z, same, groups, 500, 0)
+    found = permutations(z, same, groups, 500, 0)
     for order in found:
         assert torch.equal(groups[order[:40]], group)
         assert (order[40:] >= 40).all()

@@ -275,7 +275,7 @@ def test_every_bundled_configuration_is_run_here():
     folder = configs_folder()
     names = {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml")}
     jobs = {"validation_metric", "registration", "fair_representation", "equalised_odds"}
-    jobs |= {"hidden_label"}
+    jobs |= {"hidden_label", "disentanglement", "information_plane"}
     assert names == jobs | {"trainer/cpu", "trainer/ddp_cpu", "trainer/gpu", "trainer/ddp_gpu"}
 
 
