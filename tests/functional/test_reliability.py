@@ -125,7 +125,7 @@ class TestPairs:
         assert found.reference > found.value + 0.05
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_p_values_of_independent_samples_are_uniform():
     p = torch.stack(
         [knn_p_value(*gaussian(seed, 60, 1, 0.0), num_permutations=19) for seed in range(400)]

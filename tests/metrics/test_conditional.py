@@ -105,7 +105,7 @@ class TestBins:
         assert low < value < high
         assert (high - low).item() == pytest.approx(3.92 * error.item(), rel=0.25)
 
-    @pytest.mark.slow
+    @pytest.mark.campaign
     def test_p_values_of_a_common_cause(self) -> None:
         """X ← Z → Y: a test of I(X; Y) rejects, that within the classes in 5 % of cases."""
         generator = torch.Generator().manual_seed(0)
