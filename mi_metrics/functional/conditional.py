@@ -81,7 +81,11 @@ def binned_conditional_mutual_information(
         Bias: without a correction too large by the sum over classes of
         (K_xy - K_x - K_y + 1) / 2N, so what counts is the number of samples per class: some 5 per
         bin of an axis at least, 2 per cell of the table for a value that is right without a
-        correction. Each class is corrected for its own number.
+        correction. Each class is corrected for its own number. Automatic bins are shared by all
+        classes, finer where these lie apart, and few samples per class make the value too large:
+        of 0.34 nats (r = 0.7, classes one deviation apart) by 0.19 for 3 classes of 100 samples,
+        0.06 for 3 of 333, 0.07 for 10 of 60, 0.02 for 3 of 1000; give ``num_bins``, or take
+        :func:`knn_conditional_mutual_information`, where that is too much.
         Cautions: as :func:`binned_mutual_information`; "undersampled" speaks of all classes
         together.
         Gradient: with ``kernel="linear"`` or ``"cubic"``, with respect to x and y; finite
