@@ -34,8 +34,8 @@ class InformationPlane(Callback):
     ``entropy/<layer>``, the plug-in entropy H(T).
 
     Conventions:
-        What is not logged is I(X; T), the information with the input. For a network without noise
-        and a continuous input it is infinite, or constant, whatever the network has learned. The
+        Not logged: I(X; T), the information with the input. For a network without noise and a
+        continuous input it is infinite, or constant, whatever the network has learned. The
         entropy of the *binned* layer, which is often called so, is that of a picture of the layer
         through bins: it falls as units saturate or cluster (Saxe 2018, Goldfeld 2019), and it
         depends on ``num_bins``.
