@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,17 @@ import pytest
 
 # Seconds: several times what the longest takes on two busy cores.
 LIMIT = 300
+
+
+def interruptible(command: Sequence[str]) -> list[str]:
+    """Return a command that an interrupt reaches, also where the tests themselves run without: in
+    the background of a script.
+    """
+    code = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    return [sys.executable, "-c", code, *command]
 
 
 def run(

@@ -17,6 +17,7 @@ import pytest
 from mi_metrics.commands import estimate_output, table
 from mi_metrics.commands.estimate_lines import Estimate, by_value
 from tests.commands.test_estimate import run
+from tests.processes import interruptible
 
 pytest.importorskip("tqdm")
 pa = pytest.importorskip("pyarrow")
@@ -229,17 +230,14 @@ class TestBadInput:
         command = [sys.executable, "-m", "mi_metrics", "estimate", str(tmp_path / "t.npy")]
         command += ["--matrix", "--permutations", "999", "--jobs", jobs]
         command += ["--out", str(tmp_path / "mi.csv")]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True)
+        process = subprocess.Popen(
+            interruptible(command), stderr=subprocess.PIPE, start_new_session=True
+        )
         # It takes hours: whatever the machine is doing, it is interrupted in the midst.
         time.sleep(8)
         try:
-            # An interrupt while compiled modules are being imported can get lost in them, as on a
-            # busy machine after 8 s; people press the keys again.
-            for _ in range(10):
-                os.killpg(process.pid, signal.SIGINT)
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    _, err = process.communicate(timeout=20)
-                    break
+            os.killpg(process.pid, signal.SIGINT)
+            _, err = process.communicate(timeout=60)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

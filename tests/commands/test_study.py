@@ -17,6 +17,7 @@ from mi_metrics.commands import study, workers
 from mi_metrics.commands.study_table import Row, held, read
 from mi_metrics.distributions import DISTRIBUTIONS
 from tests.cautions import ignore_cautions
+from tests.processes import interruptible
 
 pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
@@ -479,7 +480,7 @@ class TestProcesses:
         # Long enough to be interrupted, in a process group of its own, as a terminal gives it one.
         endless = [*COMMAND, "--out", str(tmp_path), "--points", "2001"]
         process = subprocess.Popen(
-            endless, stderr=subprocess.PIPE, text=True, start_new_session=True
+            interruptible(endless), stderr=subprocess.PIPE, text=True, start_new_session=True
         )
         deadline = time.monotonic() + 120
         while not path.exists() or path.read_text().count("\n") < 10:
