@@ -17,7 +17,6 @@ from mi_metrics.commands.table import (
     ColumnError,
     Kind,
     Share,
-    Source,
     Table,
     TableError,
     check_whole,
@@ -28,18 +27,7 @@ from mi_metrics.commands.table import (
 class ArrayTable(Table):
     """What the files of NumPy have in common."""
 
-    def __init__(self, path: Path, source: Source) -> None:
-        super().__init__(path, source)
-        self._errors = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
-        try:
-            self._open()
-        except TableError:
-            raise
-        except self._errors as error:
-            raise self.unreadable(error) from error
-
-    @abstractmethod
-    def _open(self) -> None: ...
+    _errors = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
 
     @abstractmethod
     def _part(self, names: Sequence[str], start: int, stop: int) -> list[Any]:

@@ -1,7 +1,6 @@
 """Columns of PyArrow as tensors, and the files of Parquet: one, or a folder of them."""
 
 import math
-from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -31,19 +30,10 @@ class ArrowTable(Table):
     """What text files and Parquet have in common: columns of PyArrow."""
 
     def __init__(self, path: Path, source: Source) -> None:
-        super().__init__(path, source)
         self._pa = require("pyarrow", "cli", "Text files and Parquet files")
         self._compute = import_module("pyarrow.compute")
         self._errors = (self._pa.ArrowException, OSError, ValueError, EOFError)
-        try:
-            self._open()
-        except TableError:
-            raise
-        except self._errors as error:
-            raise self.unreadable(error) from error
-
-    @abstractmethod
-    def _open(self) -> None: ...
+        super().__init__(path, source)
 
     def _kind(self, type_: Any) -> Kind:
         test = self._pa.types

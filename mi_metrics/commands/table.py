@@ -122,6 +122,12 @@ class Table(ABC):
         # Columns that are read as texts, whatever they begin with.
         self._texts: set[str] = set()
         self.unfit: dict[str, str] = {}
+        try:
+            self._open()
+        except TableError:
+            raise
+        except self._errors as error:
+            raise self.unreadable(error) from error
 
     @property
     def texts(self) -> frozenset[str]:
@@ -222,6 +228,10 @@ class Table(ABC):
             raise TableError(
                 f"{self.path} was changed while it was read. Repeat the command when it is whole."
             )
+
+    @abstractmethod
+    def _open(self) -> None:
+        """Find out what columns the file has."""
 
     @abstractmethod
     def _kind(self, type_: Any) -> Kind: ...
