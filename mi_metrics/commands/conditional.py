@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mi_metrics.commands.estimate_counts import FEW
+from mi_metrics.commands.estimate_counts import FEW, groups_by_rank, most_groups
 from mi_metrics.commands.estimators import (
     LEAST_DIVIDED,
     LEAST_RESAMPLES,
@@ -99,7 +99,7 @@ def _bins(rows: Tensor, labels: Tensor, number: int, discrete: Discrete, given: 
 
 def _few_groups(rows: Tensor, discrete: Discrete) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
     """Return the group of each row on both axes, and how many groups there are."""
-    wanted = max(3, int((0.4 * len(rows)) ** (1 / 3)))
+    wanted = most_groups(len(rows))
     found, sizes = [], []
     for i in (0, 1):
         values, place, number = torch.unique(rows[:, i], return_inverse=True, return_counts=True)
@@ -107,9 +107,7 @@ def _few_groups(rows: Tensor, discrete: Discrete) -> tuple[tuple[Tensor, Tensor]
             found.append(place)
             sizes.append(len(values))
             continue
-        upto = number.cumsum(0)
-        middle = ((2 * upto - number) * wanted // (2 * len(rows))).clamp(max=wanted - 1)
-        found.append(middle[place])
+        found.append(groups_by_rank(number.unsqueeze(0), wanted)[0][place])
         sizes.append(wanted)
     return (found[0], found[1]), (sizes[0], sizes[1])
 

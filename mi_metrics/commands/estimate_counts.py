@@ -37,14 +37,12 @@ def thin_table(
         discrete: Whether each axis holds categories.
     """
     n = int(cells.joint.sum())
-    # A millionth more, so that the root of a cube is not less.
-    most = max(LEAST_GROUPS, int((CELLS * n) ** (1 / 3) + 1e-6))
     finest = None
-    for groups in range(most, LEAST_GROUPS - 1, -1):
+    for groups in range(most_groups(n), LEAST_GROUPS - 1, -1):
         axes = [
             (torch.arange(axis.counts.shape[1]).unsqueeze(0), axis.counts.shape[1])
             if labels
-            else (_groups(axis, groups), groups)
+            else (groups_by_rank(axis.counts, groups), groups)
             for axis, labels in zip((cells.x, cells.y), discrete, strict=True)
         ]
         (rows, height), (columns, width) = axes
@@ -59,9 +57,15 @@ def thin_table(
     return finest, False
 
 
-def _groups(axis: grid.Axis, groups: int) -> Tensor:
-    """Return the group of each cell by the rank of its middle sample, (1, m); empty slots count
-    nothing.
+def most_groups(n: int) -> int:
+    """Return how many groups an axis of a table of so many rows has at most."""
+    # A millionth more, so that the root of a cube is not less.
+    return max(LEAST_GROUPS, int((CELLS * n) ** (1 / 3) + 1e-6))
+
+
+def groups_by_rank(counts: Tensor, groups: int) -> Tensor:
+    """Return the group of each cell by the rank of its middle sample, from the counts ``(R, m)`` of
+    ascending cells; empty ones count nothing.
     """
-    upto = axis.counts.cumsum(1)
-    return ((2 * upto - axis.counts) * groups // (2 * upto[:, -1:])).clamp_(max=groups - 1)
+    upto = counts.cumsum(1)
+    return ((2 * upto - counts) * groups // (2 * upto[:, -1:])).clamp_(max=groups - 1)
