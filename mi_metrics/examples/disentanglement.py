@@ -5,16 +5,13 @@ import math
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler, TensorDataset
-from torch.utils.data.distributed import DistributedSampler
+from torch.utils.data import TensorDataset
 from torchmetrics import Metric, MetricCollection
 
 from mi_metrics.examples import parts
-from mi_metrics.examples.digits import SIZES
-from mi_metrics.examples.parts import Part
+from mi_metrics.examples.digits import SIZES, DigitsDataModule
 from mi_metrics.functional.options import require
 from mi_metrics.metrics.gap import MutualInformationGap
-from mi_metrics.sampler import UnpaddedDistributedSampler
 
 # The values of each factor: shifts as shares of half the canvas, a size, and an angle in degrees.
 SHIFTS = (-0.5, -0.25, 0.0, 0.25, 0.5)
@@ -24,7 +21,7 @@ FACTORS = ("shift_x", "shift_y", "scale", "angle")
 SIDE = 16
 
 
-class MovedDigitsDataModule(pl.LightningDataModule):
+class MovedDigitsDataModule(DigitsDataModule):
     """Serve scans of one handwritten digit, each moved, scaled and turned at random, with the four
     factors that did it.
 
@@ -42,10 +39,8 @@ class MovedDigitsDataModule(pl.LightningDataModule):
     def __init__(
         self, batch_size: int = 128, digit: int = 7, copies: int = 40, num_workers: int = 0
     ) -> None:
-        super().__init__()
-        self.batch_size, self.digit, self.copies = batch_size, digit, copies
-        self.num_workers = num_workers
-        self._parts: dict[Part, TensorDataset] = {}
+        super().__init__(batch_size, num_workers)
+        self.digit, self.copies = digit, copies
 
     def setup(self, stage: str | None = None) -> None:
         """Load, split and move the scans.
@@ -61,30 +56,6 @@ class MovedDigitsDataModule(pl.LightningDataModule):
             generator = torch.Generator().manual_seed(seed)
             images, factors = moved(scans[own].repeat(self.copies, 1, 1, 1), generator)
             self._parts[part] = TensorDataset(images, factors)
-
-    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Return the batches to train on, shuffled."""
-        return self._loader("train")
-
-    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Return the batches to validate on."""
-        return self._loader("val")
-
-    def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Return the batches to test on."""
-        return self._loader("test")
-
-    def _loader(self, part: Part) -> DataLoader[tuple[Tensor, ...]]:
-        dataset = self._parts[part]
-        world, rank = (
-            (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        )
-        sampler: Sampler[int]
-        if part == "train":
-            sampler = DistributedSampler(dataset, world, rank, shuffle=True)
-        else:
-            sampler = UnpaddedDistributedSampler(dataset, world, rank)
-        return DataLoader(dataset, self.batch_size, sampler=sampler, num_workers=self.num_workers)
 
 
 def moved(scans: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -7,17 +7,15 @@ and so what it needs to predict; equalised odds remove what it tells beyond the 
 table has the test results, the mean over splits of the data and its standard error.
 """
 
-import argparse
-import logging
 import sys
-import warnings
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from mi_metrics.examples.fairness import FairRegression
-from mi_metrics.examples.trade_off import tested
+from mi_metrics.examples.trade_off import means, over_splits, tested
 from mi_metrics.losses import MutualInformationPenalty
 
 ATTRIBUTE = "bmi"
@@ -61,7 +59,7 @@ def compare(
                 num_conditions=number,
             )
             values = tested(
-                lambda penalty=penalty, weight=weight: FairRegression(weight, penalty),  # type: ignore[misc]
+                partial(FairRegression, weight, penalty),
                 split,
                 max_epochs,
                 attribute=ATTRIBUTE,
@@ -77,30 +75,10 @@ def main(args: Sequence[str] = ()) -> None:
     Args:
         args: Options of the command line.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m mi_metrics.examples.equalised_odds", description=__doc__
-    )
-    parser.add_argument("--splits", type=int, default=10, help="splits of the data (default: 10)")
-    splits = parser.parse_args(args).splits
-    torch.set_num_threads(1)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        # The data are in memory, where worker processes only cost time.
-        warnings.filterwarnings(
-            "ignore", message=".*does not have many workers which may be a bottleneck.*"
-        )
-        warnings.filterwarnings(
-            "ignore", message=r".*isinstance\(treespec, LeafSpec\).* is deprecated"
-        )
-        results = compare(splits=splits)
+    results = over_splits("equalised_odds", __doc__, args, lambda splits: compare(splits=splits))
     print("penalty  weight   R² (test)         MI(code; a)       MI(prediction; a | progression)")
     for (name, weight), rows in results.items():
-        cells = [
-            f"{mean:.3f} ± {error:.3f}"
-            for mean, error in zip(
-                rows.mean(0).tolist(), (rows.std(0) / len(rows) ** 0.5).tolist(), strict=True
-            )
-        ]
+        cells = means(rows)
         print(f"{name:<9}{weight:<9g}{cells[0]:<18}{cells[1]:<18}{cells[2]}")
 
 

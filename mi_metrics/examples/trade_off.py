@@ -11,13 +11,16 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
 from mi_metrics.examples.fairness import DiabetesDataModule, FairRegression
+
+Results = TypeVar("Results")
 
 
 def trade_off(
@@ -39,7 +42,7 @@ def trade_off(
     for weight in weights:
         rows = []
         for split in range(splits):
-            values = tested(lambda weight=weight: FairRegression(weight), split, max_epochs)  # type: ignore[misc]
+            values = tested(partial(FairRegression, weight), split, max_epochs)
             rows.append([values["test/r2"], values["test/mi"]])
         results[weight] = torch.tensor(rows)
     return results
@@ -74,14 +77,20 @@ def tested(
     return values
 
 
-def main(args: Sequence[str] = ()) -> None:
-    """Print :func:`trade_off` as a table of means and their standard errors.
+def over_splits(
+    name: str, description: str | None, args: Sequence[str], compare: Callable[[int], Results]
+) -> Results:
+    """Return what is compared over as many splits as the command line asks for, without the
+    messages of training.
 
     Args:
+        name: The module that is run.
+        description: What its help says.
         args: Options of the command line.
+        compare: What is called with the number of splits.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m mi_metrics.examples.trade_off", description=__doc__
+        prog=f"python -m mi_metrics.examples.{name}", description=description
     )
     parser.add_argument("--splits", type=int, default=10, help="splits of the data (default: 10)")
     splits = parser.parse_args(args).splits
@@ -95,14 +104,31 @@ def main(args: Sequence[str] = ()) -> None:
         warnings.filterwarnings(
             "ignore", message=r".*isinstance\(treespec, LeafSpec\).* is deprecated"
         )
-        results = trade_off(splits=splits)
+        return compare(splits)
+
+
+def means(rows: Tensor) -> list[str]:
+    """Return the mean of each column over the splits ``(splits, columns)``, with its standard
+    error.
+    """
+    errors = rows.std(0) / len(rows) ** 0.5
+    return [
+        f"{mean:.3f} ± {error:.3f}"
+        for mean, error in zip(rows.mean(0).tolist(), errors.tolist(), strict=True)
+    ]
+
+
+def main(args: Sequence[str] = ()) -> None:
+    """Print :func:`trade_off` as a table of means and their standard errors.
+
+    Args:
+        args: Options of the command line.
+    """
+    results = over_splits("trade_off", __doc__, args, lambda splits: trade_off(splits=splits))
     print("penalty weight    R² (test)        MI(code; sex) in nats (test)")
     for weight, rows in results.items():
-        (r2, mi), (r2_error, mi_error) = (
-            rows.mean(0).tolist(),
-            (rows.std(0) / len(rows) ** 0.5).tolist(),
-        )
-        print(f"{weight:<14g}{r2:>8.3f} ± {r2_error:.3f}{mi:>16.3f} ± {mi_error:.3f}")
+        r2, mi = means(rows)
+        print(f"{weight:<14g}{r2:>16}{mi:>24}")
 
 
 if __name__ == "__main__":
