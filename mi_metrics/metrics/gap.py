@@ -125,20 +125,7 @@ class MutualInformationGap(ColumnsMetric):
         self.num_latents, self.num_factors = self._layout.columns
         check_factors(kind, self.num_factors)
         self.kind, self.bias_correction = kind, bias_correction
-        self.num_bins, self.value_range = options.bins or "auto", options.ranges
-        self.binning, self.resolution = binning, int(resolution)
-
-    @property
-    def _options(self) -> views.Options:
-        return views.parse(
-            self.num_bins,
-            self.value_range,
-            self.binning,
-            0.0,
-            0.0,
-            "hard",
-            bias_correction=self.bias_correction,
-        )
+        self.binning = binning
 
     def compute(self) -> Tensor:
         """Return the score of all samples since the last reset, of all ranks."""

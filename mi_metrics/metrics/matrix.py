@@ -46,6 +46,11 @@ class ColumnsMetric(MutualInformationMetric):
     """
 
     table: Tensor
+    binning: Binning
+    bias_correction: TableCorrection
+    # What a metric has no option for is as it is by default.
+    normalization: Normalization = "none"
+    unit: Unit = "nats"
 
     def __init__(
         self,
@@ -78,11 +83,23 @@ class ColumnsMetric(MutualInformationMetric):
         )
         super().__init__(configuration, num_outputs=cx * cy, nan_strategy=nan_strategy, **kwargs)
         self._layout, self._names = layout, (x_name, y_name)
+        self.num_bins, self.value_range = options.bins or "auto", options.ranges
+        self.resolution = resolution
         self.add_state("table", columns.empty(layout), columns.reduction(layout))
 
     @property
     def _options(self) -> views.Options:
-        raise NotImplementedError
+        return views.parse(
+            self.num_bins,
+            self.value_range,
+            self.binning,
+            0.0,
+            0.0,
+            "hard",
+            normalization=self.normalization,
+            bias_correction=self.bias_correction,
+            unit=self.unit,
+        )
 
     def update(self, x: Tensor, y: Tensor, mask: Tensor | None = None) -> None:
         """Add a batch of samples, in rows.
@@ -339,27 +356,8 @@ class MutualInformationMatrix(ColumnsMetric):
             {"num_x": num_x, "num_y": num_y}, options, resolution, nan_strategy, **kwargs
         )
         self.num_x, self.num_y = self._layout.columns
-        self.num_bins, self.value_range = options.bins or "auto", options.ranges
-        self.binning, self.bias_correction, self.normalization = (
-            binning,
-            bias_correction,
-            normalization,
-        )
-        self.unit, self.resolution = unit, int(resolution)
-
-    @property
-    def _options(self) -> views.Options:
-        return views.parse(
-            self.num_bins,
-            self.value_range,
-            self.binning,
-            0.0,
-            0.0,
-            "hard",
-            normalization=self.normalization,
-            bias_correction=self.bias_correction,
-            unit=self.unit,
-        )
+        self.binning, self.bias_correction = binning, bias_correction
+        self.normalization, self.unit = normalization, unit
 
     def compute(self) -> Tensor:
         """Return the matrix of all samples since the last reset, of all ranks."""
