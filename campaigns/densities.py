@@ -7,14 +7,14 @@ cut. Run with ``python -m campaigns.densities [repetitions]``.
 
 import math
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from mi_metrics import KDEMutualInformation, MutualInformationWarning
+from campaigns.cautions import judged
+from mi_metrics import KDEMutualInformation
 from mi_metrics.functional import kde_mutual_information
 
 Pair = tuple[Tensor, Tensor, float]
@@ -42,17 +42,6 @@ def main(repetitions: int = 500) -> None:
             )
             for what, number in kinds.most_common(12):
                 print(f"    {number:4} {what}")
-
-
-def judged(
-    call: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, truth: float
-) -> tuple[bool, set[str]]:
-    """Return whether a value is off, and the kinds of its cautions."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        value = float(call(x, y))
-    said = {w.message.kind for w in caught if isinstance(w.message, MutualInformationWarning)}
-    return abs(value - truth) > max(0.1, 0.2 * truth), set(said)
 
 
 def _metric(x: Tensor, y: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from campaigns.densities import judged
+from campaigns.cautions import judged
 from campaigns.densities import main as campaign
 from mi_metrics import KDEMutualInformation, MutualInformationWarning
 from mi_metrics.functional import kde_joint, kde_mutual_information
