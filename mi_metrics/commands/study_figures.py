@@ -79,7 +79,7 @@ def plot_estimates(rows: Sequence[Row], distribution: str) -> "Figure":
             linewidths=0.4,
         )
         ax.set_title(STYLES[name][0])
-    # Of an odd number of panels, the lowest of the right column is not in the last row.
+    # The lowest panel of the right column is not in the last row where their number is odd.
     for ax in panels.flat[len(names) - across : len(names)]:
         ax.set_xlabel("true mutual information (nats)")
         ax.tick_params(labelbottom=True)

@@ -26,11 +26,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.information import entropy, information
+from mi_metrics.functional.information import information
 from mi_metrics.functional.options import check_cells
 from mi_metrics.functional.tables.axis import Axis
 from mi_metrics.functional.tables.chance import expected_information, poisson_information
-from mi_metrics.functional.tables.conditions import averaged
+from mi_metrics.functional.tables.conditions import averaged, margin_entropy
 from mi_metrics.functional.tables.pairs import Pairs
 from mi_metrics.functional.tables.sampling import alone, analytic_bias
 
@@ -194,8 +194,8 @@ def _for_each_condition(binned: Binned, b: Tensor, most: int) -> Tensor:
     shared = torch.zeros_like(binned.pairs.size)
     sides = [side for side, kind in enumerate(binned.kinds) if kind != "values"]
     for side in sides:
-        under = averaged(lambda t, side=side: entropy(t.sum(2 - side)), tables)  # type: ignore[misc]
-        shared += (entropy(binned.counts.sum(2 - side)) - under).clamp_min(0) / len(sides)
+        told = margin_entropy(binned.counts, side) - margin_entropy(tables, side)
+        shared += told.clamp_min(0) / len(sides)
     top = (tables.sum((1, 2, 3)) / SAMPLES_PER_BIN).floor().clamp(2, min(MOST_BINS, most))
     return (b * shared.nan_to_num().exp()).round().minimum(top.double()).long().maximum(b)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.information import information
+from mi_metrics.functional.information import entropy, information
 from mi_metrics.functional.options import check_cells
 from mi_metrics.functional.tables.axis import Axis
 from mi_metrics.functional.tables.bspline import soft_counts
@@ -33,6 +33,13 @@ def averaged(measure: Callable[[Tensor], Tensor], tables: Tensor) -> Tensor:
     total = size.sum(1, keepdim=True)
     # One condition has a share of exactly 1; no samples at all have none: NaN.
     return (torch.where(size > 0, values, 0) * (size / total)).sum(1)
+
+
+def margin_entropy(tables: Tensor, side: int) -> Tensor:
+    """Return the entropy of a variable, 0 or 1, under all conditions of tables ``(R, K, B_x,
+    B_y)`` as :func:`averaged` has it, or of tables ``(R, B_x, B_y)``, in nats, ``(R,)``.
+    """
+    return averaged(lambda table: entropy(table.sum(2 - side)), tables)
 
 
 def conditional_information(tables: Tensor, correction: str, *, soft: bool = False) -> Tensor:
@@ -155,7 +162,7 @@ def typical_size(size: Tensor) -> Tensor:
     K)``; float64 ``(R,)``.
     """
     size = size.double()
-    # Of one condition the share is 1, and this is its number to the bit.
+    # The share of a single condition is 1, and the mean is its number to the bit.
     return (size * (size / size.sum(1, keepdim=True).clamp_min(1))).sum(1)
 
 

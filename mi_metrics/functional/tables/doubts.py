@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.cautions import ENOUGH, TOO_FEW, Kind
-from mi_metrics.functional.information import entropy, information, standard_error
+from mi_metrics.functional.information import information, standard_error
 from mi_metrics.functional.stratified import stratified_standard_error
 from mi_metrics.functional.tables.automatic import MOST_BINS, Binned, rebinned, shared
 from mi_metrics.functional.tables.axis import Axis
 from mi_metrics.functional.tables.conditions import (
     averaged,
+    margin_entropy,
     undersampled_conditions,
 )
 from mi_metrics.functional.tables.pairs import Margin
@@ -155,10 +156,10 @@ def lying_apart(binned: Binned) -> str | None:
     if binned.by_condition is None:
         return None
     for side, name in enumerate(NAMES):
-        whole = entropy(binned.counts.sum(2 - side))
-        each = averaged(lambda t, side=side: entropy(t.sum(2 - side)), binned.by_condition)  # type: ignore[misc]
+        whole = margin_entropy(binned.counts, side)
+        each = margin_entropy(binned.by_condition, side)
         found = (each < math.log(FEW_UNDER_A_CONDITION)) & (whole - each > math.log(2))
-        # Of few values, the condition may well tell which.
+        # A variable of few values may well follow from the condition.
         found &= binned.pairs.number(side, MOST_BINS) > MOST_BINS
         if bool(found.any()):
             return (

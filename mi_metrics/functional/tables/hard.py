@@ -54,7 +54,7 @@ def hard_counts(
             )
             index = index.add_(first.unsqueeze(1), alpha=cells)
         if labels is not None:
-            # Of the same dtype: five times as fast.
+            # Addition takes a fifth of the time where both have one dtype.
             index = index.add_(labels[r, c].to(index.dtype), alpha=cells)
         if valid is not None:
             index = torch.where(valid[r, c], index, tables * cells)
