@@ -74,12 +74,12 @@ class _MaxOverRanks(_OverRanks):
 
 
 def _sum_over_ranks(tensor: Tensor) -> Tensor:
-    total: Tensor = _SumOverRanks.apply(tensor)  # type: ignore[no-untyped-call]
+    total: Tensor = _SumOverRanks.apply(tensor)
     return total
 
 
 def _max_over_ranks(tensor: Tensor) -> Tensor:
-    largest: Tensor = _MaxOverRanks.apply(tensor.detach())  # type: ignore[no-untyped-call]
+    largest: Tensor = _MaxOverRanks.apply(tensor.detach())
     return largest
 
 

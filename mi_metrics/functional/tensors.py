@@ -351,7 +351,7 @@ def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
         return x.to(dtype)
     # torch.compile refuses functions with a forward mode, which it has no use for.
     function = _Cast if torch.compiler.is_compiling() else _CastBothWays
-    wide: Tensor = function.apply(x, dtype)  # type: ignore[no-untyped-call]
+    wide: Tensor = function.apply(x, dtype)
     return wide
 
 

@@ -65,7 +65,8 @@ class BinnedMetric(JointTableMetric, IntervalMetric):
         self.num_bins, self.value_range, self.binning = bins or "auto", ranges, binning
         self.clip_quantile, self.margin = options.clip_quantile, options.margin
         self.kernel, self.normalization = options.kernel, options.normalization
-        self.bias_correction, self.unit = options.bias_correction, options.unit  # type: ignore[assignment]
+        self.bias_correction = options.bias_correction
+        self.unit = options.unit  # type: ignore[assignment]
         self.resolution = resolution
 
     @property

@@ -130,7 +130,9 @@ class BinnedConditionalMutualInformation(BinnedMetric):
         )
         self.num_conditions = int(num_conditions)
 
-    def update(self, x: Tensor, y: Tensor, z: Tensor, mask: Tensor | None = None) -> None:  # type: ignore[override]
+    def update(  # type: ignore[override]
+        self, x: Tensor, y: Tensor, z: Tensor, mask: Tensor | None = None
+    ) -> None:
         """Add a batch of paired samples to the tables of their classes.
 
         Args:

@@ -200,7 +200,7 @@ def _in_units_of_the_range(x: Tensor, axis: Axis) -> Tensor:
     does not either.
     """
     function = _Rescaled if torch.compiler.is_compiling() else _RescaledBothWays
-    units: Tensor = function.apply(x, axis.position(x.detach()), slope(axis, x.dtype))  # type: ignore[no-untyped-call]
+    units: Tensor = function.apply(x, axis.position(x.detach()), slope(axis, x.dtype))
     return units
 
 

@@ -73,7 +73,7 @@ def soft_counts(
     """
     if kernel == "hard":
         return add_up(x.detach(), y.detach(), weights, axes, bins, kernel)
-    table: Tensor = (_table_op if torch.compiler.is_compiling() else _Table.apply)(  # type: ignore[no-untyped-call]
+    table: Tensor = (_table_op if torch.compiler.is_compiling() else _Table.apply)(
         x, y, weights, _packed(axes[0]), _packed(axes[1]), bins[0], bins[1], kernel
     )
     return table
@@ -87,7 +87,7 @@ def soft_values(
 
     Differentiable with respect to all three, as :func:`soft_counts` is.
     """
-    values: Tensor = (_values_op if torch.compiler.is_compiling() else _Values.apply)(  # type: ignore[no-untyped-call]
+    values: Tensor = (_values_op if torch.compiler.is_compiling() else _Values.apply)(
         table, x, y, _packed(axes[0]), _packed(axes[1]), kernel
     )
     return values
@@ -130,7 +130,7 @@ class _Table(torch.autograd.Function):
         to_x, to_y = _gradients(ctx.needs_input_grad[:2], grad, x, y, weights, axes, ctx.kernel)
         to_weights = None
         if ctx.needs_input_grad[2]:
-            to_weights = _Values.apply(grad, x, y, *axes, ctx.kernel).to(weights.dtype)  # type: ignore[no-untyped-call]
+            to_weights = _Values.apply(grad, x, y, *axes, ctx.kernel).to(weights.dtype)
         return to_x, to_y, to_weights, None, None, None, None, None
 
     @staticmethod
@@ -142,7 +142,7 @@ class _Table(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *inputs: Any) -> tuple[Tensor, int]:
-        tables = _Table.apply(*_rows_of_all(info.batch_size, in_dims[:5], inputs[:5]), *inputs[5:])  # type: ignore[no-untyped-call]
+        tables = _Table.apply(*_rows_of_all(info.batch_size, in_dims[:5], inputs[:5]), *inputs[5:])
         return tables.unflatten(0, (info.batch_size, -1)), 0
 
 
@@ -168,7 +168,7 @@ class _Values(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             # Outside of a graph the operator, which takes batches of gradients one by one.
             add = _Table.apply if torch.is_grad_enabled() else _table_op
-            to_table = add(x, y, grad, *axes, *table.shape[1:], ctx.kernel)  # type: ignore[no-untyped-call]
+            to_table = add(x, y, grad, *axes, *table.shape[1:], ctx.kernel)
         to_x, to_y = _gradients(ctx.needs_input_grad[1:3], table, x, y, grad, axes, ctx.kernel)
         return to_table, to_x, to_y, None, None, None
 
@@ -188,9 +188,7 @@ class _Values(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *inputs: Any) -> tuple[Tensor, int]:
-        values = _Values.apply(  # type: ignore[no-untyped-call]
-            *_rows_of_all(info.batch_size, in_dims[:5], inputs[:5]), *inputs[5:]
-        )
+        values = _Values.apply(*_rows_of_all(info.batch_size, in_dims[:5], inputs[:5]), *inputs[5:])
         return values.unflatten(0, (info.batch_size, -1)), 0
 
 
@@ -228,7 +226,7 @@ class _PullBack(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, *inputs: Any) -> tuple[Any, tuple[int, int]]:
-        grads = _PullBack.apply(  # type: ignore[no-untyped-call]
+        grads = _PullBack.apply(
             *_rows_of_all(info.batch_size, in_dims[:6], inputs[:6]), *inputs[6:]
         )
         return tuple(
@@ -248,7 +246,7 @@ def _gradients(
         pair = (_unpacked(axes[0]), _unpacked(axes[1]))
         found = joined(pull_back(table, x, y, weights, pair, kernel, wanted))
     else:
-        found = _PullBack.apply(table, x, y, weights, *axes, kernel, *wanted)  # type: ignore[no-untyped-call]
+        found = _PullBack.apply(table, x, y, weights, *axes, kernel, *wanted)
     return found[0] if wanted[0] else None, found[1] if wanted[1] else None
 
 
@@ -263,10 +261,7 @@ def _derivatives_of_derivatives() -> Any:
 
 def _primals(ctx: Any) -> list[Any]:
     """Return what was saved without the tangents of the rule's own level."""
-    return [
-        v if v is None else forward_ad.unpack_dual(v).primal  # type: ignore[no-untyped-call]
-        for v in ctx.saved_tensors
-    ]
+    return [v if v is None else forward_ad.unpack_dual(v).primal for v in ctx.saved_tensors]
 
 
 def _rows_of_all(size: int, dims: Any, tensors: Iterable[Tensor | None]) -> list[Tensor | None]:
