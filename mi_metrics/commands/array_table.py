@@ -113,7 +113,7 @@ class NPZTable(ArrayTable):
         self.types, self._homes = [], dict[str, tuple[str, Any]]()
         self._held: dict[str, Any] = {}
         lengths: dict[str, int] = {}
-        # Else NumPy advises to load it unsafely.
+        # NumPy would advise to load it unsafely.
         if not zipfile.is_zipfile(self.path):
             raise TableError(
                 f"{self.path} is no NPZ archive, or a damaged one. Save it again with numpy.savez."

@@ -263,8 +263,8 @@ class MutualInformationMetric(HardenedMetric):
             # Upstream's words, for those whose filter knows them.
             return (
                 f"The ``compute`` method of metric {name} was called before the ``update`` method "
-                "which may lead to errors, as metric states have not yet been updated. It has no "
-                "valid samples, so its value is NaN."
+                "which may lead to errors, as metric states have not yet been updated, or a mask "
+                "left out all that came. It has no valid samples, so its value is NaN."
             )
         return (
             f"{name} has no valid samples for at least one output, so its value is NaN: all that "

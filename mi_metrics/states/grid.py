@@ -171,7 +171,7 @@ def update(
         own = None if labels is None else labels[:, start : start + chunk]
         code = code if own is None else code.add_(own, alpha=m * m)
         right = right_x if right_y is None else right_y if right_x is None else right_x & right_y
-        # what is not found is not right either
+        # What is not found is not right either.
         code = code.clamp_(max=missed) if right_x is None or right_y is None else code
         code = code if right is None else code.where(right, missed)
         if keep is not None:
@@ -211,7 +211,7 @@ def fold(stacked: Tensor) -> Tensor:
         least, table = _occupied(names, level[:, axis], m)
         levels.append(least)
         tables.append(table)
-        # empty slots count nothing, wherever they go
+        # Empty slots count nothing, wherever they go.
         slots.append(
             torch.searchsorted(table, _floor(names, least)).clamp_(max=m - 1).view(C, K, m)
         )
@@ -303,8 +303,8 @@ def _insert(
 
 def _key(x: Tensor) -> Tensor:
     """Return the float64 bits of x as integers in the order of the numbers, both zeros 0."""
-    # adding zero flushes subnormals where the processor does, so that this and the lookup see the
-    # same number
+    # Adding zero flushes subnormals where the processor does, so that this and the lookup see the
+    # same number.
     return _flip((x.double() + 0.0).view(torch.int64))
 
 
@@ -337,7 +337,7 @@ def _meet(a: Tensor, b: Tensor) -> Tensor:
     negative = b < 0
     size_a, size_b = torch.where(negative, ~a, a), torch.where(negative, ~b, b)
     exponent = (torch.maximum(size_a, size_b) >> 52).clamp_(min=1)
-    # one above the highest bit in which they differ; the leading bit where the exponents do
+    # One above the highest bit in which they differ; the leading bit where the exponents do.
     differ = torch.frexp((size_a ^ size_b).double()).exponent.clamp_(max=53)
     return torch.where((a < 0) & (b >= 0), _NEVER, exponent + differ + (LEAST - 1))
 
@@ -370,7 +370,7 @@ def _axis(level: Tensor, borders: Tensor, count: Tensor) -> Axis:
     slot = torch.arange(borders.shape[1], dtype=torch.int64, device=borders.device).minimum(last)
     key = borders.gather(1, slot)
     key = torch.where(key == _EMPTY, 0, key)
-    # the cell ends where the next number's cell begins, at the earliest one number on
+    # The cell ends where the next number's cell begins, at the earliest one number on.
     end = -_floor(-(key + 1), level)
     lower, upper = _number(key), _number(end)
     half = 2.0**1023
@@ -420,7 +420,7 @@ def _lookups(state: Tensor, outputs: int | None = None) -> tuple[list[_Lookup], 
     state = state[:outputs]
     slots = torch.arange(m + 1, dtype=torch.int64, device=state.device)
     lookups: tuple[list[_Lookup], list[_Lookup]] = ([], [])
-    # a code of all tables' cells or more, from either axis, says: not found
+    # A code of all tables' cells or more, from either axis, says: not found.
     for axis, step in enumerate((m, 1)):
         codes = torch.where(slots == m, missed, slots * step)
         borders, counts = state[:, 2 + axis * m : 2 + (axis + 1) * m], joint.sum(2 - axis)

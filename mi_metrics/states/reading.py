@@ -193,8 +193,8 @@ def coarse_message(view: OutputView, name: str, resolution: int) -> str | None:
     if bool((lost > COARSE).any()) and bool(((lost > COARSE) & _falls(view)).any()):
         return (
             f"The grid of resolution={resolution} cells per axis is coarser than the bins "
-            f"of {name}, as heavy tails, far outliers or more than "
-            f"{resolution} labels make it, so some bins can't be told apart. Raise "
+            f"of {name}, as heavy tails, far outliers, nearly equal variables "
+            f"or more than {resolution} labels make it, so some bins can't be told apart. Raise "
             "`resolution` (for labels to their number), use fewer bins, or transform both "
             "variables monotonically first (ranks, logarithms): mutual information does not "
             "change."

@@ -271,3 +271,19 @@ def test_no_pairs_without_values_are_refused_as_pairs_are(function):
     x = torch.rand(0, 9, 1, device="meta")
     with pytest.raises(ValueError, match="Expected `x` to hold values, but it is on the device"):
         function(x, x)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_an_automatic_number_of_bins_is_not_advised_where_there_is_one(conditional):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.rand(2, 3, generator=generator)
+    z = torch.zeros(3, dtype=torch.int64)
+    for num_bins, advised in ((8, True), ("auto", False)):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            if conditional:
+                binned_conditional_mutual_information(x, y, z, num_bins)
+            else:
+                binned_mutual_information(x, y, num_bins)
+        (message,) = (str(w.message) for w in caught if w.message.kind == "undersampled")
+        assert ('num_bins="auto"' in message) == advised

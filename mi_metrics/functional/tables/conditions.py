@@ -49,11 +49,14 @@ def conditional_information(tables: Tensor, correction: str, *, soft: bool = Fal
     return averaged(lambda t: information(t, bias_correction=correction, soft=soft), tables)
 
 
-def undersampled_conditions(tables: Tensor, correction: str) -> str | None:
+def undersampled_conditions(
+    tables: Tensor, correction: str, *, automatic: bool = False
+) -> str | None:
     """Return a message if a value of hard tables ``(R, K, B_x, B_y)`` says more about N than about
     the data.
     """
-    return undersampled_message(tables.detach().cpu().double(), correction, averaged)
+    table = tables.detach().cpu().double()
+    return undersampled_message(table, correction, averaged, automatic=automatic)
 
 
 def soft_conditional_counts(

@@ -234,8 +234,8 @@ def rising(binned: Binned, most: int) -> str | None:
 
 def _undersampled(binned: Binned, correction: str, effective: Tensor | None) -> str | None:
     if binned.by_condition is None:
-        return undersampled(binned.counts, correction, effective)
-    return undersampled_conditions(binned.by_condition, correction)
+        return undersampled(binned.counts, correction, effective, automatic=binned.automatic)
+    return undersampled_conditions(binned.by_condition, correction, automatic=binned.automatic)
 
 
 def _cautious(counts: Tensor) -> Tensor:

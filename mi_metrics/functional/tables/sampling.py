@@ -44,13 +44,20 @@ def alone(counts: Tensor, n: Tensor) -> Tensor:
 
 
 def undersampled(
-    counts: Tensor, bias_correction: str = "none", effective_samples: Tensor | None = None
+    counts: Tensor,
+    bias_correction: str = "none",
+    effective_samples: Tensor | None = None,
+    *,
+    automatic: bool = False,
 ) -> str | None:
     """Return a message if the value of a hard table says more about N than about the data."""
     table = counts.detach().cpu().double()
     n = None if effective_samples is None else effective_samples.cpu().flatten()
     return undersampled_message(
-        table.reshape(-1, *table.shape[-2:]), bias_correction, effective_samples=n
+        table.reshape(-1, *table.shape[-2:]),
+        bias_correction,
+        effective_samples=n,
+        automatic=automatic,
     )
 
 
@@ -59,9 +66,12 @@ def undersampled_message(
     bias_correction: str,
     averaged: Averaged | None = None,
     effective_samples: Tensor | None = None,
+    *,
+    automatic: bool = False,
 ) -> str | None:
     """Return the message of :func:`undersampled` for tables ``(R, B_x, B_y)``, or for tables under
-    conditions ``(R, K, B_x, B_y)`` whose measures are ``averaged``.
+    conditions ``(R, K, B_x, B_y)`` whose measures are ``averaged``. It does not advise an
+    ``automatic`` number of bins where the bins have one.
     """
     cells_of = tuple(range(1, table.ndim))
     n = table.sum(cells_of) if effective_samples is None else effective_samples
@@ -92,10 +102,11 @@ def undersampled_message(
         remedy = 'a bias correction ("miller_madow", or "grassberger" for whole counts)'
     else:
         remedy = "variables with fewer values"
+    fewer = "`num_bins` of your own, fewer" if automatic else 'fewer bins (num_bins="auto")'
     return (
         f"{float(n[worst]):g} samples occupy {cells} cells of the joint table, "
-        f"{100 * float(share[worst]):.0f} % of them alone in theirs: {what}. Use fewer bins "
-        f'(num_bins="auto"), more samples, or {remedy}.'
+        f"{100 * float(share[worst]):.0f} % of them alone in theirs: {what}. Use {fewer}, "
+        f"more samples, or {remedy}."
     )
 
 
