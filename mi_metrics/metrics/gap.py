@@ -118,14 +118,14 @@ class MutualInformationGap(ColumnsMetric):
         super().__init__(
             {"num_latents": num_latents, "num_factors": num_factors},
             options,
+            binning,
             resolution,
             nan_strategy,
             **kwargs,
         )
         self.num_latents, self.num_factors = self._layout.columns
         check_factors(kind, self.num_factors)
-        self.kind, self.bias_correction = kind, bias_correction
-        self.binning = binning
+        self.kind = kind
 
     def compute(self) -> Tensor:
         """Return the score of all samples since the last reset, of all ranks."""

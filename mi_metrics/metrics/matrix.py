@@ -46,16 +46,12 @@ class ColumnsMetric(MutualInformationMetric):
     """
 
     table: Tensor
-    binning: Binning
-    bias_correction: TableCorrection
-    # What a metric has no option for is as it is by default.
-    normalization: Normalization = "none"
-    unit: Unit = "nats"
 
     def __init__(
         self,
         sizes: dict[str, int],
         options: views.Options,
+        binning: Binning,
         resolution: int,
         nan_strategy: str,
         **kwargs: Any,
@@ -84,6 +80,8 @@ class ColumnsMetric(MutualInformationMetric):
         super().__init__(configuration, num_outputs=cx * cy, nan_strategy=nan_strategy, **kwargs)
         self._layout, self._names = layout, (x_name, y_name)
         self.num_bins, self.value_range = options.bins or "auto", options.ranges
+        self.binning, self.bias_correction = binning, options.bias_correction
+        self.normalization, self.unit = options.normalization, options.unit
         self.resolution = resolution
         self.add_state("table", columns.empty(layout), columns.reduction(layout))
 
@@ -353,11 +351,9 @@ class MutualInformationMatrix(ColumnsMetric):
             unit=unit,
         )
         super().__init__(
-            {"num_x": num_x, "num_y": num_y}, options, resolution, nan_strategy, **kwargs
+            {"num_x": num_x, "num_y": num_y}, options, binning, resolution, nan_strategy, **kwargs
         )
         self.num_x, self.num_y = self._layout.columns
-        self.binning, self.bias_correction = binning, bias_correction
-        self.normalization, self.unit = normalization, unit
 
     def compute(self) -> Tensor:
         """Return the matrix of all samples since the last reset, of all ranks."""
