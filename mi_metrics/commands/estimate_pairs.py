@@ -3,7 +3,8 @@ processes as there are.
 """
 
 import math
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -284,7 +285,9 @@ def _value(
 
 def _progress(what: str, total: float = 1.0, *, quiet: bool = False) -> Any:
     """Return a progress bar that shows after two seconds, and on a terminal only."""
-    tqdm: Callable[..., Any] = require("tqdm", "cli", "The commands").tqdm
+    tqdm: Any = require("tqdm", "cli", "The commands").tqdm
+    # A lock for several processes, which tqdm makes by itself, outlives a worker that is ended.
+    tqdm.set_lock(threading.RLock())
     # `disable=None` hides the bar where stderr is not a terminal.
     bar_format = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
     return tqdm(
