@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test campaign lint doctest docs links package bench figures clean
+.PHONY: demo native test reference campaign lint doctest docs links package bench figures clean
 
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,11 +24,23 @@ $(VENV)/.docs: $(VENV)/.dev
 	$(PIP) --editable '.[dev,docs]'
 	touch $@
 
+# Both installs compile the native twins where a compiler is; this does after a change of their sources.
+NATIVE := $(BIN)/python -m mi_metrics.kernels.build --if-possible
+
+native: $(VENV)/.dev
+	$(NATIVE)
+
 demo: $(VENV)/.demo
+	$(NATIVE)
 	$(BIN)/python -m mi_metrics.examples.demo
 
-test: $(VENV)/.dev
+test: native
 	$(BIN)/pytest -n auto --maxprocesses 4 -m "not campaign"
+
+# What the native twins serve, by their references in plain PyTorch.
+reference: $(VENV)/.dev
+	MI_METRICS_KERNELS=0 $(BIN)/pytest -n auto --maxprocesses 4 -m "not campaign and not slow" \
+		tests/functional tests/states tests/contract tests/test_losses*.py tests/test_gaussian_losses*.py
 
 # What takes too long for every change: statistics over hundreds of draws, long fuzz.
 campaign: $(VENV)/.dev

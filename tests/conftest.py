@@ -4,6 +4,8 @@ import hypothesis
 import pytest
 import torch
 
+from mi_metrics.kernels import native
+
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("any machine", deadline=None)
 hypothesis.settings.load_profile("any machine")
@@ -20,6 +22,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(config.getoption("--threads"))
+
+
+def pytest_report_header() -> str:
+    return native.status()
 
 
 @pytest.fixture(scope="session")
