@@ -27,7 +27,6 @@ _COMMANDS = {
     "columns": "columns",
     "csv_dialect": "csv_dialect",
     "estimate": "estimate",
-    "estimate_counts": "estimate_counts",
     "estimate_options": "estimate_options",
     "estimate_table": "estimate_report",
     "study": "study",
@@ -45,6 +44,7 @@ _EXAMPLES = (
     "trade_off",
 )
 MODULES = {
+    "mi_metrics.estimate_counts": "mi_metrics.functional.tables.independence",
     "mi_metrics.grid": "mi_metrics.states.grid",
     "mi_metrics.metrics.header": "mi_metrics.states.header",
     "mi_metrics.reservoir": "mi_metrics.states.reservoir",

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mi_metrics.commands.estimate_counts import FEW, groups_by_rank, most_groups
 from mi_metrics.commands.estimators import (
     LEAST_DIVIDED,
     LEAST_RESAMPLES,
@@ -24,18 +23,20 @@ from mi_metrics.commands.estimators import (
     ROWS_TESTED,
     Options,
     Value,
+    p_value,
 )
 from mi_metrics.functional.knn import rows_doubts, rows_mutual_information
 from mi_metrics.functional.knn_conditional import triples_doubts, triples_information
 from mi_metrics.functional.knn_permutations import triples_p_value
 from mi_metrics.functional.stratified import (
     stratified_interval,
-    stratified_p_value,
     stratified_standard_error,
 )
 from mi_metrics.functional.tables import views
 from mi_metrics.functional.tables.automatic import MOST_BINS
 
+# A column with fewer distinct values than one in so many samples does not count as continuous.
+FEW = 10
 # Neighbours leave out classes of few rows, as long as these are no more than this share of all.
 MOST_LEFT_OUT = 0.1
 # Beyond so many coordinates neighbours are found by comparing all rows: half a minute of that.
@@ -81,35 +82,12 @@ def _bins(rows: Tensor, labels: Tensor, number: int, discrete: Discrete, given: 
     mi, counts = float(table.value(options)), table.counts[0]
     error = float(stratified_standard_error(counts))
     interval = (mi - QUANTILE * error, mi + QUANTILE * error)
-    p = None
-    if given.permutations:
-        # The bins of a table for the test follow from each column alone.
-        groups = _few_groups(rows, discrete)
-        thin = torch.zeros(number, *groups[1], dtype=torch.int64)
-        thin.index_put_((labels, *groups[0]), torch.ones_like(labels), accumulate=True)
-        p = float(
-            stratified_p_value(thin, method="permutation", num_permutations=given.permutations)
-        )
-        if counts.numel() <= MOST_DRAWN:
-            resamples = max(given.permutations, LEAST_RESAMPLES)
-            low, high = stratified_interval(counts, LEVEL, num_resamples=resamples).tolist()
-            interval = (low, high)
+    p = p_value(table, options.choice(), given.permutations)
+    if given.permutations and counts.numel() <= MOST_DRAWN:
+        resamples = max(given.permutations, LEAST_RESAMPLES)
+        low, high = stratified_interval(counts, LEVEL, num_resamples=resamples).tolist()
+        interval = (low, high)
     return Value(len(rows), mi, error, interval, p, doubts)
-
-
-def _few_groups(rows: Tensor, discrete: Discrete) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-    """Return the group of each row on both axes, and how many groups there are."""
-    wanted = most_groups(len(rows))
-    found, sizes = [], []
-    for i in (0, 1):
-        values, place, number = torch.unique(rows[:, i], return_inverse=True, return_counts=True)
-        if discrete[i]:
-            found.append(place)
-            sizes.append(len(values))
-            continue
-        found.append(groups_by_rank(number.unsqueeze(0), wanted)[0][place])
-        sizes.append(wanted)
-    return (found[0], found[1]), (sizes[0], sizes[1])
 
 
 def _within(rows: Tensor, labels: Tensor, discrete: Discrete, given: Options) -> Value:

@@ -9,16 +9,18 @@ import torch
 from scipy.stats import random_table
 from torch import Tensor
 
-from mi_metrics.commands.estimate_counts import thin_table
 from mi_metrics.functional.cautions import Kind
 from mi_metrics.functional.densities.counted import kde_from_table
-from mi_metrics.functional.inference import confidence_interval, independence_p_value
+from mi_metrics.functional.inference import confidence_interval
 from mi_metrics.functional.information import standard_error
 from mi_metrics.functional.knn import rows_doubts, rows_mutual_information
 from mi_metrics.functional.knn_permutations import rows_p_value
 from mi_metrics.functional.options import Standardize
 from mi_metrics.functional.reliability import rows_reliability
+from mi_metrics.functional.stratified import MOST_SAMPLES, stratified_p_value
 from mi_metrics.functional.tables import views
+from mi_metrics.functional.tables.automatic import Choice
+from mi_metrics.functional.tables.independence import follows_law, table_to_test
 from mi_metrics.states import grid, reading, shared
 
 LEVEL, QUANTILE = 0.95, 1.959964
@@ -65,15 +67,9 @@ def bins(
         doubts.append(("coarse grid", message))
     doubts += view.table.doubts(options, resolution)
     counts = view.counts[0]
+    given = _drawn(given, int(counts.sum()))
     mi, error = float(view.table.value(options)), float(standard_error(counts))
-    assert view.cells is not None
-    thin, expected = thin_table(view.cells, discrete)
-    if given.permutations:
-        p: float | None = float(
-            independence_p_value(thin, method="permutation", num_permutations=given.permutations)
-        )
-    else:
-        p = float(independence_p_value(thin)) if expected else None
+    p = p_value(view.table, options.choice(resolution), given.permutations)
     interval = (mi - QUANTILE * error, mi + QUANTILE * error)
     constant = min(int((counts.sum(axis) > 0).sum()) for axis in (0, 1)) == 1
     if constant:
@@ -85,10 +81,22 @@ def bins(
     return Value(int(counts.sum()), mi, error, interval, p, tuple(doubts))
 
 
+def p_value(table: views.Table, choice: Choice, permutations: int) -> float | None:
+    """Return the p-value of bins, which have a table of their own for it; None where G does not
+    follow its law and there are no permutations.
+    """
+    tested = table_to_test(table.binned.pairs, choice, law=not permutations).flatten(0, -3)
+    if permutations:
+        options: dict[str, Any] = {"method": "permutation", "num_permutations": permutations}
+        return float(stratified_p_value(tested, **options))
+    return float(stratified_p_value(tested)) if follows_law(tested) else None
+
+
 def densities(state: Tensor, given: Options) -> Value:
     """Estimate from kernel densities."""
     view = grid.view(state)
     n = int(view.joint.sum())
+    given = _drawn(given, n)
     estimate = kde_from_table(*reading.density_table(view, 0))
     mi = float(estimate.value)
     doubts = tuple(estimate.doubts.messages().items())
@@ -148,6 +156,11 @@ def neighbours(rows: Tensor, discrete: tuple[bool, bool], given: Options) -> Val
         if error is not None and not bool(found.reliable):
             doubts["unreliable"] = ""
     return Value(n, mi, error, _normal(mi, error), p, tuple(doubts.items()))
+
+
+def _drawn(given: Options, n: int) -> Options:
+    """Return the options without resampling where there are more rows than can be drawn again."""
+    return given if n <= MOST_SAMPLES else given._replace(permutations=0)
 
 
 def _error_of_parts(table: Any, value: Callable[[Any], float], rng: Any) -> float:

@@ -31,14 +31,9 @@ from mi_metrics.functional.options import (
     hints_keywords,
 )
 from mi_metrics.functional.tables import views
-from mi_metrics.functional.tables.automatic import (
-    MOST_BINS,
-    SAMPLES_PER_BIN,
-    choose,
-    number_of_bins,
-    shared,
-)
+from mi_metrics.functional.tables.automatic import MOST_BINS, choose, shared
 from mi_metrics.functional.tables.columns import ColumnPairs, Columns
+from mi_metrics.functional.tables.independence import number_to_test
 from mi_metrics.functional.tensors import (
     check_same_device,
     check_tensor,
@@ -173,8 +168,8 @@ def mutual_information_matrix_p_value(
         share α of such data sets, whatever depends on what within x and within y. Not corrected
         p-values of single pairs: ``independence_p_value`` of their counts.
         Bins: chosen from each column and N alone, before any dependence is looked at; automatic
-        ones are equally frequent, as many as ``binned_mutual_information`` starts from, or one for
-        each value of a column of few.
+        ones are :math:`(0.4 N)^{1/3}` of equal frequency, at least 3, or one for each value of a
+        column of few.
         Without ``y`` each pair of columns is tested once and the matrix is symmetric. Its diagonal,
         a column against itself, has no part in the maximum.
         Samples that depend on each other (pixels, time series) make p too small.
@@ -207,7 +202,7 @@ def mutual_information_matrix_p_value(
         >>> x = torch.randn(300, 3, generator=torch.Generator().manual_seed(0))
         >>> y = x[:, :1] + 2 * x[:, 1:2]
         >>> mutual_information_matrix_p_value(x, y).flatten().tolist()
-        [0.005, 0.005, 0.64]
+        [0.005, 0.005, 0.255]
 
     References:
         P. H. Westfall, S. S. Young, "Resampling-based multiple testing" (1993), chapter 2.
@@ -306,12 +301,9 @@ def _alone(columns: Columns, side: int, options: views.Options) -> Tensor:
     (number, n), device = values.shape, values.device
     index = torch.arange(number, device=device)
     pairs = ColumnPairs((columns, columns), (index, index))
-    size = pairs.size
     if options.bins is None:
-        top = (size / SAMPLES_PER_BIN).floor().clamp(2, MOST_BINS).long()
-        bins = number_of_bins(size, torch.zeros_like(size), top)
-        most = n / (EXPECTED * int(bins[0]))
-        each = columns.number(MOST_BINS) <= most
+        bins = torch.full_like(index, number_to_test(n))
+        each = columns.number(MOST_BINS) <= n / (EXPECTED * number_to_test(n))
     else:
         bins = torch.full_like(index, options.bins[side])
         each = shared(pairs, 0, options.bins[side])

@@ -12,7 +12,7 @@ from mi_metrics.functional.inference import pointwise_mutual_information
 from mi_metrics.functional.information import check_options
 from mi_metrics.functional.options import Binning, check_integer
 from mi_metrics.functional.tables import views
-from mi_metrics.functional.tables.automatic import MOST_BINS, Choice, choose
+from mi_metrics.functional.tables.automatic import Choice, choose
 from mi_metrics.functional.tables.pairs import Cells
 from mi_metrics.metrics.inference import IntervalMetric, stacked
 from mi_metrics.metrics.table import JointTableMetric
@@ -135,7 +135,7 @@ class BinnedMetric(JointTableMetric, IntervalMetric):
 
     def _pairs(self, output: int) -> tuple[Cells, Choice]:
         options, table = self._options, self._table(output)
-        choice = options.choice(most=min(MOST_BINS, self.resolution), few=self.resolution)
+        choice = options.choice(self.resolution)
         if self._ranges is not None:
             # The bins of the table itself, where their number was given.
             return views.cells_of_ranges(table), choice._replace(kinds=("uniform", "uniform"))

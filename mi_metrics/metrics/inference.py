@@ -23,9 +23,9 @@ class PValueMetric(MutualInformationMetric):
     is that of independence within the classes.
     """
 
-    def _tables_to_test(self) -> Tensor:
+    def _tables_to_test(self, *, law: bool) -> Tensor:
         """Return whole counts ``(C, K, B_x, B_y)`` of C outputs and K classes, in bins that know
-        nothing of the dependence.
+        nothing of the dependence; ``law``: such as suit the law of G.
         """
         raise NotImplementedError
 
@@ -44,9 +44,10 @@ class PValueMetric(MutualInformationMetric):
 
         That of :func:`mi_metrics.functional.independence_p_value`, on a table whose bins know
         nothing of the dependence. So it holds for automatic bins too, where a test of ``counts()``
-        does not: their number here follows from N alone, as if the variables were independent, and
-        few-valued variables have a bin for each value where the table then has two samples per
-        cell, or no more cells than bins would give it.
+        does not: here numbers have :math:`(0.4 N)^{1/3}` bins of equal frequency, at least 3, and
+        few-valued variables a bin for each value where the table then has two samples per cell, or
+        no more cells than bins would give it. ``method="g"`` takes fewer bins, down to 3, where
+        that is what it takes to expect 5 samples in every cell. Given numbers of bins stay.
 
         Of this rank alone; enter ``metric.sync_context()`` on every rank for that of all, which is
         the same on each of them. Samples that depend on each other (pixels, time series) make p too
@@ -65,7 +66,7 @@ class PValueMetric(MutualInformationMetric):
         """
         self._check_has_values()
         self._check_whole_counts("p_value")
-        tables = self._tables_to_test()
+        tables = self._tables_to_test(law=method == "g")
         return self._squeeze(
             stratified_p_value(tables, method=method, num_permutations=num_permutations, seed=seed)
         )
@@ -90,7 +91,7 @@ class IntervalMetric(PValueMetric):
         """
         raise NotImplementedError
 
-    def _tables_to_test(self) -> Tensor:
+    def _tables_to_test(self, *, law: bool) -> Tensor:
         return self._tables_of_value()
 
     def standard_error(self) -> Tensor:

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from mi_metrics.functional.options import Interval, check_cells, check_integer
 from mi_metrics.functional.tables import views
-from mi_metrics.functional.tables.automatic import MOST_BINS, Choice, choose_apart
+from mi_metrics.functional.tables.automatic import MOST_BINS, Choice
 from mi_metrics.functional.tables.axis import Axis, fixed_axis
 from mi_metrics.functional.tables.bspline import soft_counts
 from mi_metrics.functional.tables.hard import hard_counts
+from mi_metrics.functional.tables.independence import table_to_test
 from mi_metrics.functional.tables.outside import all_inside, mass_outside
 from mi_metrics.functional.tables.pairs import Cells
 from mi_metrics.functional.tensors import lift, on_cpu
@@ -212,12 +213,9 @@ class JointTableMetric(PValueMetric):
         """
         raise NotImplementedError
 
-    def _tables_to_test(self) -> Tensor:
-        tables = []
-        for output in range(self.num_outputs):
-            pairs, choice = self._pairs(output)
-            tables += [binned.tables.flatten(0, -3) for binned in choose_apart(pairs, choice)]
-        return stacked(tables)
+    def _tables_to_test(self, *, law: bool) -> Tensor:
+        found = [table_to_test(*self._pairs(c), law=law) for c in range(self.num_outputs)]
+        return stacked([table.flatten(0, -3) for table in found])
 
     def _pairs(self, output: int) -> tuple[Cells, Choice]:
         """Return an output's cells as pairs to be put in bins, and what the choice of bins has to
@@ -225,8 +223,7 @@ class JointTableMetric(PValueMetric):
         """
         table = self.table[output : output + 1]
         most = table.shape[-1] if self._bins else self.resolution
-        kind, top = "uniform" if self._bins else "auto", min(MOST_BINS, most)
-        choice = Choice(None, (kind, kind), looks=not self._bins, most=top, few=most)
+        choice = Choice(None, ("auto", "auto"), True, most=min(MOST_BINS, most), few=most)
         if self._bins:
             return views.cells_of_ranges(table), choice
         return reading.pairs_of(table, self._wide(output))[0], choice

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.tables import views
-from mi_metrics.functional.tables.automatic import MOST_BINS, Choice, choose, choose_apart
+from mi_metrics.functional.tables.automatic import MOST_BINS, Choice, choose, choose_alone
 from mi_metrics.functional.tables.axis import is_wide
 from mi_metrics.functional.tables.pairs import Cells
 from mi_metrics.states import columns, grid, reading
@@ -68,7 +68,7 @@ def column_tables(
     rows, most = torch.arange(len(counts), device=state.device), _at_once(layout)
     if layout.ranges is not None:
         for some in rows.split(most):  # type: ignore[no-untyped-call]
-            for binned in choose_apart(views.cells_of_ranges(counts[some].diag_embed()), choice):
+            for binned in choose_alone(views.cells_of_ranges(counts[some].diag_embed()), choice):
                 yield some[binned.rows], binned.counts
         return
     axis = columns.axes(parts, layout)[side]
@@ -76,13 +76,13 @@ def column_tables(
     for some, floats in _alike((kinds, kinds), most):
         own = _rows(axis, some, counts[some])
         pairs: Cells = reading.as_pairs(grid.Grid(own, own, own.counts.diag_embed()), floats)
-        for binned in choose_apart(pairs, choice):
+        for binned in choose_alone(pairs, choice):
             yield some[binned.rows], binned.counts
 
 
 def _choice(options: views.Options, layout: Layout) -> Choice:
     resolution = max(layout.cells)
-    choice = options.choice(most=min(MOST_BINS, resolution), few=resolution)
+    choice = options.choice(resolution)
     # The bins of given ranges are those of the table itself, where their number was given.
     return choice if layout.ranges is None else choice._replace(kinds=("uniform", "uniform"))
 

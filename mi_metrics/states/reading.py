@@ -8,7 +8,7 @@ from torch import Tensor
 from mi_metrics.functional.densities.counted import Cells as DensityCells
 from mi_metrics.functional.information import information
 from mi_metrics.functional.tables import views
-from mi_metrics.functional.tables.automatic import MOST_BINS, choose, rebinned
+from mi_metrics.functional.tables.automatic import choose, rebinned
 from mi_metrics.functional.tables.axis import Axis, data_axis
 from mi_metrics.functional.tables.bspline import kernel_matrix
 from mi_metrics.functional.tables.conditions import LabelledCells, averaged
@@ -117,8 +117,7 @@ def read(
         margin=options.margin,
     )
     resolution = cells.joint.shape[-1]
-    choice = options.choice(most=min(MOST_BINS, resolution), few=resolution)
-    (binned,) = choose(pairs, choice)
+    (binned,) = choose(pairs, options.choice(resolution))
     counts = binned.tables
     if options.soft:
         wx, wy = (

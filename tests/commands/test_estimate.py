@@ -8,17 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from mi_metrics import cli
-from mi_metrics.commands import arrow_table, estimate_pairs, table
+from mi_metrics import BinnedConditionalMutualInformation, cli
+from mi_metrics.commands import arrow_table, estimate_pairs, estimators, table
 from mi_metrics.commands.array_table import NPYTable
 from mi_metrics.commands.columns import open_table
 from mi_metrics.commands.estimate import main
-from mi_metrics.commands.estimate_counts import thin_table
 from mi_metrics.commands.estimate_options import parser
 from mi_metrics.commands.estimate_run import find
-from mi_metrics.functional import independence_p_value, mutual_information, standard_error
+from mi_metrics.functional import mutual_information, standard_error
 from mi_metrics.settings import ESTIMATORS
-from mi_metrics.states import grid
 from tests.cautions import ignore_cautions
 
 pytest.importorskip("tqdm")
@@ -138,9 +136,7 @@ class TestValues:
             error = standard_error(metric.counts(), unit="bits").item()
             assert float(line["standard_error"]) == error
             assert float(line["upper"]) - float(line["lower"]) == pytest.approx(3.92 * error, 1e-4)
-            thin, holds = thin_table(grid.view(metric.table))
-            assert holds
-            assert float(line["p_value"]) == independence_p_value(thin).item()
+            assert float(line["p_value"]) == metric.p_value(method="g").item()
         assert {int(line["ignored"]) > 0 for line in found} == {True, False}
 
     @pytest.mark.parametrize("name", METRICS)
@@ -254,6 +250,64 @@ class TestTable:
         assert [line.split()[:2] for line in capsys.readouterr().out.splitlines()[1:]] == [
             ["x", "y"]
         ]
+
+
+@ignore_cautions
+class TestPValue:
+    def columns(self):
+        rng = np.random.default_rng(0)
+        x, noise = rng.standard_normal((2, 400))
+        return {
+            "x": x,
+            "weak": 0.1 * x + noise,
+            "count": rng.poisson(np.exp(0.2 * x) * 4).astype(float),
+            "rare": (np.arange(400) % 50 == 0).astype(float),
+            "label": rng.integers(0, 11, 400).astype(float),
+            "class": (np.arange(400) % 3).astype(float),
+        }
+
+    @pytest.mark.parametrize("permutations", [0, 99])
+    @pytest.mark.parametrize("discrete", [(), ("label", "rare")])
+    def test_of_bins_is_that_of_the_metric(self, discrete, permutations, tmp_path):
+        columns = self.columns()
+        np.savez(tmp_path / "t.npz", **columns)
+        options = ["--matrix", *columns, "--estimator", "bins", "--permutations", permutations]
+        options += ["--discrete", *discrete] if discrete else []
+        given = {"method": "permutation", "num_permutations": 99} if permutations else {}
+        found = found_in(tmp_path / "t.npz", *options)
+        assert len(found) == 15
+        blank = 0
+        for line in found:
+            kinds = tuple("values" if name in discrete else "auto" for name in (line.x, line.y))
+            x, y = (torch.from_numpy(columns[name]) for name in (line.x, line.y))
+            metric = direct("bins", x, y, binning=kinds)
+            if line.p_value is None:
+                blank += 1
+                continue
+            p = metric.p_value(**(given or {"method": "g"})).item()
+            assert line.p_value == p
+        # Eight rare samples: 5 are not expected in each of three bins or more.
+        assert blank == (0 if permutations else 5)
+
+    def test_given_a_class_is_that_of_the_metric(self, tmp_path):
+        columns = self.columns()
+        np.savez(tmp_path / "t.npz", **columns)
+        x, y, z = (torch.from_numpy(columns[name]) for name in ("weak", "count", "class"))
+        metric = BinnedConditionalMutualInformation(num_conditions=3, resolution=512)
+        metric.update(x, y, z.long())
+        options = ["--x", "weak", "--y", "count", "--condition", "class", "--estimator", "bins"]
+        for permutations, given in ((99, {"num_permutations": 99}), (0, {"method": "g"})):
+            (line,) = found_in(tmp_path / "t.npz", *options, "--permutations", permutations)
+            assert line.p_value == metric.p_value(**given).item()
+
+    def test_of_more_rows_than_can_be_drawn_again_is_that_of_g(self):
+        metric = direct("bins", *torch.randn(2, 4000, generator=torch.Generator().manual_seed(0)))
+        cells = 2 + 2 * metric.resolution
+        state = torch.cat([metric.table[:, :cells], metric.table[:, cells:] << 20], 1)
+        given = estimators.Options(permutations=19)
+        value = estimators.bins(state, (False, False), (False, False), given)
+        assert (value.n, value.p) == (4000 << 20, 0)
+        assert estimators.densities(state, given).p is None
 
 
 class TestMatrix:

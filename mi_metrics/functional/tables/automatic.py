@@ -42,8 +42,6 @@ SAMPLES_PER_BIN = 5
 LITTLE_BIAS, SHARE_OF_VALUE, FEW_ALONE = 0.01, 0.1, 0.15
 # What values have to tell beyond bins, in nats, and how far the cheap expectation may be off.
 BEYOND_BINS, SLACK = 0.05, 0.15
-# Samples per cell from which a test of independence gives each value a bin.
-SAMPLES_PER_CELL = 2
 
 Kinds = tuple[str, str]
 
@@ -133,7 +131,7 @@ def choose(pairs: Pairs, choice: Choice) -> Iterator[Binned]:
         yield _binned(pairs, rows, kinds, b, b)
     else:
         few = [
-            _few(pairs, side, choice.few)
+            few_values(pairs, side, choice.few)
             if kind == "auto"
             else torch.zeros_like(rows, dtype=torch.bool)
             for side, kind in enumerate(choice.kinds)
@@ -142,30 +140,26 @@ def choose(pairs: Pairs, choice: Choice) -> Iterator[Binned]:
             yield from _of_automatic_number(pairs.take(some), some, kinds, choice)
 
 
-def choose_apart(pairs: Pairs, choice: Choice) -> Iterator[Binned]:
-    """Yield all pairs once, as :func:`choose` does, in bins that follow from each variable alone.
+def choose_alone(columns: Pairs, choice: Choice) -> Iterator[Binned]:
+    """Yield pairs of a column with itself, each once, in bins that follow from the column and N
+    alone: what an entropy needs.
 
-    What a test of independence needs: the number of automatic bins is that of N independent
-    samples. Few-valued variables have a bin for each value where the table then has two samples per
-    cell, or no more cells than bins would give it.
+    The number of automatic bins is that of N independent samples. A column of few values has a bin
+    for each where these are no more, or their squares half the samples.
     """
     if choice.bins is not None:
-        yield from choose(pairs, choice)
+        yield from choose(columns, choice)
         return
-    rows, n = torch.arange(len(pairs.size), device=pairs.size.device), pairs.size
+    rows, n = torch.arange(len(columns.size), device=columns.size.device), columns.size
     top = (n / SAMPLES_PER_BIN).floor().clamp(2, min(MOST_BINS, choice.most)).long()
     b = number_of_bins(n, torch.zeros_like(n), top)
     base = _settled(choice.kinds, "quantile" if choice.looks else "uniform")
-    few, numbers = [], []
-    for side, kind in enumerate(choice.kinds):
-        looked = kind == "auto" and choice.looks
-        found = _few(pairs, side, choice.few) if looked else torch.zeros_like(rows) > 0
-        few.append(found)
-        numbers.append(torch.where(found, pairs.number(side, choice.few), b) if looked else b)
-    cells = numbers[0] * numbers[1]
-    sampled = (cells <= b * b) | (SAMPLES_PER_CELL * cells <= n)
-    for some, kinds in _groups([marks & sampled for marks in few], base, "values"):
-        yield _binned(pairs.take(some), some, kinds, b[some], b[some])
+    each = torch.zeros_like(rows, dtype=torch.bool)
+    if choice.looks and choice.kinds[0] == "auto":
+        number = columns.number(0, choice.few)
+        each = few_values(columns, 0, choice.few) & ((number <= b) | (2 * number * number <= n))
+    for some, kinds in _groups([each, each], base, "values"):
+        yield _binned(columns.take(some), some, kinds, b[some], b[some])
 
 
 def automatic_number(pairs: Pairs, kinds: Kinds, most: int) -> Tensor:
@@ -307,7 +301,10 @@ def rebinned(binned: Binned, factor: int) -> Binned:
     return _binned(binned.pairs, binned.rows, binned.kinds, bins[0], bins[1])
 
 
-def _few(pairs: Pairs, side: int, most: int) -> Tensor:
+def few_values(pairs: Pairs, side: int, most: int) -> Tensor:
+    """Return which pairs have a variable of at most so many values, each of which occurs twice on
+    average, ``(R,)`` bool.
+    """
     number = pairs.number(side, most)
     return (number <= most) & (2 * number <= pairs.size)
 

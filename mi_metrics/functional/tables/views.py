@@ -48,9 +48,10 @@ class Options(NamedTuple):
         """Whether "auto" may look at the values to choose bins."""
         return not (self.ranges or self.soft or self.clip_quantile or self.margin)
 
-    def choice(self, *, most: int = MOST_BINS, few: int = MOST_BINS) -> Choice:
-        """Return what the choice of bins has to know."""
-        return Choice(self.bins, self.kinds, self.looks, self.normalization != "none", most, few)
+    def choice(self, cells: int = MOST_BINS) -> Choice:
+        """Return what the choice of bins has to know, of variables of so many cells at most."""
+        most, normalized = min(MOST_BINS, cells), self.normalization != "none"
+        return Choice(self.bins, self.kinds, self.looks, normalized, most, cells)
 
     def correction(self, binned: Binned, *, weighted: bool = False) -> str:
         """Return the bias correction of these tables, that of "auto" too."""
