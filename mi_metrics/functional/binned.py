@@ -41,6 +41,7 @@ from mi_metrics.functional.options import (
 )
 from mi_metrics.functional.tables import views
 from mi_metrics.functional.tables.automatic import MOST_BINS
+from mi_metrics.functional.tables.hard import Unchecked
 from mi_metrics.functional.tables.outside import outside_doubt
 from mi_metrics.functional.tensors import Rows, cast, of_no_pairs, paired_rows
 
@@ -179,14 +180,15 @@ def binned_mutual_information(
         bias_correction=bias_correction,
         unit=unit,
     )
-    rows = _rows(x, y, weights, options)
+    unchecked = _unchecked(options, weights)
+    rows = paired_rows(x, y, weights, finite=unchecked is None)
     if not len(rows.x):
         return of_no_pairs(rows.x, *x.shape[:-1])
     # Twice the bins can be told apart, but in the cells that a metric keeps of known ranges.
     most = MOST_BINS if options.ranges else 2 * MOST_BINS
-    value, found = views.answers(_tables(rows, options), options, x.shape[:-1], most)
+    value, found = views.answers(_tables(rows, options, unchecked), options, x.shape[:-1], most)
     # Samples that are not finite have been refused by now.
-    caution_each(outside_doubt(rows, options.ranges) | found)
+    caution_each(outside_doubt(rows, options.ranges, unchecked) | found)
     return value
 
 
@@ -248,11 +250,12 @@ def binned_joint(
         doi:10.1186/1471-2105-5-118.
     """
     options = views.parse(num_bins, value_range, binning, clip_quantile, margin, kernel)
-    rows = _rows(x, y, weights, options)
+    unchecked = _unchecked(options, weights)
+    rows = paired_rows(x, y, weights, finite=unchecked is None)
     if not len(rows.x):
         return of_no_pairs(rows.x, *x.shape[:-1], *(options.bins or (1, 1)))
-    parts = list(_tables(rows, options))
-    caution_each(outside_doubt(rows, options.ranges))
+    parts = list(_tables(rows, options, unchecked))
+    caution_each(outside_doubt(rows, options.ranges, unchecked))
     bx, by = (max(part.counts.shape[i] for part in parts) for i in (1, 2))
     joint = parts[0].counts.new_zeros(x.shape[:-1].numel(), bx, by, dtype=torch.float64)
     for part in parts:
@@ -274,22 +277,19 @@ def check_correction(bias_correction: str, kernel: str) -> None:
         )
 
 
-def _rows(x: Tensor, y: Tensor, weights: Tensor | None, options: views.Options) -> Rows:
-    """Check samples and return them as rows."""
-    return paired_rows(x, y, weights, finite=not _finds_out(options, weights))
-
-
-def _tables(rows: Rows, options: views.Options) -> Iterator[views.Table]:
+def _tables(
+    rows: Rows, options: views.Options, unchecked: Unchecked | None
+) -> Iterator[views.Table]:
     """Yield the tables of rows, those with bins of the same kinds together."""
     x, y, weights = rows
     if options.soft:
         x, y = cast(x, torch.float64), cast(y, torch.float64)
-    return views.tables(x, y, weights, options, unchecked=_finds_out(options, weights))
+    return views.tables(x, y, weights, options, unchecked=unchecked)
 
 
-def _finds_out(options: views.Options, weights: Tensor | None) -> bool:
-    """Say whether the counting finds samples that are not finite; where ranges and bins come from
-    the data, that is too late.
+def _unchecked(options: views.Options, weights: Tensor | None) -> Unchecked | None:
+    """Return what the counting finds out about samples, that they are not finite; None where ranges
+    and bins come from the data, so that it would be too late.
     """
     known = options.ranges is not None and options.bins is not None
-    return known and not options.soft and weights is None
+    return Unchecked(options.ranges) if known and not options.soft and weights is None else None

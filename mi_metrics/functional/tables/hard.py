@@ -3,12 +3,26 @@
 import torch
 from torch import Tensor
 
+from mi_metrics.functional.options import Interval
 from mi_metrics.functional.tables.axis import Axis
 from mi_metrics.functional.tables.sums import chunks
 from mi_metrics.functional.tensors import check_finite, chunk_size, on_cpu
+from mi_metrics.kernels import native_tables
 
 # Up to here a chunk is counted in a table of its own and added.
 SMALL_TABLE = 2**14
+
+
+class Unchecked:
+    """Samples that are looked at while they are counted: refused if they are NaN or infinite.
+
+    ``ranges`` are those of x and y, if they are known; ``outside`` then is how many samples of each
+    row lie beyond them, ``(R,)``, or None where that has not been seen in passing.
+    """
+
+    def __init__(self, ranges: tuple[Interval, Interval] | None) -> None:
+        self.ranges = ranges
+        self.outside: Tensor | None = None
 
 
 def hard_counts(
@@ -18,21 +32,39 @@ def hard_counts(
     bins: tuple[int, int],
     valid: Tensor | None,
     *,
-    unchecked: bool = False,
+    unchecked: Unchecked | None = None,
     labels: Tensor | None = None,
     conditions: int = 1,
 ) -> Tensor:
     """Count samples ``(R, N)`` in int64 tables ``(R, B_x, B_y)``; those that are not ``valid``
     count nowhere.
 
-    ``unchecked`` samples are refused if they are NaN or infinite. With ``labels`` (1, N) below K,
+    ``unchecked`` ones are refused if they are NaN or infinite. With ``labels`` (1, N) below K,
     the number of ``conditions``, R is 1 and each label has a table, ``(K, B_x, B_y)``.
     """
+    found = _compiled(x, y, axes, bins, valid, unchecked, labels, conditions)
+    if found is not None:
+        return found
+    if unchecked is not None and not on_cpu(x):
+        check_finite(x, y)
+    check = unchecked is not None and on_cpu(x)
+    return _chunk_by_chunk(x, y, axes, bins, valid, check, labels, conditions)
+
+
+def _chunk_by_chunk(
+    x: Tensor,
+    y: Tensor,
+    axes: tuple[Axis, Axis],
+    bins: tuple[int, int],
+    valid: Tensor | None,
+    check: bool,
+    labels: Tensor | None,
+    conditions: int,
+) -> Tensor:
+    """Return what :func:`hard_counts` does; ``check`` says whether to look for NaN and infinity."""
     (rows, n), cells = x.shape, bins[0] * bins[1]
     tables = rows * conditions
     at_once = on_cpu(x)
-    if unchecked and not at_once:
-        check_finite(x, y)
     # The last entry takes the invalid samples: to drop them by a mask would need their number on
     # the host.
     counts = torch.zeros(tables * cells + 1, dtype=torch.int64, device=x.device)
@@ -45,7 +77,7 @@ def hard_counts(
         parts = x[r, c], y[r, c]
         # Here, where the chunk is read anyway; a pass of its own over all samples takes a sixth of
         # the whole.
-        if unchecked and at_once and not bool((parts[0].sum() + parts[1].sum()).isfinite()):
+        if check and not bool((parts[0].sum() + parts[1].sum()).isfinite()):
             check_finite(x, y)
         index = _cells(parts, (axes[0].rows(r), axes[1].rows(r)), bins, memory)
         if rows > 1:
@@ -67,6 +99,31 @@ def hard_counts(
         else:
             counts.scatter_add_(0, flat, ones[: flat.shape[0]])
     return counts[:-1].view(tables, *bins)
+
+
+def _compiled(
+    x: Tensor,
+    y: Tensor,
+    axes: tuple[Axis, Axis],
+    bins: tuple[int, int],
+    valid: Tensor | None,
+    unchecked: Unchecked | None,
+    labels: Tensor | None,
+    conditions: int,
+) -> Tensor | None:
+    """Return what :func:`hard_counts` does, or None where no compiled function serves."""
+    if any(axis.edges is not None or axis.scale is not None for axis in axes):
+        return None
+    on_x, on_y = (native_tables.Line(axis.lo, axis.bins, axis.width) for axis in axes)
+    ranges = None if unchecked is None else unchecked.ranges
+    found = native_tables.hard_counts(x, y, (on_x, on_y), bins, valid, labels, conditions, ranges)
+    if found is None:
+        return None
+    if unchecked is not None:
+        if found.not_finite:
+            check_finite(x, y)
+        unchecked.outside = None if ranges is None else found.outside
+    return found.counts
 
 
 def _memory(size: int, axes: tuple[Axis, Axis], index: torch.dtype) -> list[Tensor]:

@@ -5,8 +5,10 @@ from torch import Tensor
 
 from mi_metrics.functional.cautions import Kind
 from mi_metrics.functional.options import Interval
+from mi_metrics.functional.tables.hard import Unchecked
 from mi_metrics.functional.tables.sums import chunks
 from mi_metrics.functional.tensors import Rows
+from mi_metrics.kernels import native_tables
 
 Ranges = tuple[Interval, Interval]
 
@@ -14,13 +16,19 @@ Ranges = tuple[Interval, Interval]
 MOST_OUTSIDE = 0.01
 
 
-def outside_doubt(rows: Rows, ranges: Ranges | None) -> dict[Kind, str]:
+def outside_doubt(
+    rows: Rows, ranges: Ranges | None, unchecked: Unchecked | None = None
+) -> dict[Kind, str]:
     """Return the doubt about samples of which too many lie outside a given range, if they do.
 
     Args:
         rows: Finite samples ``(R, n)``; weights count as so many samples.
         ranges: The ranges of x and y, or None.
+        unchecked: What the counting of these rows has found out.
     """
+    if unchecked is not None and unchecked.outside is not None:
+        message = outside_message(unchecked.outside / rows.x.shape[1])
+        return {} if message is None else {"outside": message}
     if ranges is None or rows.x.numel() == 0 or all_inside(rows.x, rows.y, ranges):
         return {}
     total = rows.x.shape[1] if rows.weights is None else rows.weights.sum(1)
@@ -56,6 +64,10 @@ def mass_outside(x: Tensor, y: Tensor, ranges: Ranges, weights: Tensor | None = 
         ranges: The ranges of x and y.
         weights: How much each sample counts, bool or float64; None: once.
     """
+    if weights is None or weights.dtype == torch.bool:
+        found = native_tables.mass_outside(x, y, ranges, weights)
+        if found is not None:
+            return found
     (x_lo, x_hi), (y_lo, y_hi) = ranges
     dtype = torch.float64 if weights is not None and weights.is_floating_point() else torch.int64
     total = torch.zeros(len(x), dtype=dtype, device=x.device)

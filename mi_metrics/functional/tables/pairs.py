@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.tables.axis import Axis
-from mi_metrics.functional.tables.hard import hard_counts
+from mi_metrics.functional.tables.hard import Unchecked, hard_counts
 from mi_metrics.functional.tables.quantiles import distinct, ordered, quantile_edges
 from mi_metrics.functional.tensors import as_array
 
@@ -106,7 +106,7 @@ class Samples:
         uniform: Uniform,
         weighted: Weighted,
         *,
-        unchecked: bool = False,
+        unchecked: Unchecked | None = None,
     ) -> None:
         self.values, self.weights = (x.detach(), y.detach()), weights
         n = torch.full((x.shape[0],), x.shape[1], dtype=torch.float64, device=x.device)

@@ -19,6 +19,7 @@ from mi_metrics.functional.tables.conditions import (
     soft_conditional_counts,
 )
 from mi_metrics.functional.tables.doubts import doubts
+from mi_metrics.functional.tables.hard import Unchecked
 from mi_metrics.functional.tables.pairs import Cells, Pairs, Samples
 
 # Pairs of automatic bins that are tabulated at once: of at most 512 x 512 bins, 128 MiB.
@@ -158,7 +159,7 @@ def tables(
     weights: Tensor | None,
     options: Options,
     *,
-    unchecked: bool = False,
+    unchecked: Unchecked | None = None,
     conditions: Conditions | None = None,
 ) -> Iterator[Table]:
     """Yield the tables of rows ``(R, n)``, each row once.
@@ -289,7 +290,7 @@ def _samples(
     options: Options,
     conditions: Conditions | None,
     *,
-    unchecked: bool,
+    unchecked: Unchecked | None,
 ) -> Samples:
     def uniform(side: int, values: Tensor, bins: Tensor, w: Tensor | None) -> Axis:
         number = bins.to(values.dtype)

@@ -1,0 +1,330 @@
+// Joint tables of the hard kernel, and how many samples lie outside of a range. References:
+// functional/tables/hard.py, functional/tables/outside.py.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <mutex>
+#include <type_traits>
+
+#include "native.h"
+
+namespace {
+
+// Samples whose cells are found at once, by vector instructions.
+constexpr int64_t BLOCK = 1024;
+// Fewer samples are not worth a thread.
+constexpr int64_t SHARE = 1 << 16;
+// Tables of at most so many cells are counted apart in 32 bits: twice, because a cell that is hit
+// twice in a row has to wait for itself.
+constexpr int64_t SMALL = 1 << 16;
+
+// R rows of n samples. An axis has values per row (step 1) or one for all (step 0). Outside are the
+// samples beyond lowest … highest, the ends of the axis or of all numbers.
+template <class X>
+struct Axis {
+  const X* samples;
+  const X* lo;
+  const X* bins;
+  const X* width;
+  int64_t step;
+  int64_t cells;
+  X lowest, highest;
+};
+
+// The axis of one row.
+template <class X>
+struct Line {
+  X lo, bins, width, lowest, highest;
+  X inverse;    // of the width
+  X limit;      // a place in the last cell, below the end by more than arithmetic rounds
+  bool divide;  // whether a product with the inverse may be another number than the quotient
+
+  Line(const Axis<X>& axis, int64_t row)
+      : lo(axis.lo[row * axis.step]),
+        bins(axis.bins[row * axis.step]),
+        width(axis.width[row * axis.step]),
+        lowest(axis.lowest),
+        highest(axis.highest),
+        inverse(1 / width) {
+    const X cells = std::min(bins, X(axis.cells));
+    const X rounds = (1 + 2 * (std::fabs(lo) / width)) * 16 * std::numeric_limits<X>::epsilon();
+    limit = std::max(cells - 1, cells * (1 - rounds));
+    int exponent;
+    // A power of two has an exact inverse, if that is a normal number.
+    divide = std::frexp(width, &exponent) != X(0.5) || std::abs(exponent) > 100;
+  }
+};
+
+struct Table {
+  int64_t n, cells_y, cells, conditions;
+  const uint8_t* valid;   // or null: all are
+  const int64_t* labels;  // or null: which of several tables a sample counts in
+  int64_t* counts;
+};
+
+// An integer of the same size: comparisons give a whole vector of them.
+template <class X>
+using Bits = std::conditional_t<sizeof(X) == 4, int32_t, int64_t>;
+
+// Writes the cell of a place on the axis; that of NaN is 0, which has no meaning. Marks places that
+// are not within 0 … limit: all samples outside have such, a negative zero too.
+template <class X>
+MI_INLINE int32_t cell(X place, X limit, Bits<X>& beyond) {
+  X held = place > 0 ? place : X(0);
+  held = held < limit ? held : limit;
+  Bits<X> before, after;
+  __builtin_memcpy(&before, &place, sizeof(X));
+  __builtin_memcpy(&after, &held, sizeof(X));
+  beyond |= before ^ after;
+  return int32_t(held);
+}
+
+template <class X>
+MI_INLINE bool divided(const X* MI_RESTRICT x, int64_t size, const Line<X>& line,
+                       int32_t* MI_RESTRICT found) {
+  const X lo = line.lo, bins = line.bins, width = line.width, limit = line.limit;
+  Bits<X> beyond = 0;
+  for (int64_t i = 0; i < size; i++)
+    found[i] = cell((x[i] - lo) * bins / width, limit, beyond);
+  return beyond;
+}
+
+template <class X>
+MI_INLINE bool multiplied(const X* MI_RESTRICT x, int64_t size, const Line<X>& line,
+                          int32_t* MI_RESTRICT found) {
+  const X lo = line.lo, bins = line.bins, inverse = line.inverse, limit = line.limit;
+  Bits<X> beyond = 0;
+  for (int64_t i = 0; i < size; i++)
+    found[i] = cell((x[i] - lo) * bins * inverse, limit, beyond);
+  return beyond;
+}
+
+// As `multiplied`, unless the quotient may have another integer part: where the product is within
+// both roundings of a whole number.
+MI_INLINE bool nearly_divided(const double* MI_RESTRICT x, int64_t size, const Line<double>& line,
+                              int32_t* MI_RESTRICT found) {
+  const double lo = line.lo, bins = line.bins, inverse = line.inverse, limit = line.limit;
+  // Adding it rounds what is less than 2^51 to a whole number.
+  const double whole = 0x1.8p52, near = (bins + 1) * 0x1p-50;
+  int64_t beyond = 0, close = 0;
+  for (int64_t i = 0; i < size; i++) {
+    const double place = (x[i] - lo) * bins * inverse;
+    found[i] = cell(place, limit, beyond);
+    close |= std::fabs(place - ((place + whole) - whole)) < near;
+  }
+  return close ? divided(x, size, line, found) : beyond;
+}
+
+// Finds the cells of a block; returns false only if all values lie within the range.
+template <class X>
+MI_INLINE bool find_cells(const X* MI_RESTRICT x, int64_t size, const Line<X>& line,
+                          int32_t* MI_RESTRICT found) {
+  if (!line.divide) return multiplied(x, size, line, found);
+  // A division of float64 takes three times as long as a product.
+  if constexpr (sizeof(X) == 8) return nearly_divided(x, size, line, found);
+  return divided(x, size, line, found);
+}
+
+// What is found out about samples on the way.
+struct Found {
+  int64_t not_finite = 0;  // values
+  int64_t outside = 0;     // samples
+  bool stray = false;      // a label that is none
+};
+
+template <class X, class Y>
+MI_INLINE void look(const X* MI_RESTRICT x, const Y* MI_RESTRICT y,
+                    const uint8_t* MI_RESTRICT valid, int64_t size, const Line<X>& on_x,
+                    const Line<Y>& on_y, Found& found) {
+  int32_t strange = 0, out = 0;
+  for (int64_t i = 0; i < size; i++) {
+    const bool here = !valid || valid[i];
+    strange += here * (!(x[i] - x[i] == 0) + !(y[i] - y[i] == 0));
+    out += here & ((x[i] < on_x.lowest) | (x[i] > on_x.highest) | (y[i] < on_y.lowest) |
+                   (y[i] > on_y.highest));
+  }
+  found.not_finite += strange;
+  found.outside += out;
+}
+
+// Counts samples first … last of a row.
+template <class X, class Y>
+struct Count {
+  static MI_INLINE void run(const Axis<X>* ax, const Axis<Y>* ay, const Table* table, int64_t row,
+                            int64_t first, int64_t last, uint32_t* small, int64_t* wide,
+                            Found* found) {
+    const X* x = ax->samples + row * table->n;
+    const Y* y = ay->samples + row * table->n;
+    const Line<X> on_x(*ax, row);
+    const Line<Y> on_y(*ay, row);
+    const uint8_t* valid = table->valid ? table->valid + row * table->n : nullptr;
+    const int32_t across = int32_t(table->cells_y);
+    int32_t a[BLOCK], b[BLOCK];
+    for (int64_t start = first; start < last; start += BLOCK) {
+      const int64_t size = std::min(BLOCK, last - start);
+      const bool beyond_x = find_cells(x + start, size, on_x, a);
+      const bool beyond_y = find_cells(y + start, size, on_y, b);
+      if (beyond_x || beyond_y)
+        look(x + start, y + start, valid ? valid + start : nullptr, size, on_x, on_y, *found);
+      for (int64_t i = 0; i < size; i++) a[i] = a[i] * across + b[i];
+      if (table->labels)
+        found->stray |= !label(table->labels + start, valid ? valid + start : nullptr, size,
+                               *table, a);
+      add(a, size, x + start + size, y + start + size, valid ? valid + start : nullptr, small, wide,
+          table);
+    }
+  }
+
+  // Moves cells to the tables of their labels; returns false if one that counts is no label.
+  static MI_INLINE bool label(const int64_t* labels, const uint8_t* valid, int64_t size,
+                              const Table& table, int32_t* cells) {
+    bool right = true;
+    for (int64_t i = 0; i < size; i++) {
+      const bool is_one = labels[i] >= 0 && labels[i] < table.conditions;
+      cells[i] += is_one ? int32_t(labels[i] * table.cells) : 0;
+      right &= is_one || (valid && !valid[i]);
+    }
+    return right;
+  }
+
+  // Adds a block of cells, and fetches the next block from memory meanwhile.
+  static MI_INLINE void add(const int32_t* cells, int64_t size, const X* x, const Y* y,
+                            const uint8_t* valid, uint32_t* small, int64_t* wide,
+                            const Table* table) {
+    if (valid) {
+      for (int64_t i = 0; i < size; i++)
+        if (valid[i]) small ? void(++small[cells[i]]) : void(++wide[cells[i]]);
+    } else if (small) {
+      // Two tables in turn: a cell that is hit twice in a row has to wait for itself.
+      uint32_t* other = table->labels ? small : small + table->cells;
+      int64_t i = 0;
+      for (; i + 7 < size; i += 8) {
+        __builtin_prefetch(x + i);
+        __builtin_prefetch(y + i);
+        for (int64_t j = i; j < i + 8; j += 2) {
+          ++small[cells[j]];
+          ++other[cells[j + 1]];
+        }
+      }
+      for (; i < size; i++) ++small[cells[i]];
+    } else {
+      for (int64_t i = 0; i < size; i++) ++wide[cells[i]];
+    }
+  }
+};
+
+template <class X, class Y>
+int64_t count(const Axis<X>& x, const Axis<Y>& y, const Table& table, int64_t rows,
+              int64_t threads, int64_t* outside) {
+  const int64_t cells = table.cells * table.conditions;
+  // A table apart costs a pass over its cells.
+  const bool apart = cells <= SMALL && table.n >= 4 * cells && table.n < (int64_t(1) << 31);
+  const int64_t copies = table.labels ? 1 : 2;
+  const int64_t most = rows < threads && apart ? threads / rows : 1;
+  const int64_t slabs = std::max<int64_t>(1, std::min(most, table.n / SHARE));
+  std::atomic<int64_t> not_finite{0}, failed{0};
+  std::mutex adding;
+  mi::in_parts(rows * slabs, rows * table.n < SHARE ? 1 : threads, [&](int64_t part) {
+    const int64_t row = part / slabs, slab = part % slabs;
+    const int64_t first = table.n * slab / slabs, last = table.n * (slab + 1) / slabs;
+    int64_t* counts = table.counts + row * cells;
+    Found found;
+    try {
+      std::vector<uint32_t> small(apart ? copies * cells : 0);
+      mi::dispatch<Count<X, Y>>(&x, &y, &table, row, first, last, apart ? small.data() : nullptr,
+                                counts, &found);
+      const std::lock_guard<std::mutex> lock(adding);
+      for (int64_t i = 0; apart && i < cells; i++)
+        counts[i] += int64_t(small[i]) + (copies == 2 ? small[cells + i] : 0);
+      outside[row] += found.outside;
+    } catch (const std::bad_alloc&) {
+      failed = 1;
+    }
+    not_finite += found.not_finite;
+    if (found.stray) failed = 1;
+  });
+  return failed ? -1 : not_finite.load();
+}
+
+template <class X>
+Axis<X> axis(const void* samples, const void* parts, int64_t rows, int64_t cells, double lowest,
+             double highest) {
+  const X* values = static_cast<const X*>(parts);
+  return {static_cast<const X*>(samples), values, values + rows, values + 2 * rows,
+          rows > 1 ? 1 : 0, cells, X(lowest), X(highest)};
+}
+
+struct Range {
+  double lo, hi;
+};
+
+template <class X, class Y>
+struct Outside {
+  static MI_INLINE void run(const X* MI_RESTRICT x, const Y* MI_RESTRICT y,
+                            const uint8_t* MI_RESTRICT valid, int64_t n, X x_lo, X x_hi, Y y_lo,
+                            Y y_hi, int64_t* found) {
+    int64_t total = 0;
+    for (int64_t start = 0; start < n; start += BLOCK) {
+      const int64_t end = std::min(n, start + BLOCK);
+      int32_t some = 0;
+      if (valid)
+        for (int64_t i = start; i < end; i++)
+          some += ((x[i] < x_lo) | (x[i] > x_hi) | (y[i] < y_lo) | (y[i] > y_hi)) & (valid[i] != 0);
+      else
+        for (int64_t i = start; i < end; i++)
+          some += (x[i] < x_lo) | (x[i] > x_hi) | (y[i] < y_lo) | (y[i] > y_hi);
+      total += some;
+    }
+    *found = total;
+  }
+};
+
+template <class X, class Y>
+int64_t outside(const void* x, const void* y, const uint8_t* valid, int64_t rows, int64_t n,
+                Range range_x, Range range_y, int64_t* found) {
+  for (int64_t row = 0; row < rows; row++)
+    mi::dispatch<Outside<X, Y>>(static_cast<const X*>(x) + row * n,
+                                static_cast<const Y*>(y) + row * n,
+                                valid ? valid + row * n : nullptr, n, X(range_x.lo), X(range_x.hi),
+                                Y(range_y.lo), Y(range_y.hi), found + row);
+  return 0;
+}
+
+}  // namespace
+
+// Adds samples (rows, n) to tables (rows * conditions, cells_x, cells_y).
+//
+// `double_x` says whether x and its axis are float64, else float32. The axis is lo, bins and width,
+// each of `rows_x` values: rows or 1. With labels there is one row. `outside` (rows) gets how many
+// samples lie outside of `ranges`: lo and hi of x, of y; all numbers where nothing is given. Returns
+// how many values are NaN or infinite, or -1 without memory.
+MI_EXPORT int64_t mi_hard_counts(const void* x, const void* axis_x, int64_t rows_x,
+                                 int64_t double_x, const void* y, const void* axis_y,
+                                 int64_t rows_y, int64_t double_y, const uint8_t* valid,
+                                 const int64_t* labels, int64_t rows, int64_t n,
+                                 int64_t conditions, int64_t cells_x, int64_t cells_y,
+                                 const double* ranges, int64_t* counts, int64_t* outside,
+                                 int64_t threads) {
+  const Table table{n, cells_y, cells_x * cells_y, conditions, valid, labels, counts};
+  const auto with_y = [&](const auto& ax, const auto& ay) {
+    return count(ax, ay, table, rows, threads, outside);
+  };
+  const auto with_x = [&](const auto& ax) {
+    return double_y
+               ? with_y(ax, axis<double>(y, axis_y, rows_y, cells_y, ranges[2], ranges[3]))
+               : with_y(ax, axis<float>(y, axis_y, rows_y, cells_y, ranges[2], ranges[3]));
+  };
+  return double_x ? with_x(axis<double>(x, axis_x, rows_x, cells_x, ranges[0], ranges[1]))
+                  : with_x(axis<float>(x, axis_x, rows_x, cells_x, ranges[0], ranges[1]));
+}
+
+// Counts how many samples of each row lie outside of x_lo … x_hi or y_lo … y_hi.
+MI_EXPORT int64_t mi_outside(const void* x, int64_t double_x, const void* y, int64_t double_y,
+                             const uint8_t* valid, int64_t rows, int64_t n, double x_lo, double x_hi,
+                             double y_lo, double y_hi, int64_t* found) {
+  const Range rx{x_lo, x_hi}, ry{y_lo, y_hi};
+  if (double_x && double_y) return outside<double, double>(x, y, valid, rows, n, rx, ry, found);
+  if (double_x) return outside<double, float>(x, y, valid, rows, n, rx, ry, found);
+  if (double_y) return outside<float, double>(x, y, valid, rows, n, rx, ry, found);
+  return outside<float, float>(x, y, valid, rows, n, rx, ry, found);
+}
