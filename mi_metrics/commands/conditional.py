@@ -24,6 +24,7 @@ from mi_metrics.commands.estimators import (
     Options,
     Value,
     p_value,
+    p_value_of,
 )
 from mi_metrics.functional.knn import rows_doubts, rows_mutual_information
 from mi_metrics.functional.knn_conditional import triples_doubts, triples_information
@@ -32,7 +33,7 @@ from mi_metrics.functional.stratified import (
     stratified_interval,
     stratified_standard_error,
 )
-from mi_metrics.functional.tables import views
+from mi_metrics.functional.tables import classes, views
 from mi_metrics.functional.tables.automatic import MOST_BINS
 
 # A column with fewer distinct values than one in so many samples does not count as continuous.
@@ -62,7 +63,7 @@ def conditional(name: str, rows: Tensor, discrete: Discrete, given: Options) -> 
         if not divides:
             reason = "the condition has too many values for a table each: see knn"
             return Value(len(rows), math.nan, reason=reason)
-        return _bins(rows, labels, len(values), discrete, given)
+        return _bins(rows, labels, values, discrete, given)
     if len(rows) <= NEIGHBORS:
         return Value(len(rows), math.nan, doubts=(("too few", ""),))
     if divides:
@@ -72,17 +73,28 @@ def conditional(name: str, rows: Tensor, discrete: Discrete, given: Options) -> 
     return _triples(rows, discrete, given)
 
 
-def _bins(rows: Tensor, labels: Tensor, number: int, discrete: Discrete, given: Options) -> Value:
+def _bins(
+    rows: Tensor, labels: Tensor, values: Tensor, discrete: Discrete, given: Options
+) -> Value:
     kinds = tuple("values" if d else "auto" for d in discrete[:2])
     options = views.parse("auto", None, kinds, 0.0, 0.0, "hard")
     x, y = (rows[:, i].unsqueeze(0) for i in (0, 1))
-    conditions = views.Conditions(labels.unsqueeze(0), number)
-    (table,) = views.tables(x, y, None, options, conditions=conditions)
-    doubts = tuple(table.doubts(options, 2 * MOST_BINS))
-    mi, counts = float(table.value(options)), table.counts[0]
+    conditions = views.Conditions(labels.unsqueeze(0), len(values))
+    if classes.have_bins_of_their_own(options):
+        found = list(classes.class_tables(x, y, options, conditions))
+        size, names = classes.sizes(conditions), values.tolist()
+        told = classes.class_doubts(found, size, options, 2 * MOST_BINS, names)
+        mi, doubts = float(classes.class_values(found, size, options)), tuple(told.items())
+        counts = classes.stacked_counts(found, len(values))
+        tested = classes.tables_to_test(found, options, law=not given.permutations)
+        p = p_value_of(tested, given.permutations)
+    else:
+        (table,) = views.tables(x, y, None, options, conditions=conditions)
+        doubts = tuple(table.doubts(options, 2 * MOST_BINS))
+        mi, counts = float(table.value(options)), table.counts[0]
+        p = p_value(table, options.choice(), given.permutations)
     error = float(stratified_standard_error(counts))
     interval = (mi - QUANTILE * error, mi + QUANTILE * error)
-    p = p_value(table, options.choice(), given.permutations)
     if given.permutations and counts.numel() <= MOST_DRAWN:
         resamples = max(given.permutations, LEAST_RESAMPLES)
         low, high = stratified_interval(counts, LEVEL, num_resamples=resamples).tolist()

@@ -86,6 +86,11 @@ def p_value(table: views.Table, choice: Choice, permutations: int) -> float | No
     follow its law and there are no permutations.
     """
     tested = table_to_test(table.binned.pairs, choice, law=not permutations).flatten(0, -3)
+    return p_value_of(tested, permutations)
+
+
+def p_value_of(tested: Tensor, permutations: int) -> float | None:
+    """Return the p-value of strata ``(K, B_x, B_y)`` as :func:`p_value` does."""
     if permutations:
         options: dict[str, Any] = {"method": "permutation", "num_permutations": permutations}
         return float(stratified_p_value(tested, **options))

@@ -1,8 +1,8 @@
 r"""Conditional mutual information from joint tables of bins: what x and y share beyond what a class
 label z explains.
 
-Each value of z has its own joint table of x and y, in bins that are the same for all, and the
-information of each counts by its share of the samples:
+Each value of z has its own joint table of x and y, and the information of each counts by its share
+of the samples:
 
 .. math:: I(X; Y | Z) = \sum_k \frac{N_k}{N} I_k .
 
@@ -29,6 +29,13 @@ from mi_metrics.functional.options import (
 )
 from mi_metrics.functional.tables import views
 from mi_metrics.functional.tables.automatic import MOST_BINS
+from mi_metrics.functional.tables.classes import (
+    class_doubts,
+    class_tables,
+    class_values,
+    have_bins_of_their_own,
+    sizes,
+)
 from mi_metrics.functional.tables.outside import outside_doubt
 from mi_metrics.functional.tensors import (
     cast,
@@ -72,22 +79,24 @@ def binned_conditional_mutual_information(
         Sign and range: not clamped; 0 … min(log B_x, log B_y) without a bias correction, and below
         0 now and then with one.
         Symmetric in x and y; which numbers stand for the classes is of no effect.
-        Bins: those of :func:`binned_mutual_information`, chosen once for all classes, from all
-        samples; an automatic number follows from the samples of the class in which a sample finds
-        itself, on average, and from the dependence within classes. A single class gives that
+        Bins: those of :func:`binned_mutual_information`. Given ones, and a bin per value, are
+        chosen once for all classes, from all samples; an automatic number and its bins in each
+        class, from its samples alone, so that nothing is lost where classes lie apart. Of several
+        classes, one of fewer than 500 samples has fewer bins for its dependence than that function
+        gives it, and one of fewer than 10 samples has a single bin, so that it contributes 0;
+        tables of a bin per value are corrected where they need it. A single class gives that
         function's value, to the bit. Ties, automatic choice: as there.
         Constant input: a class in which x or y is constant contributes exactly 0, as do a class of
         one sample and one without any.
         Bias: without a correction too large by the sum over classes of
-        (K_xy - K_x - K_y + 1) / 2N, so what counts is the number of samples per class: some 5 per
-        bin of an axis at least, 2 per cell of the table for a value that is right without a
-        correction. Each class is corrected for its own number. Automatic bins are shared by all
-        classes, finer where these lie apart, and few samples per class make the value too large:
-        of 0.34 nats (r = 0.7, classes one deviation apart) by 0.19 for 3 classes of 100 samples,
-        0.06 for 3 of 333, 0.07 for 10 of 60, 0.02 for 3 of 1000; give ``num_bins``, or take
-        :func:`knn_conditional_mutual_information`, where that is too much.
-        Cautions: as :func:`binned_mutual_information`; "undersampled" speaks of all classes
-        together.
+        (K_xy - K_x - K_y + 1) / 2N, so what counts is the number of samples per class: 2 per cell
+        of the table for a value that is right without a correction. Each class is corrected for its
+        own number. Automatic bins of 0.337 nats (r = 0.7) are estimated as 0.36 for 3 classes of
+        100 samples, 0.37 for 10 of 30 and 0.33 for 20 of 20; of fewer samples there are too few
+        bins: 0.16 for 30 classes of 10.
+        Cautions: as :func:`binned_mutual_information`, where they concern more than a fifth of the
+        samples; "undersampled" speaks of all classes together; "too few" where more than a fifth of
+        the samples is in classes of fewer than 15.
         Gradient: with ``kernel="linear"`` or ``"cubic"``, with respect to x and y; finite
         everywhere. To train: :class:`mi_metrics.MutualInformationPenalty` with ``condition``.
         Memory: K · B_x · B_y cells per pair and a few copies of the samples.
@@ -159,8 +168,13 @@ def binned_conditional_mutual_information(
         x, y = cast(x, torch.float64), cast(y, torch.float64)
     # As for two variables.
     most = MOST_BINS if options.ranges else 2 * MOST_BINS
-    tables = views.tables(x, y, None, options, conditions=conditions)
-    value, found = views.answers(tables, options, torch.Size(leading), most)
+    if have_bins_of_their_own(options):
+        size, tables = sizes(conditions), list(class_tables(x, y, options, conditions))
+        value = class_values(tables, size, options).reshape(leading)
+        found = class_doubts(tables, size, options, most, labels.tolist())
+    else:
+        shared = views.tables(x, y, None, options, conditions=conditions)
+        value, found = views.answers(shared, options, torch.Size(leading), most)
     caution_each(outside_doubt(rows, options.ranges) | found)
     return value
 

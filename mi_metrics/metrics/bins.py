@@ -92,7 +92,10 @@ class BinnedMetric(JointTableMetric, IntervalMetric):
         if not self._in_forward:
             for kind, message in self._doubts(found, options).items():
                 self._warn_once(kind, message)
-        return self._squeeze(torch.cat([view.table.value(options) for view in found]))
+        return self._squeeze(self._values(found, options))
+
+    def _values(self, found: list[OutputView], options: views.Options) -> Tensor:
+        return torch.cat([view.table.value(options) for view in found])
 
     def _doubts(self, found: list[OutputView], options: views.Options) -> dict[Kind, str]:
         doubts: dict[Kind, str] = {}

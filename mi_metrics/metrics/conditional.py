@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mi_metrics.functional.cautions import Kind
 from mi_metrics.functional.conditional import check_labels
 from mi_metrics.functional.inference import pointwise_mutual_information
 from mi_metrics.functional.options import (
@@ -15,13 +16,22 @@ from mi_metrics.functional.options import (
     Unit,
     ValueRange,
 )
-from mi_metrics.functional.tables import views
+from mi_metrics.functional.tables import classes, views
+from mi_metrics.functional.tables.automatic import (
+    Choice,
+    choose,
+    extent,
+)
 from mi_metrics.functional.tables.hard import hard_counts
+from mi_metrics.functional.tables.independence import table_to_test
+from mi_metrics.functional.tables.pairs import Cells
 from mi_metrics.functional.tensors import lift
 from mi_metrics.metrics.base import IGNORED, SEEN, MutualInformationMetric, keywords
 from mi_metrics.metrics.bins import BinnedMetric
-from mi_metrics.states import grid
+from mi_metrics.states import grid, reading
+from mi_metrics.states.by_condition import pooled
 from mi_metrics.states.damage import conditions_problems
+from mi_metrics.states.reading import OutputView
 
 
 class BinnedConditionalMutualInformation(BinnedMetric):
@@ -40,7 +50,8 @@ class BinnedConditionalMutualInformation(BinnedMetric):
         Exact under splits and ranks: bit for bit. With a given range the value is that of the
         functional call on all samples (``num_bins="auto"``: where ``resolution`` is 256); with
         ``value_range=None`` as :class:`mi_metrics.BinnedMutualInformation` says. The cells of the
-        grid are those of all samples, shared by the classes.
+        grid are those of all samples, shared by the classes; automatic bins are chosen from them in
+        each class.
         Samples per class: each table needs its own, some five per bin of an axis at least. A class
         without samples contributes nothing.
         No samples: NaN, with a warning. ``compute`` never raises.
@@ -167,7 +178,8 @@ class BinnedConditionalMutualInformation(BinnedMetric):
         self.table = table
 
     def counts(self) -> Tensor:
-        """Return the counts in bins of each class, int64 ``(K, B_x, B_y)``.
+        """Return the counts in bins of each class, int64 ``(K, B_x, B_y)``; under automatic bins
+        those of classes with fewer bins are padded with empty cells.
 
         Of this rank alone; enter ``metric.sync_context()`` on every rank for the counts of all.
         """
@@ -181,11 +193,26 @@ class BinnedConditionalMutualInformation(BinnedMetric):
         counts = self.counts().double()
         return counts / counts.sum()
 
-    def edges(self) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """Return the edges of the bins of x and of y in data units, float64 ``(B + 1,)`` each; all
-        classes share them.
+    def edges(self, condition: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return the edges of the bins of x and of y in data units, float64 ``(B + 1,)`` each.
+
+        Under automatic bins each class has its own; without a ``condition`` those of all classes
+        are returned, ``(K, B + 1)`` each, in which bins that a class does not have, or no value
+        reaches, have no width.
+
+        Args:
+            condition: The class whose edges to return.
         """
-        return super().edges()
+        if condition is not None:
+            condition = int(self._in_range(torch.tensor([condition])))
+        if not self._own_bins:
+            return super().edges()
+        if condition is not None:
+            view = self._class_view(condition)
+            return self._edges(view, 0), self._edges(view, 1)
+        found = [self._class_view(k) for k in range(self.num_conditions)]
+        x, y = ([self._edges(view, side) for view in found] for side in (0, 1))
+        return _padded(x), _padded(y)
 
     def pointwise(self, x: Tensor, y: Tensor, z: Tensor) -> Tensor:  # type: ignore[override]
         r"""Return the pointwise information of samples under the table of their class, in the
@@ -213,12 +240,20 @@ class BinnedConditionalMutualInformation(BinnedMetric):
         labels = self._in_range(labels_of(self, z, x))
         a, b = lift(x.flatten(), "x"), lift(y.flatten(), "y")
         finite = a.isfinite() & b.isfinite()
-        view = self._view(0)
-        bins = self._bins_of(view, torch.where(finite, a, 0), torch.where(finite, b, 0))
-        tables = pointwise_mutual_information(view.counts[0], unit=self.unit)
-        # Under a class without samples nothing is known, as in a cell without.
-        empty = torch.isnan(tables) & (view.counts.sum() > 0)
-        values = torch.where(empty, 0, tables)[labels[0], bins[0], bins[1]]
+        a, b = torch.where(finite, a, 0), torch.where(finite, b, 0)
+        values = torch.zeros_like(a, dtype=torch.float64)
+        # Samples that share bins are looked up together.
+        groups = torch.unique(labels[0]).tolist() if self._own_bins else [None]
+        for k in groups:
+            some = labels[0] == k if k is not None else torch.ones_like(finite)
+            view = self._view(0) if k is None else self._class_view(k)
+            bins = self._bins_of(view, a[some], b[some])
+            counts = view.counts[0] if k is None else view.counts
+            tables = pointwise_mutual_information(counts, unit=self.unit)
+            # Under a class without samples nothing is known, as in a cell without.
+            tables = torch.where(tables.isnan() & (self.seen > self.ignored), 0, tables)
+            row = labels[0] if k is None else torch.zeros_like(labels[0])
+            values[some] = tables[row[some], bins[0], bins[1]]
         return torch.where(finite, values, torch.nan).view(x.shape)
 
     def plot_joint(self, condition: int | None = None, ax: Any = None) -> Any:
@@ -233,11 +268,106 @@ class BinnedConditionalMutualInformation(BinnedMetric):
         """
         from mi_metrics.plotting import plot_joint
 
-        joint = self.joint()
         if condition is not None:
-            joint = joint[int(self._in_range(torch.tensor([condition])))].unsqueeze(0)
-        table = joint.sum(0) / joint.sum()
-        return plot_joint(table, *self.edges(), ax=ax)
+            condition = int(self._in_range(torch.tensor([condition])))
+        if self._own_bins:
+            view = self._class_view(condition)
+            table, edges = view.counts[0].double(), (self._edges(view, 0), self._edges(view, 1))
+        else:
+            joint = self.joint()
+            table = joint.sum(0) if condition is None else joint[condition]
+            edges = self.edges()
+        return plot_joint(table / table.sum(), *edges, ax=ax)
+
+    # -- automatic bins, of each class its own -----------------------------------------------------
+
+    @property
+    def _own_bins(self) -> bool:
+        return classes.have_bins_of_their_own(self._options)
+
+    def _size(self) -> Tensor:
+        """Return the number of samples of each class, ``(1, K)``."""
+        head = self.table.shape[1] - grid.resolution(self.table) ** 2 if self._bins is None else 0
+        return self.table.flatten(1)[:, head:].sum(1).unsqueeze(0)
+
+    def _class_pairs(self, condition: int | None) -> tuple[Cells, Choice]:
+        """Return the cells of a class, of None: of all samples, and what the choice of its bins has
+        to know.
+        """
+        options, given = self._options, self._ranges is not None
+        choice = options.choice(self.resolution)
+        if condition is None:
+            table = self.table.sum(0, keepdim=True) if given else pooled(self.table)
+        else:
+            table = self.table[condition : condition + 1]
+        if given:
+            pairs = views.cells_of_ranges(table)
+            choice = choice._replace(kinds=("uniform", "uniform"))
+        else:
+            pairs, _ = reading.pairs_of(table, self._wide(0))
+        kept = self.counters[SEEN] - self.counters[IGNORED]
+        if condition is None or bool(pairs.size == kept):
+            return pairs, choice
+        if not given:
+            return pairs, choice._replace(of_several=True)
+        x, y = (extent(self.table.sum(dim).sum(0, keepdim=True)) for dim in (2, 1))
+        return pairs, views.stretched(choice, pairs, (x, y))
+
+    def _class_view(self, condition: int | None) -> OutputView:
+        """Return the state of a class, or of all samples, in bins of its own."""
+        pairs, choice = self._class_pairs(condition)
+        (binned,) = choose(pairs, choice)
+        cells = None
+        if self._ranges is None:
+            k = condition
+            cells = grid.view(pooled(self.table) if k is None else self.table[k : k + 1])
+        binned = binned._replace(rows=binned.rows + (condition or 0))
+        return OutputView(views.Table(binned, binned.counts, None), cells)
+
+    def _occupied(self) -> list[int]:
+        """Return the classes with samples, or the first one if there are none."""
+        found: list[int] = self._size()[0].nonzero().squeeze(1).tolist()
+        return found or [0]
+
+    def _views(self) -> list[OutputView]:
+        if not self._own_bins:
+            return super()._views()
+        return [self._class_view(k) for k in self._occupied()]
+
+    def _values(self, found: list[OutputView], options: views.Options) -> Tensor:
+        if not self._own_bins:
+            return super()._values(found, options)
+        return classes.class_values([view.table for view in found], self._size(), options)
+
+    def _doubts(self, found: list[OutputView], options: views.Options) -> dict[Kind, str]:
+        if not self._own_bins:
+            return super()._doubts(found, options)
+        size, names = self._size(), range(self.num_conditions)
+        doubts = classes.class_doubts(
+            [view.table for view in found], size, options, self.resolution, names
+        )
+        share = size[0] / size.sum()
+        coarse = {
+            k: message
+            for k, view in zip(self._occupied(), found, strict=True)
+            if (message := reading.coarse_message(view, type(self).__name__, self.resolution))
+        }
+        if coarse and float(share[list(coarse)].sum()) > classes.LITTLE:
+            largest = max(coarse, key=lambda k: float(share[k]))
+            doubts["coarse grid"] = coarse[largest]
+        return doubts
+
+    def _tables_of_value(self) -> Tensor:
+        if not self._own_bins:
+            return super()._tables_of_value()
+        tables = [view.table for view in self._views()]
+        return classes.stacked_counts(tables, self.num_conditions).unsqueeze(0)
+
+    def _tables_to_test(self, *, law: bool) -> Tensor:
+        if not self._own_bins:
+            return super()._tables_to_test(law=law)
+        found = [table_to_test(*self._class_pairs(k), law=law)[0] for k in self._occupied()]
+        return classes.padded(found).unsqueeze(0)
 
     def _in_range(self, labels: Tensor) -> Tensor:
         """Return labels as ``(1, n)``; refuse those that are none of the classes."""
@@ -265,6 +395,12 @@ class BinnedConditionalMutualInformation(BinnedMetric):
             f"{kept.tolist()} samples of the counters, but they sum to {int(table.sum())}. The "
             "checkpoint was changed or damaged"
         ]
+
+
+def _padded(edges: list[Tensor]) -> Tensor:
+    """Return edges of different numbers as rows; bins that some do not have have no width."""
+    most = max(map(len, edges))
+    return torch.stack([torch.cat([e, e[-1:].expand(most - len(e))]) for e in edges])
 
 
 def labels_of(metric: MutualInformationMetric, z: Any, x: Tensor) -> Tensor:

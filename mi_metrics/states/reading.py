@@ -95,7 +95,11 @@ def as_pairs(
 
 
 def read(
-    state: Tensor, options: views.Options, wide: tuple[bool, bool], *, conditional: bool = False
+    state: Tensor,
+    options: views.Options,
+    wide: tuple[bool, bool],
+    *,
+    conditional: bool = False,
 ) -> OutputView:
     """Return the cells of one output's grid in bins.
 

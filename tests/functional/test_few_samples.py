@@ -159,7 +159,7 @@ def test_what_is_a_samples_own_is_the_sum_of_its_squares(kernel):
     x, y = x.repeat(400), x.repeat_interleave(400)
     table = len(x) * binned_joint(x, y, 10, kernel=kernel, value_range=(0, 1))
     square = {"linear": 2 / 3, "cubic": 151 / 315}[kernel]
-    found = float(sampling._soft_bias(table, kernel))
+    found = float(sampling.soft_bias(table, kernel))
     assert found == pytest.approx((10 * square - 1) ** 2 / (2 * len(x)))
 
 

@@ -44,7 +44,7 @@ class TestBins:
         assert counts.shape[0] == 5
         assert counts.sum((1, 2)).tolist() == [*torch.bincount(z).tolist(), 0, 0]
         assert metric.joint().sum().item() == pytest.approx(1, abs=1e-12)
-        assert [len(e) - 1 for e in metric.edges()] == list(counts.shape[1:])
+        assert [e.shape[-1] - 1 for e in metric.edges()] == list(counts.shape[1:])
 
     def test_large_batches_and_small_ones_find_the_same_cells(self) -> None:
         x, y, z = numbers(20_000)
@@ -55,6 +55,46 @@ class TestBins:
         head = 2 + 2 * 256
         assert torch.equal(states[0][:, :head], together.table[:, :head].expand(5, -1))
         assert torch.equal(states[0][:, head:].sum(0), together.table[0, head:])
+
+    @pytest.mark.parametrize("value_range", [None, ((-4.0, 14.0), (-14.0, 4.0))])
+    def test_automatic_bins_are_those_of_each_class(self, value_range: object) -> None:
+        generator = torch.Generator().manual_seed(0)
+        x, noise = torch.randn(2, 1200, generator=generator, dtype=torch.float64)
+        z = (torch.arange(1200) >= 600).long()
+        y, x = 0.9 * x + 0.436 * noise - 10 * z, x + 10 * z
+        metric = fed(x, y, z, value_range=value_range, num_conditions=3)
+        edges, counts = metric.edges(), metric.counts()
+        alone = 0.0
+        for k in range(2):
+            own = metric.edges(k)
+            for side, (v, all_edges) in enumerate(zip((x, y), edges, strict=True)):
+                number = len(own[side])
+                assert torch.equal(all_edges[k, :number], own[side])
+                assert (all_edges[k, number:] == own[side][-1]).all()
+                if value_range is None:
+                    assert own[side][0] <= v[z == k].min()
+                    assert v[z == k].max() <= own[side][-1]
+                    # No bins are lost to the other class.
+                    assert (counts[k].sum(1 - side)[: number - 1] > 10).all()
+            plain = BinnedMutualInformation()
+            plain.update(x[z == k], y[z == k])
+            alone += 0.5 * plain.compute().item()
+        # Cells are shared by the classes, and of a given range equal.
+        error = 0.06 if value_range else 0.03
+        assert metric.compute().item() == pytest.approx(alone, abs=error)
+        assert metric.edges(2)[0].shape == metric.edges(2)[1].shape == (2,)
+        with pytest.raises(ValueError, match="class labels"):
+            metric.edges(3)
+        given = fed(x, y, z, num_bins=5, num_conditions=3)
+        assert torch.equal(given.edges(1)[0], given.edges()[0])
+
+    @pytest.mark.filterwarnings("ignore::mi_metrics.MutualInformationWarning")
+    def test_automatic_bins_have_the_value_as_their_mean(self) -> None:
+        x, y, z = numbers(700)
+        for value_range in (None, (-9.0, 9.0)):
+            metric = fed(x, y, z, bias_correction="none", value_range=value_range)
+            values = metric.pointwise(x, y, z)
+            assert values.mean().item() == pytest.approx(metric.compute().item(), abs=1e-12)
 
     def test_one_class_is_the_unconditional_metric(self) -> None:
         x, y, _ = numbers(2000)
@@ -106,6 +146,20 @@ class TestBins:
         assert (high - low).item() == pytest.approx(3.92 * error.item(), rel=0.25)
 
     @pytest.mark.campaign
+    @pytest.mark.parametrize("apart", [1, 40])
+    def test_p_values_in_automatic_bins(self, apart: int) -> None:
+        """x and y are independent within classes that lie apart."""
+        generator = torch.Generator().manual_seed(0)
+        rejected = 0
+        for seed in range(400):
+            z = torch.randint(3, (300,), generator=generator)
+            x, y = (apart * z + torch.randn(2, 300, generator=generator)).unbind(0)
+            metric = fed(x, y, z, num_conditions=3, parts=1)
+            rejected += int(metric.p_value(num_permutations=99, seed=seed) <= 0.05)
+        # 20 expected of 400, standard deviation 4.4.
+        assert 10 <= rejected <= 32
+
+    @pytest.mark.campaign
     def test_p_values_of_a_common_cause(self) -> None:
         """X ← Z → Y: a test of I(X; Y) rejects, that within the classes in 5 % of cases."""
         generator = torch.Generator().manual_seed(0)
@@ -125,9 +179,10 @@ class TestBins:
     def test_joint_can_be_drawn(self) -> None:
         pytest.importorskip("matplotlib").use("Agg")
         metric = fed(*labels(100))
-        for condition in (None, 2):
-            figure, _ = metric.plot_joint(condition)
-            assert figure is not None
+        for own in (metric, fed(*numbers(100)), fed(*numbers(100), value_range=(-9.0, 9.0))):
+            for condition in (None, 2):
+                figure, _ = own.plot_joint(condition)
+                assert figure is not None
         with pytest.raises(ValueError, match="class labels"):
             metric.plot_joint(5)
 

@@ -7,6 +7,12 @@ squared correlation of a Gaussian pair of that information, and b becomes their 
 1 + 0.75 q, at most N / 5 and 256. So the number follows any dependence, not the linear one alone.
 The tables have to be corrected: a plug-in value would grow with the bins and the bins with it.
 
+**One of several classes** (:mod:`mi_metrics.functional.tables.classes`) has 1 + f q in place of
+1 + 0.75 q, with f = 0.75 times the root of N / 500 below 500 samples: the mean over classes keeps
+the bias of small tables and loses their scatter. With too few samples for two bins it has one.
+Over a given range, the number is that of bins on the part of it that the class reaches: as many
+times more on the whole, as all samples reach further.
+
 **Few values.** A variable of at most 256 distinct values, each of which occurs twice on average,
 may have a bin for each of them: two such variables both, or neither. They do where
 
@@ -30,7 +36,6 @@ from mi_metrics.functional.information import information
 from mi_metrics.functional.options import check_cells
 from mi_metrics.functional.tables.axis import Axis
 from mi_metrics.functional.tables.chance import expected_information, poisson_information
-from mi_metrics.functional.tables.conditions import averaged, margin_entropy
 from mi_metrics.functional.tables.pairs import Pairs
 from mi_metrics.functional.tables.sampling import alone, analytic_bias
 
@@ -38,6 +43,8 @@ MOST_BINS = 256
 # Bins hold so many samples on average at least: with fewer, chance dependence makes bins that show
 # more of it.
 SAMPLES_PER_BIN = 5
+# By how much a squared correlation adds to the bins, of several classes from so many samples on.
+MORE_BINS, MANY_IN_A_CLASS = 0.75, 500
 # C2: bounds on the analytic bias, in nats and as a share of the value, and on the samples alone.
 LITTLE_BIAS, SHARE_OF_VALUE, FEW_ALONE = 0.01, 0.1, 0.15
 # What values have to tell beyond bins, in nats, and how far the cheap expectation may be off.
@@ -52,7 +59,9 @@ class Choice(NamedTuple):
     ``bins`` are the numbers of bins, None: automatic. ``kinds`` are "uniform", "quantile",
     "values" or "auto". ``looks`` says whether "auto" may look at the values; ``normalized`` whether
     a normalised form is asked for; ``most`` is the upper bound of an automatic number, ``few`` that
-    of a number of values that may have a bin each.
+    of a number of values that may have a bin each. ``of_several`` says that the pairs are classes
+    of larger samples; ``stretch`` are then the numbers that bins of both axes are multiplied by,
+    ``(R,)``, or None.
     """
 
     bins: tuple[int, int] | None
@@ -61,6 +70,8 @@ class Choice(NamedTuple):
     normalized: bool = False
     most: int = MOST_BINS
     few: int = MOST_BINS
+    of_several: bool = False
+    stretch: tuple[Tensor, Tensor] | None = None
 
 
 class Binned(NamedTuple):
@@ -91,12 +102,8 @@ class Binned(NamedTuple):
         return self.counts if self.by_condition is None else self.by_condition
 
     def measured(self, measure: Callable[..., Tensor]) -> Tensor:
-        """Return a measure of tables and their numbers of samples, ``(r,)``; under conditions its
-        mean over samples.
-        """
-        if self.by_condition is None:
-            return measure(self.counts, self.pairs.size)
-        return averaged(lambda t: measure(t, t.sum((1, 2)).double()), self.by_condition)
+        """Return a measure of the tables and their numbers of samples, ``(r,)``."""
+        return measure(self.counts, self.pairs.size)
 
     @property
     def correction(self) -> str:
@@ -107,17 +114,19 @@ class Binned(NamedTuple):
         return "none" if plain else "miller_madow"
 
 
-def number_of_bins(n: Tensor, q: Tensor, most: Tensor) -> Tensor:
-    """Return Hacine-Gharbi and Ravier's number of bins times 1 + 0.75 q, from 2 to ``most``.
+def number_of_bins(n: Tensor, q: Tensor, most: Tensor, *, of_several: bool = False) -> Tensor:
+    """Return Hacine-Gharbi and Ravier's number of bins times 1 + f q, at least 2, at most ``most``.
 
     Args:
         n: Numbers of samples, float64 of any shape.
         q: Squared correlations of the same shape.
         most: Upper bounds, int64.
+        of_several: Whether samples are those of one of several classes; f is smaller for few.
     """
     unexplained = (1 - q).clamp_min(torch.finfo(torch.float64).tiny)
     b = torch.sqrt((1 + torch.sqrt(1 + 24 * n / unexplained)) / 2).clamp_max(MOST_BINS)
-    return ((1 + 0.75 * q) * b.round()).round().clamp(2, MOST_BINS).long().minimum(most)
+    more = MORE_BINS * (n / MANY_IN_A_CLASS).clamp_max(1).sqrt() if of_several else MORE_BINS
+    return ((1 + more * q) * b.round()).round().clamp(2, MOST_BINS).long().minimum(most)
 
 
 def choose(pairs: Pairs, choice: Choice) -> Iterator[Binned]:
@@ -127,8 +136,8 @@ def choose(pairs: Pairs, choice: Choice) -> Iterator[Binned]:
         yield from _of_given_number(pairs, rows, choice, choice.bins)
     elif not choice.looks:
         kinds = _settled(choice.kinds, "uniform")
-        b = automatic_number(pairs, kinds, choice.most)
-        yield _binned(pairs, rows, kinds, b, b)
+        b = automatic_number(pairs, kinds, choice)
+        yield _binned(pairs, rows, kinds, *_stretched(b, choice))
     else:
         few = [
             few_values(pairs, side, choice.few)
@@ -162,36 +171,40 @@ def choose_alone(columns: Pairs, choice: Choice) -> Iterator[Binned]:
         yield _binned(columns.take(some), some, kinds, b[some], b[some])
 
 
-def automatic_number(pairs: Pairs, kinds: Kinds, most: int) -> Tensor:
+def automatic_number(pairs: Pairs, kinds: Kinds, choice: Choice) -> Tensor:
     """Return the number of bins of each pair, ``(R,)``; a bin per value where the kinds say so."""
     x, y = ("values" if kind == "values" else "quantile" for kind in kinds)
-    coarse, n = (x, y), pairs.size
-    top = (n / SAMPLES_PER_BIN).floor().clamp(2, min(MOST_BINS, most)).long()
-    b = number_of_bins(n, torch.zeros_like(n), top)
+    coarse, n, several = (x, y), pairs.size, choice.of_several
+    least, most = 1 if several else 2, min(MOST_BINS, choice.most)
+    top = (n / SAMPLES_PER_BIN).floor().clamp(least, most).long()
+    b = number_of_bins(n, torch.zeros_like(n), top, of_several=several)
     if coarse == ("values", "values"):
         return b
     for again in (False, True):
-        found = number_of_bins(n, _dependence(_binned(pairs, b, coarse, b, b)), top)
+        q = _dependence(_binned(pairs, b, coarse, b, b))
+        found = number_of_bins(n, q, top, of_several=several)
         if bool((found <= b).all()):
             break
         b = torch.maximum(b, found) if again else found
-    return _for_each_condition(_binned(pairs, b, coarse, b, b), b, most)
+    return b
 
 
-def _for_each_condition(binned: Binned, b: Tensor, most: int) -> Tensor:
-    """Return the numbers of bins of which each condition has ``b``, where conditions lie apart:
-    times e to the information that x and y have about the condition, on average.
+def extent(counts: Tensor) -> Tensor:
+    """Return how many cells lie between the ends of the samples of each row, ``(R,)``; at least
+    1.
     """
-    tables = binned.by_condition
-    if tables is None:
-        return b
-    shared = torch.zeros_like(binned.pairs.size)
-    sides = [side for side, kind in enumerate(binned.kinds) if kind != "values"]
-    for side in sides:
-        told = margin_entropy(binned.counts, side) - margin_entropy(tables, side)
-        shared += told.clamp_min(0) / len(sides)
-    top = (tables.sum((1, 2, 3)) / SAMPLES_PER_BIN).floor().clamp(2, min(MOST_BINS, most))
-    return (b * shared.nan_to_num().exp()).round().minimum(top.double()).long().maximum(b)
+    mass = counts.cumsum(1)
+    return ((mass > 0) & (mass - counts < mass[:, -1:])).sum(1).clamp_min(1).double()
+
+
+def _stretched(b: Tensor, choice: Choice) -> tuple[Tensor, Tensor]:
+    if choice.stretch is None:
+        return b, b
+    # One bin is not what a class has on its part of the range, but all that it may have.
+    x, y = (
+        torch.where(b > 1, (b * s).round().long().clamp_max(choice.most), b) for s in choice.stretch
+    )
+    return x, y
 
 
 def _of_given_number(
@@ -219,13 +232,13 @@ def _of_automatic_number(
     pairs: Pairs, rows: Tensor, kinds: Kinds, choice: Choice
 ) -> Iterator[Binned]:
     """Yield tables of a bin per value where that is well sampled, of quantile bins elsewhere."""
-    base, most = _settled(choice.kinds, "quantile"), choice.most
+    base = _settled(choice.kinds, "quantile")
     kinds = _settled(kinds, "quantile")
     if kinds == base:
-        b = automatic_number(pairs, base, most)
+        b = automatic_number(pairs, base, choice)
         yield _binned(pairs, rows, base, b, b)
         return
-    b = automatic_number(pairs, kinds, most)
+    b = automatic_number(pairs, kinds, choice)
     each = _binned(pairs, rows, kinds, b, b)
     own = _worth_it(each) | (choice.normalized and kinds == ("values", "values"))
     if bool(own.all()):
@@ -236,16 +249,16 @@ def _of_automatic_number(
         yield _binned(pairs.take(some), rows[some], kinds, each.bins[0][some], each.bins[1][some])
     rest = (~own).nonzero().squeeze(1)
     pairs = pairs.take(rest)
-    b = automatic_number(pairs, base, most)
+    b = automatic_number(pairs, base, choice)
     pooled = _binned(pairs, rows[rest], base, b, b)
-    more = _carries_more(each.tables[rest], pooled)
+    more = _carries_more(each.counts[rest], pooled)
     yield pooled._replace(values_tell_more=more)
 
 
 def _worth_it(each: Binned) -> Tensor:
     """Return where a bin per value needs no more cells than bins would, or is well sampled."""
     n = each.pairs.size
-    values = averaged(information, each.tables)
+    values = information(each.counts)
     bias = each.measured(analytic_bias)
     sampled = bias <= (SHARE_OF_VALUE * values).clamp_min(LITTLE_BIAS)
     sampled &= each.measured(alone) <= FEW_ALONE
@@ -261,12 +274,12 @@ def _carries_more(each: Tensor, pooled: Binned) -> Tensor:
     """Return where tables of a bin per value tell more, beyond chance, than tables of bins do,
     ``(R,)`` bool.
     """
-    beyond = averaged(information, each) - BEYOND_BINS - pooled.measured(_corrected)
+    beyond = information(each) - BEYOND_BINS - pooled.measured(_corrected)
     # The exact expectation of 256 x 256 values takes half a second, and most cases are clear.
-    rows = (beyond >= averaged(poisson_information, each) - SLACK).nonzero().squeeze(1)
+    rows = (beyond >= poisson_information(each) - SLACK).nonzero().squeeze(1)
     result = torch.zeros(len(each), dtype=torch.bool, device=each.device)
     if len(rows):
-        result[rows] = beyond[rows] >= averaged(expected_information, each[rows])
+        result[rows] = beyond[rows] >= expected_information(each[rows])
     return result
 
 

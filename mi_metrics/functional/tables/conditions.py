@@ -6,7 +6,8 @@ Measures of single tables become those of :math:`(K, B_x, B_y)` by the shares of
 .. math:: I(X; Y | Z) = \sum_k \frac{N_k}{N} I_k,
 
 and so do biases, and the shares of samples that are alone in their cell. A condition without
-samples has a share of 0. The bins of x and y are the same under all conditions.
+samples has a share of 0. The bins of x and y are the same under all conditions; those that are
+chosen for each have :mod:`mi_metrics.functional.tables.classes`.
 """
 
 from collections.abc import Callable

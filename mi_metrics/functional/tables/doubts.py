@@ -9,7 +9,6 @@ from torch import Tensor
 
 from mi_metrics.functional.cautions import ENOUGH, TOO_FEW, Kind
 from mi_metrics.functional.information import information, standard_error
-from mi_metrics.functional.stratified import stratified_standard_error
 from mi_metrics.functional.tables.automatic import MOST_BINS, Binned, rebinned, shared
 from mi_metrics.functional.tables.axis import Axis
 from mi_metrics.functional.tables.conditions import (
@@ -213,12 +212,8 @@ def rising(binned: Binned, most: int) -> str | None:
     ):
         return None
     doubled = rebinned(binned, 2)
-    before, after = (averaged(_cautious, b.tables) for b in (binned, doubled))
-    error = (
-        standard_error(binned.counts)
-        if binned.by_condition is None
-        else stratified_standard_error(binned.by_condition)
-    ).clamp_min(1e-300)
+    before, after = (_cautious(b.counts) for b in (binned, doubled))
+    error = standard_error(binned.counts).clamp_min(1e-300)
     rise = after - before
     found = (rise > RISE_ERRORS * error) & (rise > RISE) & (rise > RISE_SHARE * before)
     found &= doubled.measured(alone) <= RISE_ALONE

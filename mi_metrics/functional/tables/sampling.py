@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +20,19 @@ CELLS_PER_SAMPLE = 0.5
 # integral of the kernel's square; and the most that a sample adds to a cell.
 OVERLAP = {"linear": (2 / 3, 1.0), "cubic": (151 / 315, 2 / 3)}
 SOFT_EXCESS = 1.5
+
+
+class Sampling(NamedTuple):
+    """What a table of each pair says of its samples, ``(R,)``: their number, the cells that they
+    occupy, the share of them that is alone in a cell, the expected excess that no correction takes
+    away, and whether a variable is constant.
+    """
+
+    n: Tensor
+    cells: Tensor
+    alone: Tensor
+    bias: Tensor
+    constant: Tensor
 
 
 def occupied(table: Tensor, dims: int) -> Tensor:
@@ -79,18 +93,26 @@ def undersampled_message(
         bias, share = analytic_bias(table, n), alone(table, n)
     else:
         bias = averaged(lambda t: analytic_bias(t, t.sum((1, 2))), table)
-        share = averaged(_alone_under_a_condition, table)
-    doubt = share / ALONE[bias_correction]
-    if bias_correction == "none":
-        doubt = torch.maximum(doubt, bias / UNDERSAMPLED)
+        share = averaged(alone_under_a_condition, table)
+    if bias_correction != "none":
+        bias = torch.zeros_like(bias)
     # A constant has no information, whatever N.
     constant = _constant(table if averaged is None else table.sum(1))
+    found = Sampling(n, occupied(table, table.ndim - 1), share, bias, constant)
+    return sampling_message(found, bias_correction, automatic=automatic)
+
+
+def sampling_message(
+    found: Sampling, bias_correction: str, *, automatic: bool = False
+) -> str | None:
+    """Return the message of :func:`undersampled` from what is known of the samples."""
+    n, cells, share, bias, constant = found
+    doubt = torch.maximum(share / ALONE[bias_correction], bias / UNDERSAMPLED)
     # A table that sums to 1, as float32 does, holds probabilities: of how many samples is unknown.
     doubt = torch.where(constant | (n < 1 + 1e-3), 0, doubt)
     if doubt.numel() == 0 or not bool(doubt.max() > 1):
         return None
     worst = int(doubt.argmax())
-    cells = int(occupied(table[worst], table.ndim - 1))
     if bias_correction != "none":
         what = f"bias_correction={bias_correction!r} does not make it right"
     else:
@@ -104,7 +126,7 @@ def undersampled_message(
         remedy = "variables with fewer values"
     fewer = "`num_bins` of your own, fewer" if automatic else 'fewer bins (num_bins="auto")'
     return (
-        f"{float(n[worst]):g} samples occupy {cells} cells of the joint table, "
+        f"{float(n[worst]):g} samples occupy {int(cells[worst])} cells of the joint table, "
         f"{100 * float(share[worst]):.0f} % of them alone in theirs: {what}. Use {fewer}, "
         f"more samples, or {remedy}."
     )
@@ -139,8 +161,23 @@ def soft_undersampled(
         table = table * (n / torch.where(total > 0, total, 1))[:, None, None]
     bias, density = (
         measure(table) if averaged is None else averaged(measure, table)
-        for measure in (partial(_soft_bias, kernel=kernel), partial(_soft_density, kernel=kernel))
+        for measure in (partial(soft_bias, kernel=kernel), partial(soft_density, kernel=kernel))
     )
+    return soft_message(
+        n, (table.shape[-2], table.shape[-1]), value, bias, density, kernel, bias_correction
+    )
+
+
+def soft_message(
+    n: Tensor,
+    bins: tuple[int, int],
+    value: Tensor,
+    bias: Tensor,
+    density: Tensor,
+    kernel: str,
+    bias_correction: str,
+) -> str | None:
+    """Return the message of :func:`soft_undersampled` from what is known of each pair, ``(R,)``."""
     excess, doubt = SOFT_EXCESS * bias, density / CELLS_PER_SAMPLE
     if bias_correction == "none":
         doubt = torch.maximum(doubt, excess / ((value - excess) / 5).clamp_min(UNDERSAMPLED))
@@ -151,21 +188,21 @@ def soft_undersampled(
     worst = int(doubt.argmax())
     by = f" by about {float(excess[worst]):.2f} nats" * bool(excess[worst] > UNDERSAMPLED)
     return (
-        f"{float(n[worst]):g} samples are few for {table.shape[-2]} x {table.shape[-1]} bins of a "
+        f"{float(n[worst]):g} samples are few for {bins[0]} x {bins[1]} bins of a "
         f"{kernel} kernel: the mutual information is too large{by}. Use fewer bins, or more "
         "samples."
     )
 
 
-def _soft_bias(table: Tensor, kernel: str) -> Tensor:
+def soft_bias(table: Tensor, kernel: str) -> Tensor:
     """Return :func:`analytic_bias` of tables of a soft kernel, ``(R,)``."""
     n = table.sum((-2, -1)).clamp_min(1e-300)
     often, once = OVERLAP[kernel]
     kx, ky = (_own(table.sum(dim), often, once).sum(-1) for dim in (-1, -2))
-    return (_soft_density(table, kernel) * n - kx - ky + 1) / (2 * n)
+    return (soft_density(table, kernel) * n - kx - ky + 1) / (2 * n)
 
 
-def _soft_density(table: Tensor, kernel: str) -> Tensor:
+def soft_density(table: Tensor, kernel: str) -> Tensor:
     """Return how many cells there are for each sample, counted by what is its own, ``(R,)``."""
     often, once = OVERLAP[kernel]
     n = table.sum((-2, -1)).clamp_min(1e-300)
@@ -182,7 +219,7 @@ def _constant(table: Tensor) -> Tensor:
     return torch.minimum(*(occupied(table.sum(dim), 1) for dim in (-1, -2))) <= 1
 
 
-def _alone_under_a_condition(table: Tensor) -> Tensor:
+def alone_under_a_condition(table: Tensor) -> Tensor:
     """Return :func:`alone`, but 0 where several samples show a constant: a single one shows
     nothing.
     """

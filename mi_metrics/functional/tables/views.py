@@ -9,7 +9,7 @@ from torch import Tensor
 from mi_metrics.functional.cautions import Kind
 from mi_metrics.functional.information import information
 from mi_metrics.functional.options import Interval, from_nats
-from mi_metrics.functional.tables.automatic import MOST_BINS, Binned, Choice, choose
+from mi_metrics.functional.tables.automatic import MOST_BINS, Binned, Choice, choose, extent
 from mi_metrics.functional.tables.axis import Axis, check_binning, data_axis, fixed_axis
 from mi_metrics.functional.tables.bspline import soft_counts
 from mi_metrics.functional.tables.conditions import (
@@ -161,10 +161,14 @@ def tables(
     *,
     unchecked: Unchecked | None = None,
     conditions: Conditions | None = None,
+    of_several: bool = False,
+    wide: tuple[Tensor, Tensor] | None = None,
 ) -> Iterator[Table]:
     """Yield the tables of rows ``(R, n)``, each row once.
 
-    ``unchecked`` samples are refused if they are NaN or infinite.
+    ``unchecked`` samples are refused if they are NaN or infinite. ``of_several`` says that rows are
+    classes of larger samples, of which ``wide`` are :func:`extent` in the cells of known
+    ranges, ``(R,)`` each.
     """
     size = len(x) if options.bins else PAIRS
     for start in range(0, len(x), size):
@@ -175,7 +179,10 @@ def tables(
         pairs: Pairs = _samples(a, b, w, effective, options, some, unchecked=unchecked)
         if options.ranges and options.bins is None and not options.soft:
             pairs = fine_cells(pairs, effective)
-        for binned in choose(pairs, options.choice()):
+        choice = options.choice()._replace(of_several=of_several)
+        if wide is not None:
+            choice = stretched(choice, pairs, (wide[0][rows], wide[1][rows]))
+        for binned in choose(pairs, choice):
             part = binned.rows
             counts = binned.tables
             if options.soft:
@@ -248,12 +255,39 @@ def note_doubts(
         found[kind] = f"Column {i} of `x` with column {j} of `y`: {message}"
 
 
+def stretched(choice: Choice, pairs: Pairs, wide: tuple[Tensor, Tensor]) -> Choice:
+    """Return a choice of bins of a known range that gives a class as many on its own range.
+
+    Args:
+        choice: The choice.
+        pairs: The cells of known ranges of each class.
+        wide: :func:`extent` of all samples that the classes are of, ``(R,)`` each.
+    """
+    assert isinstance(pairs, Cells)
+    x, y = (
+        (w / extent(counts)).clamp_min(1) for w, counts in zip(wide, pairs.marginals, strict=True)
+    )
+    return choice._replace(of_several=True, stretch=(x, y))
+
+
 def fine_cells(pairs: Pairs, effective: Tensor | None = None) -> Cells:
     """Return pairs over known ranges as the cells that a metric keeps of them."""
     rows, most = len(pairs.size), MOST_BINS
     fine = torch.full((rows, 1), most, dtype=torch.int64, device=pairs.size.device)
     axes = pairs.uniform(0, fine), pairs.uniform(1, fine)
     return cells_of_ranges(pairs.count(axes, (most, most)), effective)
+
+
+def fine_margins(x: Tensor, y: Tensor, options: Options) -> tuple[Tensor, Tensor]:
+    """Return how many samples of rows ``(R, n)`` lie in each of these cells of a known range."""
+    margins = []
+    for side, values in enumerate((x, y)):
+        assert options.ranges is not None
+        axis = fixed_axis(options.ranges[side], MOST_BINS, values.dtype, values.device)
+        cells = axis.cell(values.detach()).long()
+        empty = torch.zeros(len(values), MOST_BINS, dtype=torch.int64, device=values.device)
+        margins.append(empty.scatter_add_(1, cells, torch.ones_like(cells)))
+    return margins[0], margins[1]
 
 
 def cells_of_ranges(joint: Tensor, effective: Tensor | None = None) -> Cells:
