@@ -125,8 +125,8 @@ def test_each_condition_has_to_follow_the_law():
     metric = BinnedConditionalMutualInformation(num_conditions=2)
     metric.update(x, y, z)
     tables = metric._tables_to_test(law=True)[0]
-    # 800 and 200 samples; a sample finds itself among 680 on average, for which there are 6 bins.
-    assert metric._tables_to_test(law=False).shape == (1, 2, 6, 6)
-    assert tables.shape == (2, 4, 4)
+    # (0.4 · 800)^(1/3) and (0.4 · 200)^(1/3) bins of its own for each condition.
+    assert tables.shape == (2, 6, 6)
+    assert [int((table.sum(1) > 0).sum()) for table in tables] == [6, 4]
     assert follows_law(tables)
     assert math.isfinite(metric.p_value(method="g"))
