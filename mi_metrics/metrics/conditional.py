@@ -31,6 +31,7 @@ from mi_metrics.metrics.bins import BinnedMetric
 from mi_metrics.states import grid, reading
 from mi_metrics.states.by_condition import pooled
 from mi_metrics.states.damage import conditions_problems
+from mi_metrics.states.keys import resolution
 from mi_metrics.states.reading import OutputView
 
 
@@ -167,7 +168,7 @@ class BinnedConditionalMutualInformation(BinnedMetric):
         labels = self._in_range(labels if mask is None else labels[mask])
         x, y, valid, _ = samples
         if self._bins is None or self._ranges is None:
-            table, outside = grid.update(self.table, x, y, valid, labels), None
+            table, outside = self._in_cells(samples, labels), None
         else:
             axes = self._axes(x.dtype, y.dtype)
             batch = hard_counts(
@@ -287,7 +288,7 @@ class BinnedConditionalMutualInformation(BinnedMetric):
 
     def _size(self) -> Tensor:
         """Return the number of samples of each class, ``(1, K)``."""
-        head = self.table.shape[1] - grid.resolution(self.table) ** 2 if self._bins is None else 0
+        head = self.table.shape[1] - resolution(self.table) ** 2 if self._bins is None else 0
         return self.table.flatten(1)[:, head:].sum(1).unsqueeze(0)
 
     def _class_pairs(self, condition: int | None) -> tuple[Cells, Choice]:

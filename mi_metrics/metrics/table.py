@@ -12,10 +12,11 @@ from mi_metrics.functional.tables.axis import Axis, fixed_axis
 from mi_metrics.functional.tables.bspline import soft_counts
 from mi_metrics.functional.tables.hard import hard_counts
 from mi_metrics.functional.tables.independence import table_to_test
+from mi_metrics.functional.tables.inside import added, are_few
 from mi_metrics.functional.tables.outside import all_inside, mass_outside
 from mi_metrics.functional.tables.pairs import Cells
-from mi_metrics.functional.tensors import lift, on_cpu
-from mi_metrics.metrics.base import IGNORED, SEEN, WIDE_X, WIDE_Y
+from mi_metrics.functional.tensors import lift
+from mi_metrics.metrics.base import IGNORED, SEEN, WIDE_X, WIDE_Y, Samples
 from mi_metrics.metrics.inference import PValueMetric, stacked
 from mi_metrics.states import grid, reading
 from mi_metrics.states.damage import grid_problems
@@ -34,6 +35,8 @@ class JointTableMetric(PValueMetric):
 
     table: Tensor
     resolution: int
+    # A class attribute too: metrics that were pickled by version 0.1.0 have none of their own.
+    _memory: grid.Memory | None = None
 
     def __init__(
         self,
@@ -92,16 +95,33 @@ class JointTableMetric(PValueMetric):
             ValueError: If shapes or devices differ, there is no sample, or with
                 ``nan_strategy="error"`` a sample is NaN or infinite. The state is left as it was.
         """
-        samples = self._samples(x, y, mask)
+        samples = self._unchecked(x, y, mask)
         if samples is None:
             return
-        x, y, valid, _ = samples
-        if self._bins is None or self._ranges is None:
-            table, outside = grid.update(self.table, x, y, valid), None
+        if self._bins is None:
+            # Few samples are refused where they are read anyway.
+            if (
+                self.nan_strategy == "ignore"
+                or samples.valid is not None
+                or not grid.are_few(samples.x)
+            ):
+                samples = self._finite(samples)
+            table, outside = self._in_cells(samples), None
+        elif (found := self._inside(samples)) is not None:
+            table, outside = found, None
         else:
+            samples = self._finite(samples)
+            x, y, valid, _ = samples
             table, outside = self.table + self._batch(x, y, valid), self._outside(x, y, valid)
         self.counters = self._count(samples, outside)
         self.table = table
+
+    def _in_cells(self, samples: Samples, labels: Tensor | None = None) -> Tensor:
+        """Return the grid with samples added."""
+        self._memory = self._memory or grid.Memory()
+        return grid.update(
+            self.table, samples.x, samples.y, samples.valid, labels, memory=self._memory
+        )
 
     def joint(self) -> Tensor:
         """Return the probability table; see the subclass."""
@@ -233,6 +253,20 @@ class JointTableMetric(PValueMetric):
         x, y = self.counters[[WIDE_X, WIDE_Y], output].tolist()
         return bool(x), bool(y)
 
+    def _inside(self, samples: Samples) -> Tensor | None:
+        """Return the table with samples of which all lie in the known range, and so are finite;
+        None where one does not, or a mask leaves some out.
+        """
+        assert self._ranges is not None
+        x, y, valid, _ = samples
+        if valid is not None:
+            return None
+        if self._kernel == "hard" and are_few(x):
+            return added(self.table, x, y, self._ranges)
+        if not all_inside(x, y, self._ranges):
+            return None
+        return self.table + self._batch(x, y, None)
+
     def _batch(self, x: Tensor, y: Tensor, valid: Tensor | None) -> Tensor:
         """Return the table of a batch over the known range."""
         assert self._bins is not None
@@ -255,8 +289,4 @@ class JointTableMetric(PValueMetric):
     def _outside(self, x: Tensor, y: Tensor, valid: Tensor | None) -> Tensor:
         """Count the valid samples of each output that lie outside the range on either axis."""
         assert self._ranges is not None
-        # The extremes cost a tenth of the comparison; on other devices than the CPU they would have
-        # to be waited for.
-        if valid is None and on_cpu(x) and all_inside(x, y, self._ranges):
-            return torch.zeros(self.num_outputs, dtype=torch.int64, device=x.device)
         return mass_outside(x, y, self._ranges, valid)

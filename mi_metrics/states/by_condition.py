@@ -9,10 +9,10 @@ borders unite to rows of equal borders. It is updated by `grid.update` with labe
 import torch
 from torch import Tensor
 
-from mi_metrics.states import grid
+from mi_metrics.states.keys import resolution
 
 
 def pooled(state: Tensor) -> Tensor:
     """Return the grid ``(1, L)`` of the samples of all conditions, from the state ``(K, L)``."""
-    head = state.shape[1] - grid.resolution(state) ** 2
+    head = state.shape[1] - resolution(state) ** 2
     return torch.cat([state[:1, :head], state[:, head:].sum(0, keepdim=True)], 1)

@@ -21,7 +21,8 @@ from mi_metrics.functional.options import Interval
 from mi_metrics.functional.tables.axis import fixed_axis
 from mi_metrics.functional.tensors import chunk_size
 from mi_metrics.states import grid
-from mi_metrics.states.grid import _EMPTY, _NEVER, LEAST, _axis, _floor, _key, _occupied
+from mi_metrics.states.grid import _axis
+from mi_metrics.states.keys import _EMPTY, _NEVER, LEAST, _floor, _key, _occupied
 
 Sides = tuple[Tensor, Tensor]
 

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from mi_metrics.states.by_condition import pooled
-from mi_metrics.states.grid import _EMPTY, _NEVER, LEAST, _floor, resolution
+from mi_metrics.states.keys import _EMPTY, _NEVER, LEAST, _floor, resolution
 
 
 def grid_problems(state: Tensor, total: Tensor) -> list[str]:

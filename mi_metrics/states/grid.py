@@ -40,6 +40,7 @@ Counts must stay below 2^63. Inputs must be finite where they are valid; integer
 """
 
 import math
+import weakref
 from typing import NamedTuple
 
 import torch
@@ -47,19 +48,26 @@ from torch import Tensor
 
 from mi_metrics.functional.options import check_integer
 from mi_metrics.functional.tensors import chunk_size
+from mi_metrics.states import few
+from mi_metrics.states.keys import (
+    _EMPTY,
+    _NEVER,
+    LEAST,
+    _floor,
+    _meet,
+    _number,
+    _occupied,
+    _power,
+    regroup,
+    resolution,
+)
 
-# Every float64 is a multiple of 2^LEAST; at that level nothing is cleared.
-LEAST = -1074
-# The order-preserving bits of +inf: no finite sample has this border, and clearing bits leaves it
-# as it is.
-_EMPTY = 2047 << 52
-_INT64_MIN = -(2**63)
-# Neighbours of different sign: above every level.
-_NEVER = 1025
 # A lookup table stays in cache up to about this size; cells beyond it are found by sorting.
 _SPAN = 1 << 16
 # Up to so many samples are searched for among the borders, without lookups.
 SMALL = 1 << 11
+# Lookups that miss a larger share of a chunk are made anew.
+MOST_MISSED = 8
 
 
 class Axis(NamedTuple):
@@ -122,6 +130,34 @@ class _Lookup(NamedTuple):
         return code, (x >= lower).logical_and_(x < self.upper.gather(1, slot))
 
 
+class Memory:
+    """What is kept between updates to find samples faster: a function of the cells of the state
+    that the last one made, and no part of it.
+    """
+
+    def __init__(self) -> None:
+        self._state: weakref.ref[Tensor] | None = None
+        self.forget()
+
+    def forget(self) -> None:
+        """Keep nothing."""
+        self.index: few.Index | None = None
+        self.lookups: tuple[list[_Lookup], list[_Lookup]] | None = None
+
+    def recall(self, state: Tensor) -> None:
+        """Forget what was kept for another state."""
+        if self._state is None or self._state() is not state:
+            self.forget()
+
+    def keep(self, state: Tensor) -> None:
+        """Remember what the next update begins with."""
+        self._state = weakref.ref(state)
+
+    def __reduce__(self) -> tuple[type["Memory"], tuple[()]]:
+        # A copy begins anew.
+        return Memory, ()
+
+
 def empty(num_outputs: int, resolution: int, device: torch.device | str | None = None) -> Tensor:
     """Return the state (C, 2 + 2m + m^2) of no samples, m the resolution: the neutral element of
     `merge`.
@@ -139,6 +175,7 @@ def update(
     y: Tensor,
     valid: Tensor | None = None,
     labels: Tensor | None = None,
+    memory: Memory | None = None,
 ) -> Tensor:
     """Return the state with the pairs x, y (C, n) added, those apart where ``valid`` (C, n) is
     False: what `merge` makes of it and theirs, bit for bit, for a few lookups per sample.
@@ -149,31 +186,71 @@ def update(
     Samples in cells that the state knows are counted through the lookup. The others, few once the
     state has seen similar data, are gathered and sorted. Takes a few times the memory of the state
     and of a chunk.
+
+    Few samples (:func:`are_few`) without ``valid`` may hold NaN and inf, which are refused; others
+    may not. A ``memory`` of the updates before saves time and changes nothing.
     """
+    if x.numel() == 0:
+        return state
+    memory = Memory() if memory is None else memory
+    memory.recall(state)
+    add = _add_few if are_few(x) else _add_many
+    result = add(state, x, y, valid, labels, memory)
+    memory.keep(result)
+    return result
+
+
+def are_few(x: Tensor) -> bool:
+    """Say whether samples (C, n) are so few that they are searched for, without lookups."""
+    return x.numel() <= SMALL
+
+
+def _add_few(
+    state: Tensor,
+    x: Tensor,
+    y: Tensor,
+    valid: Tensor | None,
+    labels: Tensor | None,
+    memory: Memory,
+) -> Tensor:
+    if memory.index is not None:
+        result = few.found(state, memory.index, x, y, valid, labels)
+        if result is not None:
+            return result
+    result, same = few.inserted(state, x, y, valid, labels)
+    # Worth making once a batch has brought no new cell.
+    if not same:
+        memory.forget()
+    elif memory.index is None:
+        memory.index = few.index_of(result, len(x))
+    return result
+
+
+def _add_many(
+    state: Tensor,
+    x: Tensor,
+    y: Tensor,
+    valid: Tensor | None,
+    labels: Tensor | None,
+    memory: Memory,
+) -> Tensor:
     (C, n), m = x.shape, resolution(state)
-    if C * n <= SMALL:
-        return _insert(state, x, y, valid, labels)
     chunk = max(1, chunk_size("cells", x.device) // max(C, 1))
     missed = len(state) // C * m * m
     dropped = missed + 1
     one = torch.ones((), dtype=torch.int64, device=x.device)
     counts = torch.zeros(C, missed + 2, dtype=torch.int64, device=x.device)
-    find_x, find_y = _lookups(state, C)
+    memory.lookups = find_x, find_y = memory.lookups or _lookups(state, C)
     held: list[tuple[Tensor, ...]] = []
     total = waiting = 0
     for start in range(0, n, chunk):
-        a, b = x[:, start : start + chunk].double(), y[:, start : start + chunk].double()
-        keep = None if valid is None else valid[:, start : start + chunk]
+        part = slice(start, start + chunk)
+        a, b = x[:, part].double(), y[:, part].double()
+        keep = None if valid is None else valid[:, part]
         if keep is not None:  # NaN has no index
             a, b = a.where(keep, 0), b.where(keep, 0)
-        (code, right_x), (code_y, right_y) = _find(find_x, a, missed), _find(find_y, b, missed)
-        code = code.add_(code_y)
-        own = None if labels is None else labels[:, start : start + chunk]
-        code = code if own is None else code.add_(own, alpha=m * m)
-        right = right_x if right_y is None else right_y if right_x is None else right_x & right_y
-        # What is not found is not right either.
-        code = code.clamp_(max=missed) if right_x is None or right_y is None else code
-        code = code if right is None else code.where(right, missed)
+        own = None if labels is None else labels[:, part]
+        code = _codes((find_x, find_y), a, b, own, m, missed)
         if keep is not None:
             code = code.where(keep, dropped)
         counts.scatter_add_(1, code, one.expand_as(code))
@@ -184,15 +261,39 @@ def update(
             held.append(tuple(part[:, some] for part in parts))
             total, waiting = int(counts[:, missed].sum()), waiting + some.numel()
         if waiting and (16 * waiting >= chunk or start + chunk >= n):
-            state = _insert(
-                _add(state, counts), *(torch.cat(parts, 1) for parts in zip(*held, strict=True))
-            )
+            a, b, miss, *own_ones = (torch.cat(parts, 1) for parts in zip(*held, strict=True))
+            own = own_ones[0] if own_ones else None
+            state, same = few.inserted(_add(state, counts), a, b, miss, own)
+            if not same or MOST_MISSED * waiting > chunk:
+                memory.forget()
             if start + chunk >= n:
                 return state
-            find_x, find_y = _lookups(state, C)
+            memory.lookups = find_x, find_y = memory.lookups or _lookups(state, C)
             held, total, waiting = [], 0, 0
             counts.zero_()
     return _add(state, counts)
+
+
+def _codes(
+    lookups: tuple[list[_Lookup], list[_Lookup]],
+    x: Tensor,
+    y: Tensor,
+    labels: Tensor | None,
+    m: int,
+    missed: int,
+) -> Tensor:
+    """Return the numbers of the cells of finite samples (C, n) in the joint table, or ``missed``
+    where the lookups do not find them.
+    """
+    (code, right_x), (other, right_y) = (
+        _find(lookup, v, missed) for lookup, v in zip(lookups, (x, y), strict=True)
+    )
+    code = code.add_(other)
+    code = code if labels is None else code.add_(labels, alpha=m * m)
+    right = right_x if right_y is None else right_y if right_x is None else right_x & right_y
+    # What is not found is not right either.
+    code = code.clamp_(max=missed) if right_x is None or right_y is None else code
+    return code if right is None else code.where(right, missed)
 
 
 def merge(a: Tensor, b: Tensor) -> Tensor:
@@ -219,19 +320,6 @@ def fold(stacked: Tensor) -> Tensor:
     return _pack(levels, tables, regroup(joint, slots[0], slots[1], (m, m)))
 
 
-def regroup(joint: Tensor, rows: Tensor, columns: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Add up joint counts (C, ..., m, m) into tables (C, *shape), given the new row and column of
-    each old one.
-
-    ``rows`` and ``columns`` are (C, ..., m) int64. This is how a view goes from cells to bins.
-    """
-    code = rows.unsqueeze(-1) * shape[1] + columns.unsqueeze(-2)
-    result = torch.zeros(
-        joint.shape[0], shape[0] * shape[1], dtype=joint.dtype, device=joint.device
-    )
-    return result.scatter_add_(1, code.flatten(1), joint.flatten(1)).view(-1, *shape)
-
-
 def view(state: Tensor) -> Grid:
     """Read a state (C, L)."""
     m = resolution(state)
@@ -243,11 +331,6 @@ def view(state: Tensor) -> Grid:
     return Grid(x, y, joint)
 
 
-def resolution(state: Tensor) -> int:
-    """Return m of a state, from 2 + 2m + m^2 = (m + 1)^2 + 1."""
-    return math.isqrt(state.shape[-1] - 1) - 1
-
-
 def _pack(levels: list[Tensor], borders: list[Tensor], joint: Tensor) -> Tensor:
     return torch.cat([torch.stack(levels, 1), *borders, joint.flatten(1)], 1)
 
@@ -257,111 +340,6 @@ def _add(state: Tensor, counts: Tensor) -> Tensor:
     m = resolution(state)
     head, joint = state[:, : 2 + 2 * m], state[:, 2 + 2 * m :]
     return torch.cat([head, joint + counts[:, :-2].reshape(joint.shape)], 1)
-
-
-def _insert(
-    state: Tensor,
-    x: Tensor,
-    y: Tensor,
-    valid: Tensor | None,
-    labels: Tensor | None = None,
-) -> Tensor:
-    """Return the state with the pairs (C, n) added, by searching and sorting: of few samples faster
-    than lookups are made.
-    """
-    (C, n), m, (R, L) = x.shape, resolution(state), state.shape
-    keys = _key(torch.stack([x.double(), y.double()], 1))
-    if valid is not None:
-        keys = keys.where(valid.unsqueeze(1), _EMPTY)
-    # Both axes at once: small operations take the same time whatever they do.
-    level, borders = state[:C, :2].flatten(), state[:C, 2 : 2 + 2 * m].reshape(2 * C, m)
-    cells = _floor(keys.view(2 * C, n), level)
-    slots = torch.searchsorted(borders, cells).clamp_(max=m - 1)
-    known = borders.gather(1, slots) == cells
-    if valid is not None:
-        known |= cells == _EMPTY
-    if bool(known.all()):
-        result = state.clone()
-    else:
-        level, table = _occupied(torch.cat([borders, cells], 1), level, m)
-        # Empty slots count nothing, wherever they go.
-        rows, columns = (
-            torch.searchsorted(table, _floor(borders, level)).clamp_(max=m - 1).view(C, 2, m)
-        ).unbind(1)
-        slots = torch.searchsorted(table, _floor(cells, level)).clamp_(max=m - 1)
-        joint = state[:, 2 + 2 * m :].reshape(R, m, m)
-        joint = regroup(joint, rows.expand(R, m), columns.expand(R, m), (m, m))
-        head = torch.cat([level.view(C, 2), table.view(C, 2 * m)], 1)
-        result = torch.cat([head.expand(R, -1), joint.flatten(1)], 1)
-    row, column = slots.view(C, 2, n).unbind(1)
-    code = (row * m + (2 + 2 * m)).add_(column)
-    one = torch.ones_like(code) if valid is None else valid.to(torch.int64)
-    if labels is not None:
-        code.add_(L * labels)
-    return result.view(C, -1).scatter_add_(1, code, one).view(R, L)
-
-
-def _key(x: Tensor) -> Tensor:
-    """Return the float64 bits of x as integers in the order of the numbers, both zeros 0."""
-    # Adding zero flushes subnormals where the processor does, so that this and the lookup see the
-    # same number.
-    return _flip((x.double() + 0.0).view(torch.int64))
-
-
-def _number(key: Tensor) -> Tensor:
-    """Return the float64 of a key."""
-    return _flip(key).view(torch.float64)
-
-
-def _flip(bits: Tensor) -> Tensor:
-    """Turn sign and magnitude into two's complement, or back."""
-    return torch.where(bits < 0, _INT64_MIN - bits, bits)
-
-
-def _floor(key: Tensor, level: Tensor) -> Tensor:
-    """Return the keys (C, n) of the borders at the levels (C,)."""
-    level = level.unsqueeze(1)
-    # A negative number lies in the cell that ends above it: step back from the next number towards
-    # zero.
-    size = torch.where(key < 0, ~key, key)
-    bits = level - LEAST + 1 - (size >> 52).clamp_(min=1)
-    # Past the mantissa nothing remains but 0, and the cell below it, from -2^level.
-    whole = bits > 52
-    step = torch.where(whole, (level + 1023) << 52, 1 << bits.clamp(0, 52))
-    kept = torch.where(whole, 0, size & -step)
-    return torch.where(key < 0, -(kept + step), kept)
-
-
-def _meet(a: Tensor, b: Tensor) -> Tensor:
-    """Return the least level at which the keys a < b lie in one cell."""
-    negative = b < 0
-    size_a, size_b = torch.where(negative, ~a, a), torch.where(negative, ~b, b)
-    exponent = (torch.maximum(size_a, size_b) >> 52).clamp_(min=1)
-    # One above the highest bit in which they differ; the leading bit where the exponents do.
-    differ = torch.frexp((size_a ^ size_b).double()).exponent.clamp_(max=53)
-    return torch.where((a < 0) & (b >= 0), _NEVER, exponent + differ + (LEAST - 1))
-
-
-def _occupied(keys: Tensor, level: Tensor, m: int) -> tuple[Tensor, Tensor]:
-    """Return the least level from ``level`` (C,) up at which the keys (C, n) occupy at most m
-    cells, and these.
-    """
-    return _least(_floor(keys, level).sort(1).values, level, m)
-
-
-def _least(keys: Tensor, level: Tensor, m: int) -> tuple[Tensor, Tensor]:
-    """Return the least level from ``level`` up for keys (C, n) of that level in ascending order,
-    and the cells.
-    """
-    a, b = keys[:, :-1], keys[:, 1:]
-    if a.shape[1] >= m:
-        meet = torch.where((a == b) | (b == _EMPTY), LEAST, _meet(a, b))
-        level = torch.maximum(level, meet.topk(m, 1).values[:, -1])
-        keys = _floor(keys, level)
-    changes = keys[:, 1:] != keys[:, :-1]
-    place = torch.nn.functional.pad(changes.cumsum(1), (1, 0))
-    borders = torch.full((keys.shape[0], m + 1), _EMPTY, dtype=torch.int64, device=keys.device)
-    return level, borders.scatter_(1, place, keys)[:, :m].contiguous()
 
 
 def _axis(level: Tensor, borders: Tensor, count: Tensor) -> Axis:
@@ -379,11 +357,6 @@ def _axis(level: Tensor, borders: Tensor, count: Tensor) -> Axis:
     most = torch.finfo(torch.float64).max
     lower, upper = lower.clamp_(min=-most), upper.clamp_(max=most)
     return Axis(level, size, lower, centre.where(~point, lower), upper.where(~point, lower), count)
-
-
-def _power(exponent: Tensor) -> Tensor:
-    """Return 2^exponent as float64, exactly."""
-    return ((exponent + 1023) << 52).view(torch.float64)
 
 
 def _steps(x: Tensor, enlarge: Tensor, shrink: Tensor | None) -> Tensor:

@@ -12,18 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mi_metrics.states.grid import (
-    _EMPTY,
-    LEAST,
-    _floor,
-    _key,
-    _least,
-    _occupied,
-    _pack,
-    merge,
-    regroup,
-    view,
-)
+from mi_metrics.states.grid import _pack, merge, view
+from mi_metrics.states.keys import _EMPTY, LEAST, _floor, _key, _least, _occupied, regroup
 
 
 class _Cells(NamedTuple):

@@ -1,5 +1,7 @@
 """Samples outside a given range: how many there are, and when that is a doubt."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -48,11 +50,20 @@ def outside_message(shares: Tensor) -> str | None:
 
 
 def all_inside(x: Tensor, y: Tensor, ranges: Ranges) -> bool:
-    """Say whether no sample lies outside, in a tenth of the time that it takes to count them."""
-    return all(
-        bool((v.min() >= lo) & (v.max() <= hi))
-        for v, (lo, hi) in zip((x.detach(), y.detach()), ranges, strict=True)
-    )
+    """Say whether all samples are finite and none lies outside, in a tenth of the time that it
+    takes to count those that do.
+    """
+    found = torch.stack([*torch.aminmax(x.detach()), *torch.aminmax(y.detach())]).tolist()
+    (x_lo, x_hi), (y_lo, y_hi) = (ends_of(r, v.dtype) for r, v in zip(ranges, (x, y), strict=True))
+    # No comparison holds for NaN.
+    return bool(found[0] >= x_lo and found[1] <= x_hi and found[2] >= y_lo and found[3] <= y_hi)
+
+
+@lru_cache(maxsize=64)
+def ends_of(interval: Interval, dtype: torch.dtype) -> tuple[float, float]:
+    """Return the ends of a range as a dtype has them, which is how samples are compared to it."""
+    lo, hi = torch.tensor(interval, dtype=torch.float64, device="cpu").to(dtype).tolist()
+    return lo, hi
 
 
 def mass_outside(x: Tensor, y: Tensor, ranges: Ranges, weights: Tensor | None = None) -> Tensor:
