@@ -16,17 +16,20 @@ from mi_metrics.functional.options import (
     Unit,
     check_choice,
     check_flag,
+    check_integer,
     from_nats,
     hints_keywords,
 )
 from mi_metrics.functional.ranks import ALONE, OVER_RANKS
 from mi_metrics.functional.shrinkage import (
+    Conditions,
     class_codes,
     class_codes_of_all_ranks,
     shrunk_information,
     shrunk_information_of_labels,
 )
 from mi_metrics.functional.tensors import check_same_device, check_tensor, no_sample
+from mi_metrics.loss_base import check_condition, numbered
 
 
 class GaussianMutualInformationLoss(nn.Module):
@@ -48,13 +51,18 @@ class GaussianMutualInformationLoss(nn.Module):
         Sign and range: from minus about (9 + ½ log d) nats per direction of y that x determines,
         to 0. Constant variable: 0, with gradient 0; a range below 2⁻⁹⁶⁰, whose gradient no number
         is large enough for, counts as one. Ties: no special rule.
-        Bias: about d_x d_y / 2N, as the function says; it hardly moves the minimum.
+        Bias: about d_x d_y / 2N, as the function says; it hardly moves the minimum. Under K
+        conditions about K times that.
+        Conditions: each has correlations and a ρ of its own, from its own samples, and counts by
+        its share of them; one of a single sample counts as 0. So few samples are shrunk and not
+        refused, in a condition as in a batch.
         Invariance: under any scale and place of each coordinate; without shrinkage under any
         invertible affine map of x and of y.
         Gradient: with respect to x and y; ρ is a constant to it. Exact, and finite for all finite
         input, also for N ≤ d_x + d_y and where y is a function of x. Double backward, torch.func
         and forward mode in eager mode. float64 throughout, whatever the input.
-        Memory: three copies of the samples in float64 and some matrices of (d_x + d_y)².
+        Memory: three copies of the samples in float64 and some matrices of (d_x + d_y)²; under K
+        conditions K times as much.
         Exact under splits and ranks: under ``gather=True``, which costs three all-reduces forward,
         two backward, and for labels a gather of these and one all-reduce each way. See
         :mod:`mi_metrics.losses` for what DDP computes without it.
@@ -63,16 +71,21 @@ class GaussianMutualInformationLoss(nn.Module):
         unit: ``"nats"`` or ``"bits"``.
         gather: Take the samples of all processes of the default group for one batch; a process
             may have none. Without a process group it changes nothing.
+        num_conditions: K, for ``condition`` labels 0 … K - 1: the loss is
+            :math:`-I(x; y | z) = -\sum_k N_k/N \, I_k`. A label that is none of them makes it NaN.
+            None: without ``condition``, or with one whose distinct values are the classes (neither
+            compiled nor with ``gather``).
 
     Shape:
         - x: ``(N, d_x)`` floating-point; ``(N,)`` is read as ``(N, 1)``.
         - y: ``(N, d_y)`` floating-point; ``(N,)`` is read as ``(N, 1)``, or, of integers or bool,
           as class labels.
+        - condition: ``(N,)`` integers or bool.
         - Output: scalar, in the inputs' dtype, at least float32.
 
     Raises:
-        TypeError: If ``gather`` is no bool.
-        ValueError: If the unit is unknown.
+        TypeError: If ``gather`` is no bool or ``num_conditions`` no integer.
+        ValueError: If the unit is unknown, or there is no condition.
 
     Example:
         >>> import torch
@@ -93,42 +106,60 @@ class GaussianMutualInformationLoss(nn.Module):
     sign: ClassVar[int] = -1
 
     @hints_keywords
-    def __init__(self, *, unit: Unit = "nats", gather: bool = False) -> None:
+    def __init__(
+        self, *, unit: Unit = "nats", gather: bool = False, num_conditions: int | None = None
+    ) -> None:
         super().__init__()
         check_choice("unit", unit, UNITS)
         check_flag("gather", gather)
-        self.unit, self.gather = unit, gather
+        if num_conditions is not None:
+            num_conditions = check_integer("num_conditions", num_conditions, 1)
+        self.unit, self.gather, self.num_conditions = unit, gather, num_conditions
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, y: Tensor, *, condition: Tensor | None = None) -> Tensor:
         """Return the loss of a batch of pairs.
 
         Args:
             x: Samples ``(N, d_x)``, at least two (with ``gather=True`` of all processes together).
             y: Samples paired with ``x`` by position, ``(N, d_y)``, or class labels ``(N,)``.
+            condition: Class labels of the samples, integers or bool ``(N,)``. The loss is that of
+                I(x; y | condition).
 
         Returns:
             Scalar; in the inputs' dtype, at least float32.
 
         Raises:
-            TypeError: If x is not a floating-point tensor, or y is one of integers with several
-                coordinates.
-            ValueError: If shapes or devices do not fit, or there are fewer than two samples.
+            TypeError: If x is not a floating-point tensor, y is one of integers with several
+                coordinates, or condition not one of integers or bool.
+            ValueError: If shapes or devices do not fit, there are fewer than two samples, or the
+                number of conditions has to be known and is not.
         """
         x, y, labels = self._check(x, y)
         reduce = ALONE if self._world_size() == 1 else OVER_RANKS
+        given = self._conditions(x, condition)
         if not labels:
-            value = shrunk_information(x, y, reduce)
+            value = shrunk_information(x, y, reduce, given)
         else:
             codes, classes = (
                 (class_codes(y), len(y)) if reduce is ALONE else class_codes_of_all_ranks(y)
             )
-            value = shrunk_information_of_labels(x, codes, classes, reduce)
+            value = shrunk_information_of_labels(x, codes, classes, reduce, given)
         dtype = torch.promote_types(x.dtype, torch.float32 if labels else y.dtype)
         return from_nats(self.sign * value, self.unit).to(torch.promote_types(dtype, torch.float32))
 
     def extra_repr(self) -> str:
         """Return the options for ``print``."""
-        return f"unit={self.unit!r}, gather={self.gather!r}"
+        given = "" if self.num_conditions is None else f", num_conditions={self.num_conditions}"
+        return f"unit={self.unit!r}, gather={self.gather!r}{given}"
+
+    def _conditions(self, x: Tensor, condition: Any) -> Conditions | None:
+        if condition is None and self.num_conditions is None:
+            return None
+        labels = check_condition(condition, x[:, 0])
+        shared = self._world_size() > 1
+        return Conditions(
+            *numbered(labels, self.num_conditions, type(self).__name__, shared=shared)
+        )
 
     def _check(self, x: Any, y: Any) -> tuple[Tensor, Tensor, bool]:
         """Return x and y as matrices, y alone as int64 ``(N,)`` where it holds labels."""
@@ -185,6 +216,8 @@ class GaussianMutualInformationPenalty(GaussianMutualInformationLoss):
     Args:
         unit: ``"nats"`` or ``"bits"``.
         gather: Take the samples of all processes of the default group for one batch.
+        num_conditions: The number of classes of ``condition``. With y an attribute and the truth as
+            condition this asks for equalised odds: no linear trace of y beyond the truth.
 
     Shape:
         - As :class:`GaussianMutualInformationLoss`.

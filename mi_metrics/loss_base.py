@@ -233,17 +233,12 @@ class Loss(nn.Module):
                 f'{type(self).__name__} with pool="{self.pool}" has not. Use '
                 'MutualInformationLoss or MutualInformationPenalty with pool="batch".'
             )
-        labels = self._tables(_check_condition(condition, x))
-        number = self.num_conditions
-        if number is None:
-            if self._world_size() > 1 or torch.compiler.is_compiling():
-                raise ValueError(
-                    "Expected `num_conditions` to be given, as gather=True and torch.compile need "
-                    f"it, but {type(self).__name__} would look for the distinct labels of this "
-                    "batch. Pass num_conditions=K for labels 0 … K - 1."
-                )
-            found, labels = torch.unique(labels, return_inverse=True)
-            number = len(found)
+        labels, number = numbered(
+            self._tables(check_condition(condition, x)),
+            self.num_conditions,
+            type(self).__name__,
+            shared=self._world_size() > 1,
+        )
         outside = (labels < 0) | (labels >= number)
         if rows.kept is not None:
             outside = outside & rows.kept
@@ -326,8 +321,24 @@ def _channels_last(shape: Sequence[int]) -> bool:
     return shape[3] in (3, 4) or (shape[3] == 1 and shape[1] == shape[2])
 
 
-def _check_condition(condition: Any, x: Tensor) -> Tensor:
-    """Return labels of x's shape."""
+def numbered(labels: Tensor, number: int | None, name: str, *, shared: bool) -> tuple[Tensor, int]:
+    """Return labels and their number; where that is None, the places of labels among the distinct
+    ones, which the loss ``name`` can't find compiled, nor in a batch ``shared`` by processes.
+    """
+    if number is not None:
+        return labels, number
+    if shared or torch.compiler.is_compiling():
+        raise ValueError(
+            "Expected `num_conditions` to be given, as gather=True and torch.compile need "
+            f"it, but {name} would look for the distinct labels of this "
+            "batch. Pass num_conditions=K for labels 0 … K - 1."
+        )
+    found, labels = torch.unique(labels, return_inverse=True)
+    return labels, len(found)
+
+
+def check_condition(condition: Any, x: Tensor) -> Tensor:
+    """Return class labels, a label for each sample or as many as x has numbers, in x's shape."""
     labels = check_tensor("condition", condition)
     if labels.is_floating_point():
         raise TypeError(

@@ -5,6 +5,7 @@ import tempfile
 import traceback
 import warnings
 from datetime import timedelta
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -52,11 +53,17 @@ def network(dtype):
     return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2)).to(dtype)
 
 
+def conditions():
+    """Return the condition of each sample, of five the fourth without any."""
+    return torch.tensor([0, 1, 1, 4, 2])[torch.arange(BATCH) * 7 % 5]
+
+
 def step(model, loss, part, kind):
     """Return the loss and the parameters' gradients."""
     inputs, targets = (v[part] for v in data(kind))
     model.zero_grad()
-    value = loss(model(inputs), targets)
+    given = {} if loss.num_conditions is None else {"condition": conditions()[part]}
+    value = loss(model(inputs), targets, **given)
     value.backward()
     return [value.detach().numpy(), *(p.grad.numpy().copy() for p in model.parameters())]
 
@@ -81,11 +88,16 @@ def process(rank, bounds, store, pipe):
         for kind, (dtype, _) in KINDS.items():
             model = nn.parallel.DistributedDataParallel(network(dtype))
             for loss in LOSSES:
-                results[loss, kind] = step(model, loss(gather=True), part, kind)
+                for number in (None, 5):
+                    module = loss(gather=True, num_conditions=number)
+                    results[loss, kind, number] = step(model, module, part, kind)
         inputs, targets = data("vectors")
         spoilt = inputs[part].clone()
         spoilt[:1] = torch.nan
         results["spoilt"] = LOSSES[0](gather=True)(spoilt, targets[part]).item()
+        outside = torch.where(torch.arange(BATCH) == 0, 5, conditions())[part]
+        given = LOSSES[0](gather=True, num_conditions=5)
+        results["outside"] = given(inputs[part], targets[part], condition=outside).item()
         dist.destroy_process_group()
         pipe.send(results)
     except Exception:
@@ -123,11 +135,13 @@ def test_gathered_losses_are_those_of_one_process(bounds):
     for report in reports:
         assert isinstance(report, dict), report
     for kind, (dtype, tolerance) in KINDS.items():
-        for loss in LOSSES:
+        for loss, number in product(LOSSES, (None, 5)):
             # Without a process group `gather` changes nothing.
-            expected = step(network(dtype), loss(gather=True), slice(None), kind)
+            module = loss(gather=True, num_conditions=number)
+            expected = step(network(dtype), module, slice(None), kind)
             assert max(abs(g).max() for g in expected[1:]) > 1e-3
             for report in reports:
-                for a, b in zip(report[loss, kind], expected, strict=True):
-                    assert abs(a - b).max() < tolerance, (kind, loss)
-    assert all(report["spoilt"] != report["spoilt"] for report in reports)
+                for a, b in zip(report[loss, kind, number], expected, strict=True):
+                    assert abs(a - b).max() < tolerance, (kind, loss, number)
+    for what in ("spoilt", "outside"):
+        assert all(report[what] != report[what] for report in reports)
