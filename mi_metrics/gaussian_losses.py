@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from mi_metrics.functional.conditions import check_condition, numbered
 from mi_metrics.functional.options import (
     UNITS,
     Unit,
@@ -29,7 +30,6 @@ from mi_metrics.functional.shrinkage import (
     shrunk_information_of_labels,
 )
 from mi_metrics.functional.tensors import check_same_device, check_tensor, no_sample
-from mi_metrics.loss_base import check_condition, numbered
 
 
 class GaussianMutualInformationLoss(nn.Module):

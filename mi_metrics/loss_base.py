@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from mi_metrics.functional.conditions import check_condition, numbered
 from mi_metrics.functional.information import check_options
 from mi_metrics.functional.options import POOLS, REDUCTIONS, Interval, check_choice, check_flag
 from mi_metrics.functional.ranks import ALONE, OVER_RANKS, Reduce, extremes
@@ -19,7 +20,6 @@ from mi_metrics.functional.tables.axis import (
 from mi_metrics.functional.tables.quantiles import ordered, quantile
 from mi_metrics.functional.tensors import (
     PAIRED,
-    broadcasts,
     check_broadcasts,
     check_mask,
     check_same_device,
@@ -319,39 +319,3 @@ def _channels_last(shape: Sequence[int]) -> bool:
     if len(shape) != 4 or min(shape[1:3]) < 16:
         return False
     return shape[3] in (3, 4) or (shape[3] == 1 and shape[1] == shape[2])
-
-
-def numbered(labels: Tensor, number: int | None, name: str, *, shared: bool) -> tuple[Tensor, int]:
-    """Return labels and their number; where that is None, the places of labels among the distinct
-    ones, which the loss ``name`` can't find compiled, nor in a batch ``shared`` by processes.
-    """
-    if number is not None:
-        return labels, number
-    if shared or torch.compiler.is_compiling():
-        raise ValueError(
-            "Expected `num_conditions` to be given, as gather=True and torch.compile need "
-            f"it, but {name} would look for the distinct labels of this "
-            "batch. Pass num_conditions=K for labels 0 … K - 1."
-        )
-    found, labels = torch.unique(labels, return_inverse=True)
-    return labels, len(found)
-
-
-def check_condition(condition: Any, x: Tensor) -> Tensor:
-    """Return class labels, a label for each sample or as many as x has numbers, in x's shape."""
-    labels = check_tensor("condition", condition)
-    if labels.is_floating_point():
-        raise TypeError(
-            f"Expected class labels in `condition` (integers or bool), but got {labels.dtype}. "
-            "Convert labels with condition.long(); cut a continuous condition into classes with "
-            "torch.bucketize."
-        )
-    if labels.shape == x.shape[:1]:
-        labels = labels.reshape(-1, *[1] * (x.ndim - 1))
-    if not broadcasts(labels.shape, x.shape):
-        raise ValueError(
-            f"Expected `condition` of shape ({x.shape[0]},), a label for each sample, or one that "
-            f"broadcasts to the shape {tuple(x.shape)} of x, but got {tuple(labels.shape)}."
-        )
-    check_same_device({"x": x, "condition": labels})
-    return labels.detach().long().expand(x.shape)
