@@ -16,6 +16,7 @@ Which path serves which points:
 path    used for                                                  cost
 ======  ========================================================  ================================
 line    1 coordinate                                              N (log N + k), plain torch
+native  CPU, compiled: 2 to 10 coordinates                        N log N in few coordinates
 tree    CPU: 2 to 24 coordinates (SciPy's ``cKDTree``)            N log N in few coordinates
 strips  CUDA: 2 coordinates                                       about N, plain torch
 brute   the rest, and the few points that the others leave        N² time, O(N) memory and a chunk
@@ -40,6 +41,8 @@ from mi_metrics.functional.neighbors.steps import (
     take,
 )
 from mi_metrics.functional.tensors import on_cpu
+from mi_metrics.kernels import native
+from mi_metrics.kernels import neighbors as native_neighbors
 
 TREE_DIMENSIONS = 24
 FOLD = 32
@@ -76,12 +79,14 @@ def nearest(
         x_dim: Where to cut the coordinates into two variables for ``reach``; ``None`` skips
             ``reach``.
         queries: Indices of the points to ask about; all if ``None``.
-        path: ``"tree"``, ``"strips"``, ``"line"`` or ``"brute"``; by default the fastest for these
-            points.
+        path: ``"native"``, ``"tree"``, ``"strips"``, ``"line"`` or ``"brute"``; by default the
+            fastest for these points.
     """
     path = path or _choose_path(points, queries)
     if path == "line":
         return _line(points, queries, n_neighbors, x_dim)
+    if path == "native":
+        return _native(points, queries, n_neighbors, x_dim)
     if path == "strips":
         return _strips(points, queries, n_neighbors, x_dim)
     if path == "brute":
@@ -98,6 +103,8 @@ def _choose_path(points: Tensor, queries: Tensor | None) -> str:
     if dimensions == 1:
         return "line"
     if on_cpu(points):
+        if dimensions in native_neighbors.DIMENSIONS and native.serves():
+            return "native"
         return "tree" if dimensions <= TREE_DIMENSIONS else "brute"
     return "strips" if dimensions == 2 else "brute"
 
@@ -183,6 +190,16 @@ def _empty(queries: Tensor, x_dim: int | None) -> Neighborhood:
 def _pad(points: Tensor, number: int) -> Tensor:
     """Append points that are infinitely far from every other."""
     return torch.nn.functional.pad(points, (0, 0, 0, number), value=float("inf"))
+
+
+# --------------------------------------------------------------------------------------------------
+# Neighbours by the compiled twin
+
+
+def _native(points: Tensor, queries: Tensor | None, k: int, x_dim: int | None) -> Neighborhood:
+    asked = None if queries is None else queries.numpy()
+    radius, *reach = native_neighbors.nearest(points.numpy(), k, asked, x_dim)
+    return Neighborhood(torch.from_numpy(radius), tuple(map(torch.from_numpy, reach)))
 
 
 # --------------------------------------------------------------------------------------------------

@@ -3,14 +3,15 @@
 The second question of the estimators that :mod:`mi_metrics.functional.neighbors.search` serves,
 under the same predicate.
 
-=====  ========================================================  ================================
-path   used for                                                  cost
-=====  ========================================================  ================================
-line   1 coordinate                                              N log N, plain torch
-plane  2 coordinates                                             N log N, plain torch
-tree   CPU: 3 to 5 coordinates (SciPy's ``cKDTree``)             N log N, and what the balls hold
-brute  the rest                                                  N² time, O(N) memory and a chunk
-=====  ========================================================  ================================
+======  ========================================================  ================================
+path    used for                                                  cost
+======  ========================================================  ================================
+native  CPU, compiled: 1 to 10 coordinates                        N log N, and what the balls cut
+line    1 coordinate                                              N log N, plain torch
+plane   2 coordinates                                             N log N, plain torch
+tree    CPU: 3 to 5 coordinates (SciPy's ``cKDTree``)             N log N, and what the balls hold
+brute   the rest                                                  N² time, O(N) memory and a chunk
+======  ========================================================  ================================
 
 The balls hold a good part of all samples, and from some number of coordinates on comparing all is
 faster (N = 5000 to 20 000).
@@ -31,6 +32,8 @@ from mi_metrics.functional.neighbors.steps import (
     take,
 )
 from mi_metrics.functional.tensors import on_cpu
+from mi_metrics.kernels import native
+from mi_metrics.kernels import neighbors as native_neighbors
 
 COUNT_DIMENSIONS = 5
 # Two sorted lists are merged by one sort where the shorter has at least this share of the longer.
@@ -46,19 +49,30 @@ def range_counts(
         points: Finite float64 coordinates of one variable, ``(N, d)``.
         radius: Distance per query, ``(N,)`` or ``(Q,)``.
         queries: Indices of the points to ask about, ``(Q,)``, each once; all if ``None``.
-        path: ``"line"``, ``"plane"``, ``"tree"`` or ``"brute"``; by default the fastest.
+        path: ``"native"``, ``"line"``, ``"plane"``, ``"tree"`` or ``"brute"``; by default the
+            fastest.
 
     Returns:
         int64 ``(N,)`` or ``(Q,)``.
     """
-    if path is None:
-        dimensions = points.shape[1]
-        tree = dimensions <= COUNT_DIMENSIONS and on_cpu(points)
-        path = {1: "line", 2: "plane"}.get(dimensions, "tree" if tree else "brute")
-    count = {"line": _count_line, "plane": _count_plane, "tree": _count_tree}.get(
-        path, _count_brute
-    )
+    count = {
+        "native": _count_native,
+        "line": _count_line,
+        "plane": _count_plane,
+        "tree": _count_tree,
+        "brute": _count_brute,
+    }[path or _choose_path(points)]
     return count(points, radius, queries)
+
+
+def _choose_path(points: Tensor) -> str:
+    dimensions = points.shape[1]
+    if on_cpu(points):
+        if (dimensions == 1 or dimensions in native_neighbors.DIMENSIONS) and native.serves():
+            return "native"
+        if 2 < dimensions <= COUNT_DIMENSIONS:
+            return "tree"
+    return {1: "line", 2: "plane"}.get(dimensions, "brute")
 
 
 def strict_counts(
@@ -72,6 +86,11 @@ def strict_counts(
     """
     before = torch.nextafter(radius, torch.zeros_like(radius))
     return range_counts(points, before, queries=queries, path=path)
+
+
+def _count_native(points: Tensor, radius: Tensor, queries: Tensor | None) -> Tensor:
+    asked = None if queries is None else queries.numpy()
+    return torch.from_numpy(native_neighbors.range_counts(points.numpy(), radius.numpy(), asked))
 
 
 def _count_brute(points: Tensor, radius: Tensor, queries: Tensor | None) -> Tensor:

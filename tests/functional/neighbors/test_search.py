@@ -268,19 +268,24 @@ def test_queries_select_points(path: str, device: torch.device) -> None:
                 assert torch.equal(side, of_all[some])
 
 
-def test_paths_by_default(monkeypatch: pytest.MonkeyPatch, device: torch.device) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_paths_by_default(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device, compiled: bool
+) -> None:
     taken: list[str] = []
 
     def note(name: str) -> Callable[..., None]:
         return lambda *_: taken.append(name)
 
-    for name in ("tree", "strips", "line", "brute"):
+    monkeypatch.setattr(neighbors.native, "serves", lambda: compiled)
+    for name in ("native", "tree", "strips", "line", "brute"):
         monkeypatch.setattr(neighbors, f"_{name}", note(name))
     monkeypatch.setattr(neighbors, "_tree_radius", note("tree"))
     for dimensions in (1, 2, 3, neighbors.TREE_DIMENSIONS, neighbors.TREE_DIMENSIONS + 1):
         nearest(torch.zeros(50, dimensions, dtype=torch.float64, device=device), 3)
     cuda = ["line", "strips", "brute", "brute", "brute"]
-    assert taken == (["line", "tree", "tree", "tree", "brute"] if device.type == "cpu" else cuda)
+    few = "native" if compiled else "tree"
+    assert taken == (["line", few, few, "tree", "brute"] if device.type == "cpu" else cuda)
 
 
 def test_line_has_no_rectangle() -> None:

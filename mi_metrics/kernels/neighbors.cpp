@@ -1,0 +1,495 @@
+// Nearest neighbours, and counts of what lies within a distance, in the max norm: the twins of
+// functional/neighbors/search.py and within.py.
+//
+// Points are kept in groups of eight, groups in boxes, eight boxes in a larger one and so on, and a
+// loop over eight lanes looks at a group or at the boxes in a box. Boxes only decide what needs
+// looking at: a rounded subtraction is still monotone in both of its operands, so no point of a box
+// is nearer than the same arithmetic says of the box. So the answers are those of comparing all
+// pairs, to the bit, however the points are arranged.
+#include "native.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <new>
+
+namespace {
+
+constexpr int64_t W = 8;             // Points in a group, boxes in a box.
+constexpr int64_t MOST = 10;         // Coordinates; neighbors.py has the same number.
+constexpr int64_t PENDING = 21 * W;  // What can wait: at most W of each level, of 8^21 points.
+constexpr int64_t PART = 256;        // Points that a thread asks about before it looks for more.
+constexpr int64_t SORTED = 24;       // So many distances are kept sorted, more of them as a heap.
+constexpr double FAR = std::numeric_limits<double>::infinity();
+
+// A point that carries its coordinates, so that arranging reads memory in order.
+template <int64_t D>
+struct Record {
+  double at[D];
+  int64_t point;
+};
+
+// Puts the k records first that are least in a coordinate.
+template <int64_t D>
+void put_least_first(Record<D>* records, int64_t n, int64_t k, int64_t c) {
+  while (n > 32) {
+    // A pivot near the place that is looked for, and a partition without branches to mispredict.
+    double sample[33];
+    const int64_t size = n < 512 ? 5 : 33;
+    for (int64_t i = 0; i < size; i++) sample[i] = records[i * n / size].at[c];
+    std::sort(sample, sample + size);
+    const double pivot = sample[std::min(std::max<int64_t>(k * size / n, 1), size - 2)];
+    int64_t left = 0;
+    for (int64_t i = 0; i < n; i++) {
+      const Record<D> record = records[i];
+      records[i] = records[left];
+      records[left] = record;
+      left += record.at[c] < pivot;
+    }
+    if (left == k) return;
+    if (left == 0 || left == n) break;  // Many are equal.
+    if (k < left)
+      n = left;
+    else
+      records += left, n -= left, k -= left;
+  }
+  const auto less = [c](const Record<D>& a, const Record<D>& b) { return a.at[c] < b.at[c]; };
+  std::nth_element(records, records + k, records + n, less);
+}
+
+// Returns the coordinate of the longest side of the box around records, -1 if all are equal.
+template <int64_t D>
+int64_t longest(const Record<D>* records, int64_t n) {
+  for (int64_t step = (n + 31) / 32;; step = 1) {
+    int64_t best = -1;
+    double most = 0;
+    for (int64_t c = 0; c < D; c++) {
+      double least = FAR, largest = -FAR;
+      for (int64_t i = 0; i < n; i += step) {
+        least = std::min(least, records[i].at[c]);
+        largest = std::max(largest, records[i].at[c]);
+      }
+      if (largest - least > most) most = largest - least, best = c;
+    }
+    if (best >= 0 || step == 1) return best;  // Where a sample is constant, all are looked at.
+  }
+}
+
+// Orders records such that those of a group are close, those of a box of groups and so on: halves
+// of halves, each cut across its longest side.
+template <int64_t D>
+void arrange(Record<D>* records, int64_t n) {
+  while (n > W) {
+    const int64_t c = longest(records, n);
+    if (c < 0) return;
+    int64_t half = W;
+    while (2 * half < n) half *= 2;
+    put_least_first(records, n, half, c);
+    arrange(records, half);
+    records += half, n -= half;
+  }
+}
+
+struct Level {
+  int64_t nodes;
+  // By group, coordinate and lane. Points have no `high`. What fills the last group is infinitely
+  // far from everything.
+  std::vector<double> low, high;
+};
+
+class Tree {
+ public:
+  const int64_t size, dim;
+  std::vector<int64_t> point;  // Which point is at each place.
+  std::vector<Level> levels;   // The points, the boxes around groups, the boxes around boxes …
+
+  Tree(const double* values, int64_t n, int64_t d) : size(n), dim(d), point(n) {
+    levels.push_back({n, blank(n, FAR), {}});
+    place_points<2>(values);
+    while (levels.back().nodes > W) enclose();
+  }
+
+  // Where a level keeps a coordinate of a node.
+  MI_INLINE int64_t index(int64_t node, int64_t c) const {
+    return (node / W * dim + c) * W + node % W;
+  }
+
+  MI_INLINE void coordinates(int64_t place, double* at) const {
+    for (int64_t c = 0; c < dim; c++) at[c] = levels[0].low[index(place, c)];
+  }
+
+ private:
+  std::vector<double> blank(int64_t nodes, double value) const {
+    return std::vector<double>((nodes + W - 1) / W * W * dim, value);
+  }
+
+  template <int64_t D>
+  void place_points(const double* values) {
+    if constexpr (D < MOST)
+      if (dim > D) return place_points<D + 1>(values);
+    std::vector<Record<D>> records(size);
+    for (int64_t i = 0; i < size; i++) {
+      std::copy_n(values + i * D, D, records[i].at);
+      records[i].point = i;
+    }
+    arrange(records.data(), size);
+    for (int64_t i = 0; i < size; i++) {
+      point[i] = records[i].point;
+      for (int64_t c = 0; c < D; c++) levels[0].low[index(i, c)] = records[i].at[c];
+    }
+  }
+
+  // Adds the boxes around the groups of the last level.
+  void enclose() {
+    const Level& last = levels.back();
+    const std::vector<double>& upper = levels.size() == 1 ? last.low : last.high;
+    const int64_t nodes = (last.nodes + W - 1) / W;
+    Level next{nodes, blank(nodes, FAR), blank(nodes, -FAR)};
+    for (int64_t i = 0; i < nodes; i++)
+      for (int64_t c = 0; c < dim; c++) {
+        const int64_t first = (i * dim + c) * W, held = std::min(W, last.nodes - i * W);
+        next.low[index(i, c)] = *std::min_element(&last.low[first], &last.low[first] + held);
+        next.high[index(i, c)] = *std::max_element(&upper[first], &upper[first] + held);
+      }
+    levels.push_back(std::move(next));
+  }
+};
+
+// Distances of a place to the eight points of a group.
+MI_INLINE void to_points(const double* p, int64_t dim, const double* at, double* MI_RESTRICT gap) {
+  for (int64_t j = 0; j < W; j++) gap[j] = 0;
+  for (int64_t c = 0; c < dim; c++, p += W)
+    for (int64_t j = 0; j < W; j++) {
+      const double v = std::fabs(p[j] - at[c]);
+      gap[j] = v > gap[j] ? v : gap[j];
+    }
+}
+
+// Least distances of a place to what eight boxes can hold.
+MI_INLINE void to_boxes(const double* low, const double* high, int64_t dim, const double* at,
+                        double* MI_RESTRICT gap) {
+  for (int64_t j = 0; j < W; j++) gap[j] = 0;
+  for (int64_t c = 0; c < dim; c++, low += W, high += W)
+    for (int64_t j = 0; j < W; j++) {
+      const double a = low[j] - at[c], b = at[c] - high[j], v = a > b ? a : b;
+      gap[j] = v > gap[j] ? v : gap[j];
+    }
+}
+
+// Largest distances of a place to what eight boxes can hold.
+MI_INLINE void across_boxes(const double* low, const double* high, int64_t dim, const double* at,
+                            double* MI_RESTRICT gap) {
+  for (int64_t j = 0; j < W; j++) gap[j] = 0;
+  for (int64_t c = 0; c < dim; c++, low += W, high += W)
+    for (int64_t j = 0; j < W; j++) {
+      const double a = at[c] - low[j], b = high[j] - at[c], v = a > b ? a : b;
+      gap[j] = v > gap[j] ? v : gap[j];
+    }
+}
+
+// Says as bits which lanes are below a bound: one branch instead of eight that can't be predicted.
+MI_INLINE uint32_t below(const double* gap, double bound) {
+  uint32_t lanes = 0;
+  for (int64_t j = 0; j < W; j++) lanes |= uint32_t(gap[j] < bound) << j;
+  return lanes;
+}
+
+struct Group {
+  int64_t level, number;
+};
+
+// The k + 1 least distances of so many that they were not worth a constant.
+struct Some {
+  double* least;
+  int64_t k;
+
+  MI_INLINE double bound() const { return least[k < SORTED ? k : 0]; }
+  MI_INLINE void clear() {
+    for (int64_t i = 0; i <= k; i++) least[i] = FAR;
+  }
+  MI_INLINE void offer(double value) {
+    if (!(value < bound())) return;
+    int64_t i = k;
+    if (k < SORTED) {
+      for (; i > 0 && least[i - 1] > value; i--) least[i] = least[i - 1];
+    } else {
+      i = 0;
+      for (int64_t child; (child = 2 * i + 1) <= k; i = child) {
+        if (child < k && least[child + 1] > least[child]) child++;
+        if (least[child] <= value) break;
+        least[i] = least[child];
+      }
+    }
+    least[i] = value;
+  }
+};
+
+// The K least distances, sorted without a branch.
+template <int64_t K>
+struct Few {
+  double least[K];
+
+  MI_INLINE double bound() const { return least[K - 1]; }
+  MI_INLINE void clear() {
+    for (int64_t i = 0; i < K; i++) least[i] = FAR;
+  }
+  MI_INLINE void offer(double value) {
+    for (int64_t i = K - 1; i > 0; i--) {
+      const double larger = least[i - 1] > value ? least[i - 1] : value;
+      least[i] = least[i] < larger ? least[i] : larger;
+    }
+    least[0] = least[0] < value ? least[0] : value;
+  }
+};
+
+// Places that are asked about. `slot` says where the answer of a point goes, -1 for nowhere; null
+// for all points in their order.
+struct Question {
+  const Tree* tree;
+  const int64_t* slot;
+  int64_t first, last;
+
+  MI_INLINE int64_t answer(int64_t place) const {
+    return slot ? slot[tree->point[place]] : tree->point[place];
+  }
+};
+
+struct Radius {
+  template <class Least>
+  static MI_INLINE void run(Question asked, Least least, double* radius) {
+    for (int64_t i = asked.first; i < asked.last; i++) {
+      const int64_t answer = asked.answer(i);
+      if (answer < 0) continue;
+      least.clear();
+      find(*asked.tree, i, least);
+      radius[answer] = least.bound();
+    }
+  }
+
+  template <class Least>
+  static MI_INLINE void find(const Tree& tree, int64_t place, Least& least) {
+    Group pending[PENDING];
+    double at[MOST], gap[W];
+    tree.coordinates(place, at);
+    // From the own group upwards, so that the near ones come first and few others have to.
+    int64_t group = place, from = 0;
+    for (int64_t level = 0; level < int64_t(tree.levels.size()); level++) {
+      from = group % W, group /= W;
+      Group now{level, group};
+      for (int64_t waiting = 0, own = 1;; own = 0) {
+        const Level& nodes = tree.levels[now.level];
+        const int64_t begin = now.number * tree.dim * W;
+        if (now.level == 0) {
+          to_points(&nodes.low[begin], tree.dim, at, gap);
+          if (below(gap, least.bound()))
+            for (int64_t j = 0; j < W; j++) least.offer(gap[j]);
+        } else {
+          to_boxes(&nodes.low[begin], &nodes.high[begin], tree.dim, at, gap);
+          if (own) gap[from] = FAR;
+          for (uint32_t lanes = below(gap, least.bound()); lanes; lanes &= lanes - 1)
+            pending[waiting++] = {now.level - 1, now.number * W + __builtin_ctz(lanes)};
+        }
+        if (!waiting) break;
+        now = pending[--waiting];
+      }
+    }
+  }
+};
+
+// Per variable, the largest distance among the points that are within the radius.
+struct Reach {
+  static MI_INLINE void run(Question asked, int64_t x_dim, const double* radius, double* reach_x,
+                            double* reach_y) {
+    for (int64_t i = asked.first; i < asked.last; i++) {
+      const int64_t answer = asked.answer(i);
+      if (answer < 0) continue;
+      find(*asked.tree, i, x_dim, radius[answer], reach_x[answer], reach_y[answer]);
+    }
+  }
+
+  static MI_INLINE void find(const Tree& tree, int64_t place, int64_t x_dim, double radius,
+                             double& x, double& y) {
+    Group pending[PENDING] = {{int64_t(tree.levels.size()) - 1, 0}};
+    double at[MOST], gap[W], other[W];
+    tree.coordinates(place, at);
+    x = y = 0;
+    for (int64_t waiting = 1; waiting;) {
+      const Group now = pending[--waiting];
+      const Level& nodes = tree.levels[now.level];
+      const int64_t begin = now.number * tree.dim * W;
+      const int64_t held = std::min(W, nodes.nodes - now.number * W);
+      if (now.level == 0) {
+        to_points(&nodes.low[begin], x_dim, at, gap);
+        to_points(&nodes.low[begin] + x_dim * W, tree.dim - x_dim, at + x_dim, other);
+        for (int64_t j = 0; j < held; j++)
+          if (gap[j] <= radius && other[j] <= radius) {
+            x = std::max(x, gap[j]);
+            y = std::max(y, other[j]);
+          }
+      } else {
+        to_boxes(&nodes.low[begin], &nodes.high[begin], tree.dim, at, gap);
+        for (int64_t j = 0; j < held; j++)
+          if (gap[j] <= radius) pending[waiting++] = {now.level - 1, now.number * W + j};
+      }
+    }
+  }
+};
+
+struct Counts {
+  static MI_INLINE void run(Question asked, const double* radius, int64_t* counts) {
+    for (int64_t i = asked.first; i < asked.last; i++) {
+      const int64_t answer = asked.answer(i);
+      if (answer >= 0) counts[answer] = find(*asked.tree, i, radius[answer]);
+    }
+  }
+
+  static MI_INLINE int64_t find(const Tree& tree, int64_t place, double radius) {
+    if (radius == FAR) return tree.size;  // Else what fills the last groups were counted, too.
+    Group pending[PENDING] = {{int64_t(tree.levels.size()) - 1, 0}};
+    double at[MOST], near[W], far[W];
+    int64_t total = 0, inside[W] = {};
+    tree.coordinates(place, at);
+    for (int64_t waiting = 1; waiting;) {
+      const Group now = pending[--waiting];
+      const Level& nodes = tree.levels[now.level];
+      const int64_t begin = now.number * tree.dim * W;
+      if (now.level == 0) {
+        to_points(&nodes.low[begin], tree.dim, at, near);
+        for (int64_t j = 0; j < W; j++) inside[j] += near[j] <= radius;
+        continue;
+      }
+      to_boxes(&nodes.low[begin], &nodes.high[begin], tree.dim, at, near);
+      across_boxes(&nodes.low[begin], &nodes.high[begin], tree.dim, at, far);
+      const int64_t width = int64_t(1) << 3 * now.level;
+      for (int64_t j = 0; j < W; j++) {
+        const int64_t child = now.number * W + j;
+        if (!(near[j] <= radius)) continue;
+        if (far[j] <= radius)
+          total += std::min(width, tree.size - child * width);
+        else
+          pending[waiting++] = {now.level - 1, child};
+      }
+    }
+    for (int64_t j = 0; j < W; j++) total += inside[j];
+    return total;
+  }
+};
+
+// Counts on a line, whose values come sorted.
+struct LineCounts {
+  static MI_INLINE void run(const double* values, const int64_t* order, int64_t n,
+                            const int64_t* slot, int64_t first, int64_t last, const double* radius,
+                            int64_t* counts) {
+    int64_t bound = 16;
+    for (int64_t i = first; i < last; i++) {
+      const int64_t answer = slot ? slot[order[i]] : order[i];
+      if (answer < 0) continue;
+      const double* at = values + i;
+      const double r = radius[answer];
+      const int64_t before = i, after = n - 1 - i;
+      while ((bound <= before && std::fabs(*at - at[-bound]) <= r) ||
+             (bound <= after && std::fabs(*at - at[bound]) <= r))
+        bound *= 2;
+      const int64_t left = beyond<-1>(at, before, r, bound), right = beyond<1>(at, after, r, bound);
+      counts[answer] = left + 1 + right;
+      if (bound > 16 && 4 * std::max(left, right) < bound) bound /= 2;
+    }
+  }
+
+  // Returns how many of the `room` values to one side are within the radius, less than `bound`, a
+  // power of two: bisection in steps that don't depend on the values.
+  template <int64_t SIDE>
+  static MI_INLINE int64_t beyond(const double* at, int64_t room, double radius, int64_t bound) {
+    int64_t found = 0;
+    for (int64_t step = bound / 2; step; step /= 2) {
+      const int64_t next = found + step, seen = next < room ? next : room;
+      const bool inside = (next <= room) & (std::fabs(*at - at[SIDE * seen]) <= radius);
+      found = inside ? next : found;
+    }
+    return found;
+  }
+};
+
+// Where the answer of each point goes, from the points that are asked about.
+std::vector<int64_t> slots(const int64_t* queries, int64_t asked, int64_t n) {
+  std::vector<int64_t> slot;
+  if (queries) slot.assign(n, -1);
+  for (int64_t i = 0; queries && i < asked; i++) slot[queries[i]] = i;
+  return slot;
+}
+
+// Calls work(first, last, worker) for all places.
+template <class Work>
+void for_all(int64_t n, int64_t part, int64_t threads, const Work& work) {
+  const int64_t parts = (n + part - 1) / part;
+  std::atomic<int64_t> next{0};
+  mi::in_parts(std::min(threads, parts), threads, [&](int64_t worker) {
+    for (int64_t i; (i = next.fetch_add(1)) < parts;)
+      work(i * part, std::min(n, (i + 1) * part), worker);
+  });
+}
+
+template <int64_t K>
+void find_radius(Question asked, double* radius, int64_t k, double* least) {
+  if (k == K - 1) return mi::dispatch<Radius>(asked, Few<K>{}, radius);
+  if constexpr (K < 6) return find_radius<K + 1>(asked, radius, k, least);
+  mi::dispatch<Radius>(asked, Some{least, k}, radius);
+}
+
+}  // namespace
+
+// Distances to the k-th neighbours, `radius`, of `queries`, or of all points if that is null; and
+// the reach of these in x, the first `x_dim` coordinates, and y, if `reach_x` is not null. Returns
+// 1 where memory is short.
+MI_EXPORT int64_t mi_metrics_nearest(const double* points, int64_t n, int64_t dim, int64_t k,
+                                     int64_t x_dim, const int64_t* queries, int64_t asked,
+                                     int64_t threads, double* radius, double* reach_x,
+                                     double* reach_y) {
+  try {
+    const Tree tree(points, n, dim);
+    const std::vector<int64_t> slot = slots(queries, asked, n);
+    threads = std::min(threads, (n + PART - 1) / PART);
+    std::vector<double> least(threads * (k + 1));
+    for_all(n, PART, threads, [&](int64_t first, int64_t last, int64_t worker) {
+      const Question part{&tree, queries ? slot.data() : nullptr, first, last};
+      find_radius<2>(part, radius, k, &least[worker * (k + 1)]);
+      if (reach_x) mi::dispatch<Reach>(part, x_dim, (const double*)radius, reach_x, reach_y);
+    });
+  } catch (const std::bad_alloc&) {
+    return 1;
+  }
+  return 0;
+}
+
+// How many points are at most `radius` from each of `queries`, or from all points if that is null.
+MI_EXPORT int64_t mi_metrics_counts(const double* points, int64_t n, int64_t dim,
+                                    const double* radius, const int64_t* queries, int64_t asked,
+                                    int64_t threads, int64_t* counts) {
+  try {
+    const Tree tree(points, n, dim);
+    const std::vector<int64_t> slot = slots(queries, asked, n);
+    for_all(n, PART, threads, [&](int64_t first, int64_t last, int64_t) {
+      const Question part{&tree, queries ? slot.data() : nullptr, first, last};
+      mi::dispatch<Counts>(part, radius, counts);
+    });
+  } catch (const std::bad_alloc&) {
+    return 1;
+  }
+  return 0;
+}
+
+// The same for points of one coordinate: `values` sorted, `order` which point each of them is.
+MI_EXPORT int64_t mi_metrics_line_counts(const double* values, const int64_t* order, int64_t n,
+                                         const double* radius, const int64_t* queries,
+                                         int64_t asked, int64_t threads, int64_t* counts) {
+  try {
+    const std::vector<int64_t> slot = slots(queries, asked, n);
+    for_all(n, 16 * PART, threads, [&](int64_t first, int64_t last, int64_t) {
+      const int64_t* where = queries ? slot.data() : nullptr;
+      mi::dispatch<LineCounts>(values, order, n, where, first, last, radius, counts);
+    });
+  } catch (const std::bad_alloc&) {
+    return 1;
+  }
+  return 0;
+}

@@ -1,0 +1,116 @@
+"""Twins of the searches for neighbours and of the counts within a distance (neighbors.cpp).
+
+Memory beyond the arguments and the result, for N points of d coordinates, T threads and k
+neighbours: at most 8 N (2.4 d + 3) + 8 T (k + 1) bytes, whatever the points are; on a line 24 N.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mi_metrics.kernels import native
+from mi_metrics.kernels.native import INTEGER, POINTER
+
+# The coordinates that a tree can have, as neighbors.cpp has it; counts are served on a line, too.
+DIMENSIONS = range(2, 11)
+
+Reals = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+_nearest = native.function(
+    "mi_metrics_nearest", POINTER, *[INTEGER] * 4, POINTER, *[INTEGER] * 2, *[POINTER] * 3
+)
+_counts = native.function(
+    "mi_metrics_counts", POINTER, *[INTEGER] * 2, *[POINTER] * 2, *[INTEGER] * 2, POINTER
+)
+_line_counts = native.function(
+    "mi_metrics_line_counts", *[POINTER] * 2, INTEGER, *[POINTER] * 2, *[INTEGER] * 2, POINTER
+)
+
+
+def nearest(
+    points: Reals, n_neighbors: int, queries: Integers | None = None, x_dim: int | None = None
+) -> tuple[Reals, ...]:
+    """Return the distance to the k-th neighbour of points and, with ``x_dim``, the largest distance
+    in x and in y among the points at most so far away.
+
+    Args:
+        points: Finite coordinates ``(N, d)``, 2 to 10 of them.
+        n_neighbors: k, from 1 to N - 1.
+        queries: The places of the points to ask about, each once; None for all.
+        x_dim: How many coordinates are x, from 1 to d - 1; None asks for the radius alone.
+    """
+    points = np.ascontiguousarray(points)
+    size, dim = points.shape
+    asked = _asked(size, queries)
+    if dim not in DIMENSIONS or not 1 <= n_neighbors < size:
+        raise ValueError(f"Can't find {n_neighbors} neighbors of points {points.shape}.")
+    if x_dim is not None and not 1 <= x_dim < dim:
+        raise ValueError(f"Can't cut {dim} coordinates at {x_dim}.")
+    found = tuple(np.empty(asked) for _ in range(1 if x_dim is None else 3))
+    addresses = [native.address(answer, np.float64, asked) for answer in found]
+    failed = _nearest(
+        native.address(points, np.float64, size * dim),
+        size,
+        dim,
+        n_neighbors,
+        x_dim or 0,
+        *_query_arguments(queries),
+        native.threads(),
+        *addresses,
+        *[None] * (3 - len(addresses)),
+    )
+    _check(failed)
+    return found
+
+
+def range_counts(points: Reals, radius: Reals, queries: Integers | None = None) -> Integers:
+    """Return how many points are at most a radius away from each, itself included.
+
+    Args:
+        points: Finite coordinates ``(N, d)``, 1 to 10 of them.
+        radius: The distance for each query.
+        queries: The places of the points to ask about, each once; None for all.
+    """
+    size, dim = points.shape
+    asked = _asked(size, queries)
+    radius = np.ascontiguousarray(radius)
+    counts = np.empty(asked, np.int64)
+    last = (
+        native.address(radius, np.float64, asked),
+        *_query_arguments(queries),
+        native.threads(),
+        native.address(counts, np.int64, asked),
+    )
+    if dim == 1:
+        order = np.argsort(points[:, 0])
+        values = points[:, 0].take(order)
+        start = native.address(values, np.float64, size), native.address(order, np.int64, size)
+        _check(_line_counts(*start, size, *last))
+        return counts
+    if dim not in DIMENSIONS:
+        raise ValueError(f"Can't count points {points.shape}.")
+    points = np.ascontiguousarray(points)
+    _check(_counts(native.address(points, np.float64, size * dim), size, dim, *last))
+    return counts
+
+
+def _asked(size: int, queries: Integers | None) -> int:
+    """Return how many points are asked about; refuse places that there are not."""
+    if size == 0:
+        raise ValueError("There are no points.")
+    if queries is None:
+        return size
+    if len(queries) and not 0 <= int(queries.min()) <= int(queries.max()) < size:
+        raise ValueError(f"Expected places from 0 to {size - 1}.")
+    return len(queries)
+
+
+def _query_arguments(queries: Integers | None) -> tuple[int | None, int]:
+    if queries is None:
+        return None, 0
+    return native.address(queries, np.int64, len(queries)), len(queries)
+
+
+def _check(failed: int) -> None:
+    if failed:
+        raise MemoryError("The search for neighbors found too little memory.")
