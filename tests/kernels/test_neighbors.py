@@ -101,7 +101,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=250, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(
     points=hnp.arrays(
         np.float64, st.tuples(st.integers(2, 90), st.integers(2, 10)), elements=VALUES
