@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mi_metrics.kernels import switch
+
 # Operators that read a value back, have a shape that depends on values, or copy from the host.
 WAITING = frozenset(
     {
@@ -45,8 +47,10 @@ class _Methods(TorchFunctionMode):
 
 @contextmanager
 def no_waiting() -> Iterator[None]:
-    """Refuse whatever would wait for a GPU, if the tensors were on one."""
-    with _Methods(), _Operators():
+    """Refuse whatever would wait for a GPU, if the tensors were on one: there no function that is
+    compiled for the CPU serves.
+    """
+    with switch.disabled(), _Methods(), _Operators():
         yield
 
 

@@ -41,11 +41,12 @@ from mi_metrics.functional.tables import splines
 from mi_metrics.functional.tables.axis import Axis
 from mi_metrics.functional.tables.sums import (
     add_up,
+    gradients,
     joined,
     pull_back,
     push_forward,
     read,
-    written,
+    values,
 )
 
 
@@ -152,8 +153,7 @@ class _Values(torch.autograd.Function):
         table: Tensor, x: Tensor, y: Tensor, x_axis: Tensor, y_axis: Tensor, kernel: str
     ) -> Tensor:
         axes = _unpacked(x_axis), _unpacked(y_axis)
-        values: Tensor = written(read(table, x, y, axes, kernel), x.shape)[0]
-        return values
+        return values(table, x, y, axes, kernel)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -208,8 +208,7 @@ class _PullBack(torch.autograd.Function):
         for_y: bool,
     ) -> tuple[Tensor, Tensor]:
         axes = _unpacked(x_axis), _unpacked(y_axis)
-        pieces = pull_back(table, x, y, weights, axes, kernel, (for_x, for_y))
-        to_x, to_y = written(pieces, x.shape)
+        to_x, to_y = gradients(table, x, y, weights, axes, kernel, (for_x, for_y))
         return _like(x, False) if to_x is None else to_x, _like(y, False) if to_y is None else to_y
 
     @staticmethod

@@ -112,7 +112,7 @@ def _compiled(
     conditions: int,
 ) -> Tensor | None:
     """Return what :func:`hard_counts` does, or None where no compiled function serves."""
-    if any(axis.edges is not None or axis.scale is not None for axis in axes):
+    if not on_cpu(x) or any(axis.edges is not None or axis.scale is not None for axis in axes):
         return None
     on_x, on_y = (native_tables.Line(axis.lo, axis.bins, axis.width) for axis in axes)
     ranges = None if unchecked is None else unchecked.ranges

@@ -9,7 +9,7 @@ from mi_metrics.functional.cautions import Kind
 from mi_metrics.functional.options import Interval
 from mi_metrics.functional.tables.hard import Unchecked
 from mi_metrics.functional.tables.sums import chunks
-from mi_metrics.functional.tensors import Rows
+from mi_metrics.functional.tensors import Rows, on_cpu
 from mi_metrics.kernels import native_tables
 
 Ranges = tuple[Interval, Interval]
@@ -75,7 +75,7 @@ def mass_outside(x: Tensor, y: Tensor, ranges: Ranges, weights: Tensor | None = 
         ranges: The ranges of x and y.
         weights: How much each sample counts, bool or float64; None: once.
     """
-    if weights is None or weights.dtype == torch.bool:
+    if on_cpu(x) and (weights is None or weights.dtype == torch.bool):
         found = native_tables.mass_outside(x, y, ranges, weights)
         if found is not None:
             return found

@@ -13,6 +13,7 @@ from mi_metrics.functional.tables import splines
 from mi_metrics.functional.tables.axis import Axis
 from mi_metrics.functional.tables.splines import SUPPORT
 from mi_metrics.functional.tensors import chunk_size, narrow, on_cpu
+from mi_metrics.kernels import native_soft
 
 Block = tuple[slice, slice]
 Pieces = Iterator[tuple[Block, tuple[Tensor | None, ...]]]
@@ -39,6 +40,10 @@ def add_up(
     rows, n = x.shape
     kernels = splines.along(kernel, bins[0]), splines.along(kernel, bins[1])
     shape = [b + splines.margin(k) for b, k in zip(bins, kernels, strict=True)]
+    if on_cpu(x):
+        found = native_soft.soft_table(*_sides(x, y, axes, kernels, shape), weights)
+        if found is not None:
+            return splines.folded(found, axes, bins, kernels)
     table = torch.zeros(rows, *shape, dtype=torch.float64, device=x.device)
     # Float atomics would add in a random order, so other devices than the CPU multiply matrices.
     add = _scatter if on_cpu(x) else _multiply
@@ -130,6 +135,50 @@ def _matrices(
         return weights, torch.zeros_like(weights)
     speed = tangent.double() * splines.slope_inside(position, axis, v.dtype)
     return weights, splines.spread(first, [s * speed for s in splines.slopes(t, kernel)], cells)
+
+
+def values(table: Tensor, x: Tensor, y: Tensor, axes: tuple[Axis, Axis], kernel: str) -> Tensor:
+    """Return what tables of coefficients are worth at samples, without a graph."""
+    kernels, unfolded = _unfolded(table, axes, kernel)
+    sides = _sides(x, y, axes, kernels, unfolded.shape[1:])
+    found = native_soft.soft_values(unfolded, *sides) if on_cpu(x) else None
+    if found is None:
+        found = written(read(table, x, y, axes, kernel), x.shape)[0]
+    return found
+
+
+def gradients(
+    table: Tensor,
+    x: Tensor,
+    y: Tensor,
+    weights: Tensor | None,
+    axes: tuple[Axis, Axis],
+    kernel: str,
+    wanted: tuple[bool, bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of samples from that of their tables, without a graph."""
+    kernels, unfolded = _unfolded(table, axes, kernel)
+    sides = _sides(x, y, axes, kernels, unfolded.shape[1:])
+    found = native_soft.soft_gradients(unfolded, *sides, weights, wanted) if on_cpu(x) else None
+    if found is None:
+        to_x, to_y = written(pull_back(table, x, y, weights, axes, kernel, wanted), x.shape)
+        return to_x, to_y
+    to_x, to_y = (
+        g if g is None or g.dtype == v.dtype else narrow(g, v.dtype)
+        for g, v in zip(found, (x, y), strict=True)
+    )
+    return to_x, to_y
+
+
+def _sides(
+    x: Tensor, y: Tensor, axes: tuple[Axis, Axis], kernels: tuple[str, str], shape: Any
+) -> tuple[native_soft.Side, native_soft.Side]:
+    """Return what the compiled sums know of x and y."""
+    on_x, on_y = (
+        native_soft.Side(v, axis.lo, axis.width, axis.bins, axis.scale, name, cells)
+        for v, axis, name, cells in zip((x, y), axes, kernels, shape, strict=True)
+    )
+    return on_x, on_y
 
 
 def read(table: Tensor, x: Tensor, y: Tensor, axes: tuple[Axis, Axis], kernel: str) -> Pieces:
