@@ -75,7 +75,8 @@ def mutual_information_matrix(
         a pair follows from its dependence, and a column of noise beside a strong pair would
         otherwise take over its bins.
         Without ``y`` the columns of x are paired with each other; the diagonal is I(x, x) by the
-        same options, which for a column of few values is its entropy.
+        same options, which for a column of few values is its entropy. For any other column it is
+        the entropy of its bins, which grows with their number, and no caution says so.
         Cautions: as those of a pair, each kind once, with the first pair that it was found in.
         Gradient: none.
         Memory: a few times that of the samples, and a bounded block of pairs.
@@ -130,12 +131,13 @@ def mutual_information_matrix(
     shape = len(columns[0].values), len(columns[1].values)
     value = columns[0].values.new_empty(shape[0] * shape[1], dtype=torch.float64)
     found: dict[Kind, str] = {}
-    for pairs in _blocks(columns, options):
+    for pairs, itself in _blocks(columns, options):
         index = pairs // shape[1], pairs % shape[1]
         for binned in choose(ColumnPairs(columns, index), options.choice()):
             table = views.Table(binned, binned.counts, None)
             value[pairs[binned.rows]] = table.value(options)
-            views.note_doubts(found, table, options, [side[binned.rows] for side in index])
+            places = [side[binned.rows] for side in index]
+            views.note_doubts(found, table, options, places, itself=itself)
     caution_each(found)
     return value.view(shape)
 
@@ -356,8 +358,12 @@ def _columns(x: Any, y: Any) -> tuple[Columns, Columns]:
     return sides[0], sides[-1]
 
 
-def _blocks(columns: tuple[Columns, Columns], options: views.Options) -> Iterator[Tensor]:
-    """Yield numbers of pairs, counted along the rows of the matrix, in blocks of bounded size."""
+def _blocks(
+    columns: tuple[Columns, Columns], options: views.Options
+) -> Iterator[tuple[Tensor, bool]]:
+    """Yield numbers of pairs, counted along the rows of the matrix, in blocks of bounded size, and
+    whether they are pairs of a column with itself.
+    """
     number, n = len(columns[1].values), columns[0].values.shape[1]
     cells, wide = 1, []
     for side, (column, kind) in enumerate(zip(columns, options.kinds, strict=True)):
@@ -369,6 +375,20 @@ def _blocks(columns: tuple[Columns, Columns], options: views.Options) -> Iterato
     size = max(1, min(views.PAIRS, SAMPLES // n, CELLS // cells))
     # Numbers so large that the arithmetic of all pairs of a block would change for one of them.
     single = wide[0][pairs // number] | wide[1][pairs % number]
-    for some, most in ((pairs[~single], size), (pairs[single], 1)):
-        for start in range(0, len(some), most):
-            yield some[start : start + most]
+    itself = _equal(*columns).flatten()
+    for some, most in ((~single, size), (single, 1)):
+        for same in (False, True):
+            found = pairs[some & (itself == same)]
+            for start in range(0, len(found), most):
+                yield found[start : start + most], same
+
+
+def _equal(x: Columns, y: Columns) -> Tensor:
+    """Return which columns of x are which of y, ``(C_x, C_y)`` bool."""
+    if x is y:
+        return torch.eye(len(x.values), dtype=torch.bool, device=x.values.device)
+    ends = [torch.cat([*side.range, side.values[:, :1]], 1) for side in (x, y)]
+    found = (ends[0].unsqueeze(1) == ends[1]).all(2)
+    for i, j in found.nonzero().tolist():
+        found[i, j] = torch.equal(x.values[i], y.values[j])
+    return found

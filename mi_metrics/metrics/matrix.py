@@ -146,22 +146,30 @@ class ColumnsMetric(MutualInformationMetric):
         self._warn_once("outside", self._outside_message())
         value = torch.empty(self.num_outputs, dtype=torch.float64, device=self.table.device)
         doubts: dict[Kind, str] = {}
-        for pairs, view in column_views.pair_views(self.table, layout, options, self._wide()):
+        found = column_views.pair_views(self.table, layout, options, self._wide())
+        for pairs, view, itself in found:
             value[pairs] = view.table.value(options)
             if not self._in_forward:
-                self._note_doubts(doubts, view, pairs)
+                self._note_doubts(doubts, view, pairs, itself=itself)
         for kind, message in doubts.items():
             self._warn_once(kind, message)
         return value.view(layout.columns)
 
     def _note_doubts(
-        self, doubts: dict[Kind, str], view: reading.OutputView, pairs: Tensor
+        self,
+        doubts: dict[Kind, str],
+        view: reading.OutputView,
+        pairs: Tensor,
+        *,
+        itself: bool,
     ) -> None:
         resolution, number = max(self._layout.cells), self._layout.columns[1]
-        if message := reading.coarse_message(view, type(self).__name__, resolution):
+        # Bins of one column twice are as many as there may be.
+        coarse = reading.coarse_message if not itself else reading.merged_message
+        if message := coarse(view, type(self).__name__, resolution):
             doubts.setdefault("coarse grid", message)
         index = pairs // number, pairs % number
-        views.note_doubts(doubts, view.table, self._options, index, resolution)
+        views.note_doubts(doubts, view.table, self._options, index, resolution, itself=itself)
 
     def _counter(self, row: int) -> Tensor:
         return self.counters[row].clone().view(self._layout.columns)
@@ -270,7 +278,8 @@ class MutualInformationMatrix(ColumnsMetric):
         NaN and infinite samples with ``nan_strategy="ignore"`` are left out of the pairs that lack
         them and of no others, so N differs between pairs: see :attr:`seen` and :attr:`ignored`.
         No samples: NaN, with a warning. ``compute`` never raises.
-        Cautions: each kind once, with the first pair that it was found in.
+        Cautions: each kind once, with the first pair that it was found in. A column beside itself
+        is known by its cells: its value is the entropy of its bins.
         State: ``table``, int64: for m cells (``resolution``, or the bins over a given range)
         :math:`C_x C_y m^2` joint counts, and m or 2 m + 1 numbers for each column; ``header`` and
         ``counters``. Above :math:`2^{27}` joint counts it is refused.

@@ -16,13 +16,15 @@ from mi_metrics.states.columns import Layout, Sides
 
 # Cells of tables that are read at a time.
 CELLS = 2**24
+# Beside the kinds of a pair: it is one column twice.
+APART = 8
 
 
 def pair_views(
     state: Tensor, layout: Layout, options: views.Options, wide: Sides
-) -> Iterator[tuple[Tensor, reading.OutputView]]:
-    """Yield all pairs in bins: their numbers, counted along the rows of the matrix, and their
-    tables.
+) -> Iterator[tuple[Tensor, reading.OutputView, bool]]:
+    """Yield all pairs in bins: their numbers, counted along the rows of the matrix, their tables,
+    and whether they are pairs of a column with itself, as far as cells can tell.
 
     Args:
         state: The state.
@@ -32,18 +34,21 @@ def pair_views(
     """
     parts, number = columns.read(state, layout), layout.columns[1]
     pairs = torch.arange(layout.columns[0] * number, device=state.device)
-    choice = _choice(options, layout)
+    choice, itself = _choice(options, layout), _itself(parts, layout)
     if layout.ranges is not None:
-        for some in pairs.split(_at_once(layout)):  # type: ignore[no-untyped-call]
+        for some, _ in _alike((APART * itself, torch.zeros_like(pairs)), _at_once(layout)):
+            same = bool(itself[some[0]])
             joint = parts.joint.flatten(0, 1)[some]
             for binned in choose(views.cells_of_ranges(joint), choice):
                 table = views.Table(binned, binned.counts, None)
-                yield some[binned.rows], reading.OutputView(table, None)
+                yield some[binned.rows], reading.OutputView(table, None), same
         return
     axes = columns.axes(parts, layout)
     kinds = [_kinds(axis, w) for axis, w in zip(axes, wide, strict=True)]
     index = pairs // number, pairs % number
-    for some, floats in _alike((kinds[0][index[0]], kinds[1][index[1]]), _at_once(layout)):
+    pair_kinds = kinds[0][index[0]] + APART * itself, kinds[1][index[1]]
+    for some, floats in _alike(pair_kinds, _at_once(layout)):
+        same = bool(itself[some[0]])
         i, j = (side[some] for side in index)
         joint = parts.joint[i, j]
         x, y = _rows(axes[0], i, joint.sum(2)), _rows(axes[1], j, joint.sum(1))
@@ -52,7 +57,7 @@ def pair_views(
             rows = binned.rows
             held = grid.Grid(_rows(x, rows), _rows(y, rows), joint[rows])
             table = views.Table(binned, binned.counts, None)
-            yield pairs[some[rows]], reading.OutputView(table, held)
+            yield pairs[some[rows]], reading.OutputView(table, held), same
 
 
 def column_tables(
@@ -78,6 +83,20 @@ def column_tables(
         pairs: Cells = reading.as_pairs(grid.Grid(own, own, own.counts.diag_embed()), floats)
         for binned in choose_alone(pairs, choice):
             yield some[binned.rows], binned.counts
+
+
+def _itself(parts: columns.Parts, layout: Layout) -> Tensor:
+    """Return which pairs are one column twice, ``(C_x C_y,)`` bool: both have the same cells, and
+    each sample lies in the same one.
+    """
+    joint, (cx, _) = parts.joint, layout.columns
+    if layout.cells[0] != layout.cells[1]:
+        return torch.zeros(joint.shape[:2], dtype=torch.bool, device=joint.device).flatten()
+    found = joint.diagonal(dim1=2, dim2=3).sum(2) == joint.sum((2, 3))
+    if layout.ranges is not None:
+        return (found & (layout.ranges[0] == layout.ranges[1])).flatten()
+    found &= parts.level[:cx].unsqueeze(1) == parts.level[cx:]
+    return (found & (parts.borders[:cx].unsqueeze(1) == parts.borders[cx:]).all(2)).flatten()
 
 
 def _choice(options: views.Options, layout: Layout) -> Choice:

@@ -16,8 +16,10 @@ from mi_metrics.functional.tables.pairs import Cells
 from mi_metrics.states import grid
 from mi_metrics.states.by_condition import pooled
 
-# So many times the samples of the cells beside it make a cell one value that repeats.
-REPEATED = 8
+# So many times the samples of the cells beside it make a cell one value that repeats, unless these
+# in turn have so many times those of the next, beyond 3 of their standard deviations: then the cell
+# is the peak of heavy tails.
+REPEATED, STEEP = 8, 1.5
 # Nats of entropy that a grid may cost both variables together without a word.
 COARSE = 0.1
 # Cells merged in pairs may cost so many nats, and this share of the value, without a word.
@@ -182,16 +184,9 @@ def coarse_message(view: OutputView, name: str, resolution: int) -> str | None:
     """
     if view.cells is None:
         return None
+    if message := merged_message(view, name, resolution):
+        return message
     cells, binned = (view.cells.x, view.cells.y), view.table.binned
-    if any(
-        kind == "values" and not bool(axis.lossless.all())
-        for kind, axis in zip(binned.kinds, cells, strict=True)
-    ):
-        return (
-            f"There are more than resolution={resolution} distinct values, so some of "
-            'them share a bin in spite of binning="values", and the value may be too small. '
-            "Raise `resolution` to the number of values or more."
-        )
     lost = _lost_entropy(cells[0], binned.axes[0]) + _lost_entropy(cells[1], binned.axes[1])
     if bool((lost > COARSE).any()) and bool(((lost > COARSE) & _falls(view)).any()):
         return (
@@ -201,6 +196,23 @@ def coarse_message(view: OutputView, name: str, resolution: int) -> str | None:
             "`resolution` (for labels to their number), use fewer bins, or transform both "
             "variables monotonically first (ranks, logarithms): mutual information does not "
             "change."
+        )
+    return None
+
+
+def merged_message(view: OutputView, name: str, resolution: int) -> str | None:
+    """Say that cells of the grid hold several of the values that should have a bin each."""
+    if view.cells is None:
+        return None
+    cells, binned = (view.cells.x, view.cells.y), view.table.binned
+    if any(
+        kind == "values" and not bool(axis.lossless.all())
+        for kind, axis in zip(binned.kinds, cells, strict=True)
+    ):
+        return (
+            f"There are more than resolution={resolution} distinct values, so some of "
+            'them share a bin in spite of binning="values", and the value may be too small. '
+            "Raise `resolution` to the number of values or more."
         )
     return None
 
@@ -221,14 +233,28 @@ def _lost_entropy(cells: grid.Axis, axis: Axis) -> Tensor:
         bin_width = axis.width.double() / axis.bins.double()
         bins = width / (bin_width if axis.scale is None else bin_width / axis.scale)
     else:
-        # A cell with far more samples than those beside it is one value that repeats: 0, or a fill.
-        beside = torch.zeros_like(cells.counts)
-        touch = cells.upper[:, :-1] == cells.lower[:, 1:]
-        beside[:, 1:] = cells.counts[:, :-1] * touch
-        beside[:, :-1] = beside[:, :-1].maximum(cells.counts[:, 1:] * touch)
-        many = (width > 0) & (cells.counts <= REPEATED * beside)
-        bins = torch.where(many, share * axis.bins, 1)
+        bins = torch.where((width > 0) & ~_repeated(cells), share * axis.bins, 1)
     return (share * bins.clamp_min(1).log()).sum(1)
+
+
+def _repeated(cells: grid.Axis) -> Tensor:
+    """Say which cells have far more samples than those beside them, as one value that repeats
+    makes it: 0, or a fill.
+    """
+    touch = cells.upper[:, :-1] == cells.lower[:, 1:]
+
+    def from_left(counts: Tensor) -> Tensor:
+        return torch.nn.functional.pad(counts[:, :-1] * touch, (1, 0))
+
+    def from_right(counts: Tensor) -> Tensor:
+        return torch.nn.functional.pad(counts[:, 1:] * touch, (0, 1))
+
+    most, steep = torch.zeros_like(cells.counts), torch.zeros_like(touch[:, :1])
+    for beside in (from_left, from_right):
+        first = beside(cells.counts)
+        steep = steep | (first > STEEP * beside(first) + 3 * first.double().sqrt())
+        most = most.maximum(first)
+    return (cells.counts > REPEATED * most) & ~steep
 
 
 def _falls(view: OutputView) -> Tensor:

@@ -15,7 +15,7 @@ from mi_metrics.functional import (
 )
 from mi_metrics.functional import matrix as module
 from mi_metrics.functional.tables import columns
-from tests.cautions import ignore_cautions, kind_of
+from tests.cautions import ignore_cautions, kind_of, warned
 
 N = 700
 
@@ -241,6 +241,16 @@ def definition(x, y, among, number, seed):
         ]
     )
     return np.where(np.tri(*p.shape, -1, dtype=bool), p.T, p) if among else p
+
+
+def test_a_column_beside_itself_has_no_caution(rng):
+    x = torch.randn(2000, 3, generator=rng)
+    # Silent: warnings are errors.
+    value = mutual_information_matrix(x)
+    assert (value.diagonal() > 4).all()
+    assert torch.equal(mutual_information_matrix(x, x.clone()), value)
+    with warned("rising", match=r"^Column 1 of `x` with column 0 of `y`"):
+        mutual_information_matrix(x, x[:, 1:2].exp())
 
 
 @pytest.mark.parametrize("among", [False, True])

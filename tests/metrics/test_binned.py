@@ -224,6 +224,18 @@ def test_a_grid_coarser_than_the_bins_warns_with_the_remedies(options, kinds):
     metric.compute()
 
 
+def test_tails_that_leave_most_samples_in_a_cell_are_no_repeated_value():
+    """Lognormal samples of 3 nats: three quarters lie in one cell, which is not a value."""
+    x, y = gaussian(10_000, 0.8)
+    with warned("coarse grid"):
+        value = metric_value((3 * x).exp(), (3 * y).exp())
+    assert value < 0.25 < 0.45 < metric_value(x, y)
+    # Values that are 0, beside others whose density falls by a third from cell to cell or less.
+    at_zero = x < 0.5
+    for change in (torch.nn.Identity(), torch.exp):
+        metric_value(torch.where(at_zero, 0, change(x)), torch.where(at_zero, 0, change(y)))
+
+
 def test_a_finer_grid_is_closer():
     errors = []
     for resolution in (64, 256, 1024):

@@ -217,6 +217,22 @@ def test_a_coarse_grid_is_told(rng):
         fed(labels, labels, binning="values", bias_correction="miller_madow").compute()
 
 
+@pytest.mark.parametrize("n", [500, 5000])
+@pytest.mark.parametrize("options", [{}, {"resolution": 256}, {"value_range": (-6, 6)}])
+def test_a_column_beside_itself_is_its_entropy_without_a_doubt(options, n, rng):
+    x = torch.randn(n, 3, generator=rng)
+    metric = fed(x, x, **options)
+    # Silent: warnings are errors.
+    value = metric.compute()
+    assert (value.diagonal() > 2).all()
+    assert (value - value.diagonal().diag()).abs().max() < 0.05
+    if options.get("value_range") is None:
+        # Of another variable that follows from it the state tells too little.
+        other = fed(x, x.exp(), **options)
+        with warned("coarse grid" if n == 5000 or not options else "rising"):
+            other.compute()
+
+
 # -- gaps ------------------------------------------------------------------------------------------
 
 

@@ -233,6 +233,8 @@ def note_doubts(
     options: Options,
     index: Sequence[Tensor],
     most: int = 2 * MOST_BINS,
+    *,
+    itself: bool = False,
 ) -> None:
     """Add cautions of new kinds about pairs of columns, with the first pair that each is of.
 
@@ -242,9 +244,11 @@ def note_doubts(
         options: Their options.
         index: The columns of x and of y.
         most: The most bins that can be told apart.
+        itself: Whether they are pairs of a column with itself: their values are entropies of bins,
+            which more bins always raise.
     """
     for kind, message in table.doubts(options, most):
-        if kind in found:
+        if kind in found or (itself and kind == "rising"):
             continue
         for row in range(len(index[0])):
             one = dict(table.take(row).doubts(options, most))
