@@ -19,7 +19,7 @@ from mi_metrics.functional.tensors import check_tensor
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.collections import QuadMesh
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure
 
 # Below this fraction of the fullest cell a probability has no colour: soft kernels leave traces of
@@ -32,8 +32,10 @@ LEAST_SCALE = 0.05
 WRITTEN, LABELLED = 12, 60
 # The share of pointwise values that the colours tell apart: those of rare cells would stretch them.
 WITHIN_SCALE = 0.995
-# The colour of negative values, which are too near to 0 to be told from it on the scale.
+# The colour of values as far below 0 as the largest is above; what lies between has one between.
 NEGATIVE = "#8a5a44"
+# Colours of the scale of a matrix.
+COLORS = 512
 
 
 def require_matplotlib() -> None:
@@ -290,9 +292,9 @@ def plot_matrices(
     """Draw symmetric matrices of a quantity between columns as heat maps side by side, on one
     colour scale.
 
-    The scale runs from 0 to the largest value of all; negative estimates have the colour of 0. The
-    diagonal is grey, whatever it holds: mutual information of a column with itself is its entropy,
-    and would outshine every dependence. Small matrices have their values in the cells.
+    The scale is that of :func:`plot_matrix`, for all values. The diagonal is grey, whatever it
+    holds: mutual information of a column with itself is its entropy, and would outshine every
+    dependence. Small matrices have their values in the cells.
 
     Args:
         matrices: Name and matrix ``(k, k)`` of each heat map; NaN is left grey and written as
@@ -319,7 +321,6 @@ def plot_matrices(
     """
     require_matplotlib()
     from matplotlib.cm import ScalarMappable
-    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     k = len(names)
@@ -334,23 +335,19 @@ def plot_matrices(
         for name, m in matrices.items()
     }
     finite = torch.cat([v[v.isfinite()] for v in shown.values()])
-    largest = max(LEAST_SCALE, float(finite.max()) if len(finite) else 0.0)
-    norm = Normalize(0, largest)
-    decimals = max(2, 1 - math.floor(math.log10(largest)))
+    norm, colors, extend = _scale(finite)
 
     side = min(max(2.4, 0.6 * k), 12)
     figure = Figure(figsize=(len(shown) * (side + 0.1) + 2.4, side + 1.6), layout="compressed")
     axes = figure.subplots(1, len(shown), sharey=True, squeeze=False)[0]
     for ax, (name, values) in zip(axes, shown.items(), strict=True):
         ax.set_facecolor("0.85")
-        ax.imshow(values.numpy(), norm=norm, cmap="viridis")
+        ax.imshow(values.numpy(), norm=norm, cmap=colors)
         ax.set_title(name)
         _label(ax, names, names)
         if k <= WRITTEN:
-            _write(ax, values, norm, decimals, apart)
-    negative = len(finite) and float(finite.min()) < 0
-    colors = ScalarMappable(norm, "viridis")
-    figure.colorbar(colors, ax=axes, label=label, extend="min" if negative else "neither")
+            _write(ax, values, norm, apart)
+    figure.colorbar(ScalarMappable(norm, colors), ax=axes, label=label, extend=extend)
     if title is not None:
         figure.suptitle(title)
     gaps = len(finite) < len(shown) * k * (k - 1)
@@ -370,8 +367,9 @@ def plot_matrix(
 ) -> "tuple[Figure, Axes]":
     """Draw a matrix of a quantity between two groups of columns as a heat map.
 
-    The scale runs from 0 to the largest value; negative estimates have a colour of their own,
-    brown. Small matrices have their values in the cells.
+    The scale runs from 0 to the largest value, and down to the least where estimates are negative:
+    from the dark colour of 0 to brown, which is as far below 0 as the largest is above, so that an
+    estimate just below 0 looks like 0. Small matrices have their values in the cells.
 
     Args:
         values: The matrix ``(R, C)``; NaN is left grey and written as "none".
@@ -397,8 +395,6 @@ def plot_matrix(
         ['0.22', '-0.01']
     """
     require_matplotlib()
-    from matplotlib import colormaps
-    from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
     if values.shape != (len(rows), len(columns)):
@@ -408,26 +404,38 @@ def plot_matrix(
         )
     shown = values.detach().to("cpu", torch.float64)
     finite = shown[shown.isfinite()]
-    largest = max(LEAST_SCALE, float(finite.max()) if len(finite) else 0.0)
-    norm = Normalize(0, largest)
+    norm, colors, extend = _scale(finite)
     if ax is None:
         height, width = (min(max(2.4, 0.5 * len(names)), 12) for names in (rows, columns))
         ax = Figure(figsize=(width + 3, height + 1.6), layout="compressed").add_subplot()
     figure, ax = _axes(ax)
-    colors = colormaps["viridis"].with_extremes(under=NEGATIVE)
     ax.set_facecolor("0.85")
     image = ax.imshow(shown.numpy(), norm=norm, cmap=colors, aspect="auto")
     _label(ax, columns, rows)
     if max(shown.shape) <= WRITTEN:
-        decimals = max(2, 1 - math.floor(math.log10(largest)))
-        everywhere = torch.ones_like(shown, dtype=torch.bool)
-        _write(ax, shown, norm, decimals, everywhere)
-    negative = bool((finite < 0).any())
-    what = f"{label}, brown: negative" if negative else label
-    figure.colorbar(image, ax=ax, label=what, extend="min" if negative else "neither")
+        _write(ax, shown, norm, torch.ones_like(shown, dtype=torch.bool))
+    figure.colorbar(image, ax=ax, label=label, extend=extend)
     if title is not None:
         ax.set_title(title)
     return figure, ax
+
+
+def _scale(finite: Tensor) -> "tuple[Normalize, Colormap, str]":
+    """Return the colour scale of the values of matrices, and at which of its ends some are beyond.
+
+    A step is worth as much on both sides of 0.
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import LinearSegmentedColormap, ListedColormap, Normalize, to_hex
+
+    largest = max(LEAST_SCALE, float(finite.max()) if len(finite) else 0.0)
+    least = min(0.0, float(finite.min()) if len(finite) else 0.0)
+    viridis, lowest = colormaps["viridis"], max(-largest, least)
+    below = LinearSegmentedColormap.from_list("below", [to_hex(viridis(0.0)), NEGATIVE])
+    steps = np.linspace(lowest, largest, COLORS) / largest
+    colors = [viridis(step) if step >= 0 else below(-step) for step in steps.tolist()]
+    extend = "min" if least < lowest else "neither"
+    return Normalize(lowest, largest), ListedColormap(colors), extend
 
 
 def _label(ax: "Axes", columns: Sequence[str], rows: Sequence[str]) -> None:
@@ -454,13 +462,14 @@ def _write(
     ax: "Axes",
     values: Tensor,
     norm: "Normalize",
-    decimals: int,
     where: Tensor,
 ) -> None:
     """Write values into the cells of a heat map."""
+    largest = float(norm.vmax or 1)
+    decimals = max(2, 1 - math.floor(math.log10(largest)))
     for i, j in where.nonzero().tolist():
         value = float(values[i, j])
         text = "none" if math.isnan(value) else f"{value:z.{decimals}f}"
-        dark = norm(value) < 0.6 and not math.isnan(value)
+        dark = value / largest < 0.6 and not math.isnan(value)
         color = "white" if dark else "black"
         ax.text(j, i, text, ha="center", va="center", fontsize=9, color=color)

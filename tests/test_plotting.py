@@ -191,11 +191,11 @@ class TestMatrices:
         assert "mutual information (bits)" in [other.get_ylabel() for other in figure.axes]
 
     def test_heat_maps_share_a_scale_from_zero_that_noise_does_not_fill(self):
-        small = self.VALUES.clamp(-0.01, 0.001)
+        small = (2.5 * self.VALUES).clamp(-0.01, 0.001)
         figure = plot_matrices({"bins": self.VALUES, "knn": small}, self.NAMES, label="MI")
         assert [ax.get_title() for ax in self.panels(figure)] == ["bins", "knn"]
         assert [(ax.images[0].norm.vmin, ax.images[0].norm.vmax) for ax in self.panels(figure)] == [
-            (0, 0.3)
+            (-0.01, 0.3)
         ] * 2
         figure = plot_matrices({"knn": small}, self.NAMES, label="MI")
         assert self.panels(figure)[0].images[0].norm.vmax == 0.05

@@ -378,7 +378,8 @@ class MutualInformationMatrix(ColumnsMetric):
     ) -> Any:
         """Draw the matrix as a heat map, columns of x downwards; needs matplotlib.
 
-        Negative estimates, which mean none or hardly any information, have a colour of their own.
+        Negative estimates, which mean none or hardly any information, go from the dark colour of 0
+        to brown, by as much as they are below it.
 
         Args:
             val: A result of ``forward`` or ``compute``, or a list of them, of which the last is
