@@ -57,7 +57,8 @@ class InformationPlane(Callback):
 
     Args:
         layers: Where the layers are in the LightningModule, by the name that they are logged under:
-            ``{"hidden": "net.2"}``. Each is called once per batch.
+            ``{"hidden": "net.2"}``. Each is called once per batch. A second such callback of the
+            trainer, for the same stage, has other names.
         target: Key or index of the classes in a batch: whole numbers, ``(N,)``.
         num_bins: Bins of each unit.
         max_symbols: Most distinct rows of bins that are counted against the classes.
@@ -117,9 +118,20 @@ class InformationPlane(Callback):
         return self._generate_state_key(stage=self.stage, layers=sorted(self.layers.items()))
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Check that the module has the layers, before any time is spent on training."""
+        """Check that the module has the layers, under names of their own, before any time is spent
+        on training.
+        """
         for name in self.layers:
             self._find(pl_module, name)
+        others = [plane for plane in _planes(trainer) if plane is not self]
+        taken = {name for plane in others if plane.stage == self.stage for name in plane.layers}
+        if shared := sorted(taken & set(self.layers)):
+            raise ValueError(
+                "Expected the information planes of a trainer to name layers apart, but two of "
+                f"them would log mi/{shared[0]} in {self.stage}. Rename the layer in one of them, "
+                f'for example {{"{shared[0]}_{self.num_bins}_bins": '
+                f'"{self.layers[shared[0]]}"}}.'
+            )
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget an earlier fit, but for what a checkpoint has brought."""
@@ -330,10 +342,13 @@ class InformationPlane(Callback):
 
     def _title(self, trainer: pl.Trainer) -> str:
         """Return the name of the figures, which no other callback of the trainer has."""
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        planes = [callback for callback in callbacks if isinstance(callback, InformationPlane)]
-        place = next(i for i, plane in enumerate(planes, 1) if plane is self)
+        place = next(i for i, plane in enumerate(_planes(trainer), 1) if plane is self)
         return "information_plane" if place == 1 else f"information_plane_{place}"
+
+
+def _planes(trainer: pl.Trainer) -> list[InformationPlane]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return [callback for callback in callbacks if isinstance(callback, InformationPlane)]
 
 
 def _gathered(parts: list[Tensor], nothing: Tensor, device: torch.device) -> Tensor:

@@ -240,6 +240,21 @@ def test_two_processes_log_what_one_does(tmp_path):
         assert of_two == one
 
 
+def test_two_planes_of_a_stage_name_their_layers_apart(tmp_path):
+    def with_second(**options):
+        planes = [InformationPlane(LAYERS, 1, num_bins=8), InformationPlane(**options)]
+        return trainer(planes, tmp_path).validate(Toy(), data(), verbose=False)
+
+    layers = {"second": "net.3"}
+    with pytest.raises(ValueError, match=r'would log mi/second in validation.*"second_8_bins"'):
+        with_second(layers=layers, target=1, num_bins=4)
+    (logged,) = with_second(layers={"second_4_bins": "net.3"}, target=1, num_bins=4)
+    assert logged["mi/second"] != logged["mi/second_4_bins"]
+    # In another stage the names are free.
+    (logged,) = with_second(layers=layers, target=1, num_bins=4, stage="test")
+    assert {"mi/first", "mi/second"} <= set(logged)
+
+
 # -- matrices --------------------------------------------------------------------------------------
 
 
