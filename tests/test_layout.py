@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -231,6 +232,8 @@ def test_public_docstrings_say_what_is_promised(name):
     positions = [text.find(section) for section in order]
     assert min(positions) > 0, dict(zip(order, positions, strict=True))
     assert positions == sorted(positions)
+    # Sphinx makes a heading of a section whose lines are indented, and a plain line of any other.
+    assert not re.search(r"^(Conventions|Args|Returns|Raises|Example|References):\n\n", text, re.M)
 
 
 def length(node):

@@ -86,41 +86,40 @@ def gaussian_mutual_information(
     relations carry.
 
     Conventions:
-
-    * **Sign and range.** Raw estimates, not clamped: with ``bias_correction="analytic"`` those of
-      independent variables scatter around 0; with ``"none"`` they are ≥ 0. Always finite.
-    * **What it can't see.** Dependence without correlation counts as 0: a circle, a spiral,
-      :math:`y = x^2`, the common scale of a multivariate Student-t. Its value for other than
-      Gaussian data may lie on either side of the truth. Heavy tails are worst, where one far sample
-      makes the covariance: of a Student-t with 0.30 nats, 5 + 5 dimensions and N = 3000, four
-      draws gave 0.03, 0.03, 0.04 and 1.09; with ``copula=True`` all of them 0.00 or 0.01.
-    * **Bias.** ``"none"`` is too large by about d_x d_y / 2N, more for few samples: 2.79 nats for
-      50 + 50 dimensions and N = 500. ``"analytic"`` subtracts the expectation of that, which is the
-      same for every Σ and exact for Gaussian samples from N = d_x + d_y + 1 on:
-      :math:`\tfrac12 [\sum_{i \le d_x} \psi(\tfrac{N-i}{2}) + \sum_{i \le d_y}
-      \psi(\tfrac{N-i}{2}) - \sum_{i \le d_x + d_y} \psi(\tfrac{N-i}{2})]`. There the estimate
-      scatters by 1 to 2 nats, which ``MutualInformationWarning`` of kind ``"too few"`` says.
-    * **Copula.** ``copula=True`` replaces every coordinate by the normal scores
-      :math:`\Phi^{-1}((\text{mid-rank} - \tfrac12)/N)` of its ranks, so that the margins don't
-      matter. Right at independence; for strong dependence and few samples the estimate is too
-      small: −0.09 of 0.83 nats at N = 30, −0.01 at 500, and −0.4 of 20.8 nats for 25 + 25
-      dimensions at 250.
-    * **Ties.** No rule for values; with ``copula=True`` equal values have their mean rank.
-    * **Constant input.** A constant coordinate counts as absent; a constant variable: exactly 0.
-    * **Repeated coordinates.** Directions of x (of y) whose share of variance is below
-      d · 2⁻⁴⁰ of the largest, in units in which each coordinate has variance 1, are left out, in
-      the bias too: duplicated columns and the last column of one-hot labels change nothing.
-      Where such a share is more than rounding leaves (d · 2⁻⁴⁴), a warning of kind ``"copies"``.
-    * **Functions of each other.** 1 − s² counts as at least 2⁻⁴⁰: where y determines x, or a
-      direction of it, the value is large and finite, 13.9 nats per direction, with the same
-      warning.
-    * **Invariance.** Under every invertible affine map of x and of y, to rounding times the
-      condition of their correlations.
-    * **Gradient.** None; train with :class:`mi_metrics.GaussianMutualInformationLoss`.
-    * **Arithmetic and memory.** float64, in units of each coordinate; two copies of the samples and
-      (d_x + d_y)² numbers per pair.
-    * **Samples in parts.** :class:`mi_metrics.GaussianMutualInformation` adds up over batches and
-      ranks, to 1e-12 times the condition of the correlations.
+        Sign and range: Raw estimates, not clamped: with ``bias_correction="analytic"`` those of
+        independent variables scatter around 0; with ``"none"`` they are ≥ 0. Always finite.
+        What it can't see: Dependence without correlation counts as 0: a circle, a spiral, :math:`y
+        = x^2`, the common scale of a multivariate Student-t. Its value for other than Gaussian data
+        may lie on either side of the truth. Heavy tails are worst, where one far sample makes the
+        covariance: of a Student-t with 0.30 nats, 5 + 5 dimensions and N = 3000, four draws gave
+        0.03, 0.03, 0.04 and 1.09; with ``copula=True`` all of them 0.00 or 0.01.
+        Bias: ``"none"`` is too large by about d_x d_y / 2N, more for few samples: 2.79 nats for 50
+        + 50 dimensions and N = 500. ``"analytic"`` subtracts the expectation of that, which is the
+        same for every Σ and exact for Gaussian samples from N = d_x + d_y + 1 on: :math:`\tfrac12
+        [\sum_{i \le d_x} \psi(\tfrac{N-i}{2}) + \sum_{i \le d_y} \psi(\tfrac{N-i}{2}) - \sum_{i \le
+        d_x + d_y} \psi(\tfrac{N-i}{2})]`. There the estimate scatters by 1 to 2 nats, which
+        ``MutualInformationWarning`` of kind ``"too few"`` says.
+        Copula: ``copula=True`` replaces every coordinate by the normal scores
+        :math:`\Phi^{-1}((\text{mid-rank} - \tfrac12)/N)` of its ranks, so that the margins don't
+        matter. Right at independence; for strong dependence and few samples the estimate is too
+        small: −0.09 of 0.83 nats at N = 30, −0.01 at 500, and −0.4 of 20.8 nats for 25 + 25
+        dimensions at 250.
+        Ties: No rule for values; with ``copula=True`` equal values have their mean rank.
+        Constant input: A constant coordinate counts as absent; a constant variable: exactly 0.
+        Repeated coordinates: Directions of x (of y) whose share of variance is below d · 2⁻⁴⁰ of
+        the largest, in units in which each coordinate has variance 1, are left out, in the bias
+        too: duplicated columns and the last column of one-hot labels change nothing. Where such a
+        share is more than rounding leaves (d · 2⁻⁴⁴), a warning of kind ``"copies"``.
+        Functions of each other: 1 − s² counts as at least 2⁻⁴⁰: where y determines x, or a
+        direction of it, the value is large and finite, 13.9 nats per direction, with the same
+        warning.
+        Invariance: Under every invertible affine map of x and of y, to rounding times the condition
+        of their correlations.
+        Gradient: None; train with :class:`mi_metrics.GaussianMutualInformationLoss`.
+        Arithmetic and memory: float64, in units of each coordinate; two copies of the samples and
+        (d_x + d_y)² numbers per pair.
+        Samples in parts: :class:`mi_metrics.GaussianMutualInformation` adds up over batches and
+        ranks, to 1e-12 times the condition of the correlations.
 
     Args:
         x: Samples ``(..., N, d_x)``, N > d_x + d_y; ``(N,)`` is read as ``(N, 1)``. Real, finite.

@@ -90,44 +90,43 @@ def knn_mutual_information(
     .. math:: I = \psi(N) + \langle \psi(k) - \psi(N_c) - \psi(n_x) \rangle
 
     Conventions:
-
-    * **Sign and range.** Raw estimates, not clamped: for independent variables they scatter around
-      0, so about half of them are negative. Always finite.
-    * **Ties.** A sample with at least k copies counts coincidences: :math:`\psi` of the number of
-      samples that share its row replaces :math:`\psi(k)`, and :math:`n_x`, :math:`n_y` are the
-      numbers that share its x and its y (Gao et al. 2017), which makes labels a matter of
-      counting. All others are moved by 1e-10 of the interquartile range of a coordinate's distinct
-      values times a hash of the sample's place in the sorted samples, not by random numbers.
-      Gaussian pairs rounded to 0.02 to 0.25 deviations, and 8-bit ones, are as accurate as
-      unrounded ones (within 0.02 nats), labels against themselves within 0.01 of their entropy.
-      Vectors lose what rounding itself takes from them, coordinate by coordinate, and hardly
-      more: 2 + 2 Gaussians of r = 0.6 lose 0.01 nats to steps of a quarter of the deviation, 0.02
-      to a half, 0.08 to a whole one. No caution speaks of it, since no sample shows it. Exact
-      copies of whole samples, as resampling makes them, are no ties: they raise the value without
-      limit.
-    * **Constant input.** Exactly 0 if ``x`` or ``y`` is constant.
-    * **Symmetry and units.** :math:`I(x, y) = I(y, x)` to the bit. With ``standardize`` other than
-      False a change of unit or origin moves the value by at most 1e-4, and rarely at all, unless it
-      rounds.
-    * **Scale.** The max norm compares the units of x with those of y. ``standardize=True`` divides
-      every coordinate by its own standard deviation. A far outlier sets the deviation and hides the
-      rest, with a warning from 30 samples on. ``"rank"`` replaces every coordinate by the normal
-      scores :math:`\Phi^{-1}((\text{mid-rank} - \tfrac12)/N)`, which keeps the information and
-      measures best on heavy tails. ``"joint"`` divides all coordinates of a variable by the root of
-      their mean variance: for codes of PCA and embeddings, whose small coordinates are small
-      because they matter little. False leaves the values as they are.
-    * **Bias.** For Gaussian scalars at most 0.03 nats from N = 169 on, up to 2 nats. Towards 0 for
-      strong dependence (N must grow as exp(I); −0.13 of 1.96 nats at N = 100) and for many
-      dimensions. Larger ``n_neighbors`` trades variance for bias; 3 to 5 is usual. Fewer than 8
-      samples, or than three for each neighbour: the caution ``"too few"``.
-    * **Gradient.** None: counts have no derivative. Use the loss modules for training.
-    * **Arithmetic and memory.** float64 throughout, whatever the input; integers above 2**53 are
-      rounded. O(N) memory beyond the input, pair by pair of a batch. Time about N log N for few
-      coordinates on the CPU and for two on CUDA, else N².
-    * **Samples in parts.** Neighbours do not add up, so parts must be gathered first, but their
-      order does not matter: any permutation of the samples gives the same bits.
-      ``KNNMutualInformation`` gathers over batches and ranks and equals this call on the whole
-      data.
+        Sign and range: Raw estimates, not clamped: for independent variables they scatter around 0,
+        so about half of them are negative. Always finite.
+        Ties: A sample with at least k copies counts coincidences: :math:`\psi` of the number of
+        samples that share its row replaces :math:`\psi(k)`, and :math:`n_x`, :math:`n_y` are the
+        numbers that share its x and its y (Gao et al. 2017), which makes labels a matter of
+        counting. All others are moved by 1e-10 of the interquartile range of a coordinate's
+        distinct values times a hash of the sample's place in the sorted samples, not by random
+        numbers. Gaussian pairs rounded to 0.02 to 0.25 deviations, and 8-bit ones, are as accurate
+        as unrounded ones (within 0.02 nats), labels against themselves within 0.01 of their
+        entropy. Vectors lose what rounding itself takes from them, coordinate by coordinate, and
+        hardly more: 2 + 2 Gaussians of r = 0.6 lose 0.01 nats to steps of a quarter of the
+        deviation, 0.02 to a half, 0.08 to a whole one. No caution speaks of it, since no sample
+        shows it. Exact copies of whole samples, as resampling makes them, are no ties: they raise
+        the value without limit.
+        Constant input: Exactly 0 if ``x`` or ``y`` is constant.
+        Symmetry and units: :math:`I(x, y) = I(y, x)` to the bit. With ``standardize`` other than
+        False a change of unit or origin moves the value by at most 1e-4, and rarely at all, unless
+        it rounds.
+        Scale: The max norm compares the units of x with those of y. ``standardize=True`` divides
+        every coordinate by its own standard deviation. A far outlier sets the deviation and hides
+        the rest, with a warning from 30 samples on. ``"rank"`` replaces every coordinate by the
+        normal scores :math:`\Phi^{-1}((\text{mid-rank} - \tfrac12)/N)`, which keeps the information
+        and measures best on heavy tails. ``"joint"`` divides all coordinates of a variable by the
+        root of their mean variance: for codes of PCA and embeddings, whose small coordinates are
+        small because they matter little. False leaves the values as they are.
+        Bias: For Gaussian scalars at most 0.03 nats from N = 169 on, up to 2 nats. Towards 0 for
+        strong dependence (N must grow as exp(I); −0.13 of 1.96 nats at N = 100) and for many
+        dimensions. Larger ``n_neighbors`` trades variance for bias; 3 to 5 is usual. Fewer than 8
+        samples, or than three for each neighbour: the caution ``"too few"``.
+        Gradient: None: counts have no derivative. Use the loss modules for training.
+        Arithmetic and memory: float64 throughout, whatever the input; integers above 2**53 are
+        rounded. O(N) memory beyond the input, pair by pair of a batch. Time about N log N for few
+        coordinates on the CPU and for two on CUDA, else N².
+        Samples in parts: Neighbours do not add up, so parts must be gathered first, but their order
+        does not matter: any permutation of the samples gives the same bits.
+        ``KNNMutualInformation`` gathers over batches and ranks and equals this call on the whole
+        data.
 
     Args:
         x: Samples ``(..., N, d_x)``, one vector each; ``(N,)`` is read as ``(N, 1)``. Real, finite.
