@@ -12,7 +12,7 @@ from tests.processes import run
 # A rank whose launcher waits for it.
 HANG = """
 import subprocess, sys
-child = "import time; print('started', flush=True); time.sleep(30); print('survived')"
+child = "import time; print('started', flush=True); time.sleep(3600); print('survived')"
 subprocess.run([sys.executable, "-c", child])
 """
 
@@ -35,10 +35,10 @@ def test_what_a_command_leaves_behind_is_ended():
     code = """
 import subprocess, sys
 silent = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], **silent).pid)
+print(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"], **silent).pid)
 """
     left = int(run([sys.executable, "-c", code]).stdout)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 300
     while alive(left):
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -17,7 +17,7 @@ import pytest
 from mi_metrics.commands import estimate_output, table
 from mi_metrics.commands.estimate_lines import Estimate, by_value
 from tests.commands.test_estimate import run
-from tests.processes import interruptible
+from tests.processes import LIMIT, interruptible
 
 pytest.importorskip("tqdm")
 pa = pytest.importorskip("pyarrow")
@@ -138,9 +138,26 @@ def test_what_is_cut_off_leaves_the_old_file(error, suffix, tmp_path, monkeypatc
     assert [p.name for p in tmp_path.iterdir()] == [out.name]
 
 
+# The command, which tells when it begins with a pair, or to wait for its workers.
+TELLING = """
+from mi_metrics import cli
+from mi_metrics.commands import estimators, workers
+
+def telling(call):
+    def told(*args):
+        print("started", flush=True)
+        return call(*args)
+    return told
+
+estimators.bins, workers.wait = telling(estimators.bins), telling(workers.wait)
+cli.main()
+"""
+
+
 def gone(group):
     """Whether the processes of a group end: what Python itself starts does with some delay."""
-    for _ in range(200):
+    deadline = time.monotonic() + LIMIT
+    while time.monotonic() < deadline:
         try:
             os.killpg(group, 0)
         except ProcessLookupError:
@@ -227,17 +244,16 @@ class TestBadInput:
     @pytest.mark.parametrize("jobs", ["1", "2"])
     def test_ctrl_c_ends_it_in_one_line_and_leaves_nothing(self, jobs, tmp_path):
         np.save(tmp_path / "t.npy", np.random.default_rng(0).standard_normal((20_000, 30)))
-        command = [sys.executable, "-m", "mi_metrics", "estimate", str(tmp_path / "t.npy")]
+        command = [sys.executable, "-c", TELLING, "estimate", str(tmp_path / "t.npy")]
         command += ["--matrix", "--permutations", "999", "--jobs", jobs]
         command += ["--out", str(tmp_path / "mi.csv")]
-        process = subprocess.Popen(
-            interruptible(command), stderr=subprocess.PIPE, start_new_session=True
-        )
-        # It takes hours: whatever the machine is doing, it is interrupted in the midst.
-        time.sleep(8)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        process = subprocess.Popen(interruptible(command), start_new_session=True, **pipes)
         try:
+            # It takes hours: from its first word on it is interrupted in the midst.
+            assert process.stdout.readline() == b"started\n"
             os.killpg(process.pid, signal.SIGINT)
-            _, err = process.communicate(timeout=60)
+            _, err = process.communicate(timeout=LIMIT)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)

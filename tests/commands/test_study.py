@@ -17,7 +17,7 @@ from mi_metrics.commands import study, workers
 from mi_metrics.commands.study_table import Row, held, read
 from mi_metrics.distributions import DISTRIBUTIONS
 from tests.cautions import ignore_cautions
-from tests.processes import interruptible
+from tests.processes import LIMIT, interruptible
 
 pytest.importorskip("tqdm")
 pytest.importorskip("matplotlib")
@@ -482,7 +482,7 @@ class TestProcesses:
         process = subprocess.Popen(
             interruptible(endless), stderr=subprocess.PIPE, text=True, start_new_session=True
         )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + LIMIT
         while not path.exists() or path.read_text().count("\n") < 10:
             assert time.monotonic() < deadline
             time.sleep(0.05)
@@ -494,7 +494,7 @@ class TestProcesses:
         else:
             process.kill()
         # The workers hold its standard error: that ends when the last of them does.
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=LIMIT)
         if stop == signal.SIGINT:
             assert process.returncode == 130
             assert (
