@@ -63,7 +63,9 @@ files:
   separated by commas, semicolons, tabs, bars or blanks, with decimal points or
   commas; UTF-8 or UTF-16; lines that begin with # are comments. .parquet, or a
   folder of such files. .npy: a 2-D array, whose columns are named 0, 1, ..., or
-  a structured array. .npz: arrays of one length.
+  a structured array. .npz: arrays of one length, unpacked in memory. Under
+  torchrun each process parses the whole of a text file, and reads only its part
+  of .parquet and .npy.
 
 exit status:
   0, 1 if the file can't be read or lacks what was asked for, 2 for wrong
