@@ -70,7 +70,7 @@ def mutual_information_matrix(
     Conventions:
         Each value is that of :func:`binned_mutual_information` on the two columns, to the bit, and
         so are its sign, range, ties, constant input and bias; one call for 64 x 64 pairs takes a
-        tenth of the time of as many calls, or less.
+        fiftieth of the time of as many calls.
         Automatic bins are chosen for each pair, not for each column: the number that is right for
         a pair follows from its dependence, and a column of noise beside a strong pair would
         otherwise take over its bins.
