@@ -25,7 +25,8 @@ class CompiledTwins(BuildHookInterface):  # type: ignore[type-arg]
         wanted = os.environ.get("MI_METRICS_KERNELS")
         if wanted == "0":
             failure = "MI_METRICS_KERNELS=0"
-            build.LIBRARY.unlink(missing_ok=True)
+            if version == "editable":
+                build.LIBRARY.unlink(missing_ok=True)
         else:
             failure = build.build()
         if failure is not None:

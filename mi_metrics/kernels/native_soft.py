@@ -15,9 +15,9 @@ from torch import Tensor
 from mi_metrics.kernels import native
 from mi_metrics.kernels.native import INTEGER, POINTER, address
 
-_KERNELS = {"single": 0, "linear": 1, "cubic": 2, "inner": 3}
+_KERNELS = {"linear": 1, "cubic": 2, "inner": 3}
 # Cells that a sample reaches.
-_REACH = {"single": 1, "linear": 2, "cubic": 4, "inner": 4}
+_REACH = {"linear": 2, "cubic": 4, "inner": 4}
 _HALF = (torch.float16, torch.bfloat16)
 _TYPES = {torch.float32: 0, torch.float64: 1, torch.bool: 2}
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "native.h"
 
@@ -15,10 +16,10 @@ namespace {
 constexpr int64_t BLOCK = 256;
 constexpr int64_t SHARE = 1 << 14;
 
-enum Kernel : int64_t { SINGLE = 0, LINEAR = 1, CUBIC = 2, INNER = 3 };
+enum Kernel : int64_t { LINEAR = 1, CUBIC = 2, INNER = 3 };
 enum Type : int64_t { FLOAT = 0, DOUBLE = 1, BOOL = 2 };
 
-constexpr int support(int64_t kernel) { return kernel == SINGLE ? 1 : kernel == LINEAR ? 2 : 4; }
+constexpr int support(int64_t kernel) { return kernel == LINEAR ? 2 : 4; }
 
 struct Values {
   const void* values;
@@ -66,14 +67,6 @@ MI_INLINE void find_places(const Axis& axis, int64_t row, int64_t start, int64_t
                            Places<W>& places) {
   const double* parts = axis.parts + row * axis.step;
   const double lo = parts[0], width = parts[1], bins = parts[2], scale = parts[3];
-  if constexpr (K == SINGLE) {
-    for (int64_t i = 0; i < size; i++) {
-      places.first[i] = 0;
-      places.weights[i] = 1;
-      places.slopes[i] = places.rate[i] = 0;
-    }
-    return;
-  }
   double x[BLOCK];
   load(axis.samples, start, size, x);
   const double slope = std::min(bins / width * scale, largest(axis.samples.type) * 0x1p-10);
@@ -120,32 +113,32 @@ MI_INLINE void find_places(const Axis& axis, int64_t row, int64_t start, int64_t
   }
 }
 
-// The table of some samples, in W_y copies by the column where a sample begins, modulo W_y: what is
+// The table of some samples, in W copies by the column where a sample begins, modulo W: what is
 // written and read again soon is then the same memory, or another.
-template <int64_t KX, int64_t KY>
+template <int64_t K>
 struct Table {
   static MI_INLINE void run(const Axis* x, const Axis* y, const Values* weights, int64_t n,
                             int64_t row, int64_t first, int64_t last, double* MI_RESTRICT copies,
                             int64_t stride) {
-    constexpr int WX = support(KX), WY = support(KY);
-    Places<WX> px;
-    Places<WY> py;
+    constexpr int W = support(K);
+    Places<W> px;
+    Places<W> py;
     double mass[BLOCK];
     for (int64_t start = first; start < last; start += BLOCK) {
       const int64_t size = std::min(BLOCK, last - start);
-      find_places<KX, false>(*x, row, row * n + start, size, px);
-      find_places<KY, false>(*y, row, row * n + start, size, py);
+      find_places<K, false>(*x, row, row * n + start, size, px);
+      find_places<K, false>(*y, row, row * n + start, size, py);
       if (weights->values) {
         load(*weights, row * n + start, size, mass);
         for (int64_t i = 0; i < size; i++)
-          for (int k = 0; k < WX; k++) px.weights[WX * i + k] *= mass[i];
+          for (int k = 0; k < W; k++) px.weights[W * i + k] *= mass[i];
       }
       for (int64_t i = 0; i < size; i++) {
-        const int64_t b = py.first[i], turn = b & (WY - 1);
+        const int64_t b = py.first[i], turn = b & (W - 1);
         double* cells = copies + (turn * x->cells + px.first[i]) * stride + (b - turn);
-        const double *wx = px.weights + WX * i, *wy = py.weights + WY * i;
-        for (int k = 0; k < WX; k++, cells += stride)
-          for (int l = 0; l < WY; l++) cells[l] += wx[k] * wy[l];
+        const double *wx = px.weights + W * i, *wy = py.weights + W * i;
+        for (int k = 0; k < W; k++, cells += stride)
+          for (int l = 0; l < W; l++) cells[l] += wx[k] * wy[l];
       }
     }
   }
@@ -160,11 +153,11 @@ void collect(const double* copies, int64_t rows, int64_t columns, int64_t stride
         table[a * columns + b] += copies[(turn * rows + a) * stride + (b - turn)];
 }
 
-template <int64_t KX, int64_t KY>
+template <int64_t K>
 int64_t add_up(const Axis& x, const Axis& y, const Values& weights, int64_t rows, int64_t n,
                double* table, int64_t threads) {
-  constexpr int WY = support(KY);
-  const int64_t cells = x.cells * y.cells, stride = (y.cells + 2 * WY) / WY * WY;
+  constexpr int W = support(K);
+  const int64_t cells = x.cells * y.cells, stride = (y.cells + 2 * W) / W * W;
   // Each slab has a table, whose cells take no more memory than a fraction of its samples.
   const int64_t slabs =
       std::max<int64_t>(1, std::min<int64_t>(16, n / std::max<int64_t>(1 << 16, 64 * cells)));
@@ -174,10 +167,10 @@ int64_t add_up(const Axis& x, const Axis& y, const Values& weights, int64_t rows
     mi::in_parts(rows * slabs, rows * n < SHARE ? 1 : threads, [&](int64_t part) {
       try {
         const int64_t row = part / slabs, slab = part % slabs;
-        std::vector<double> copies(WY * x.cells * stride);
-        mi::dispatch<Table<KX, KY>>(&x, &y, &weights, n, row, n * slab / slabs,
+        std::vector<double> copies(W * x.cells * stride);
+        mi::dispatch<Table<K>>(&x, &y, &weights, n, row, n * slab / slabs,
                                     n * (slab + 1) / slabs, copies.data(), stride);
-        collect(copies.data(), x.cells, y.cells, stride, WY,
+        collect(copies.data(), x.cells, y.cells, stride, W,
                 slabs > 1 ? parts.data() + part * cells : table + row * cells);
       } catch (const std::bad_alloc&) {
         failed = 1;
@@ -221,83 +214,75 @@ struct Wanted {
 
 // Returns the sum over the cells that a sample reaches: over those of x first, so that those of y
 // are one vector.
-template <int WX, int WY>
+template <int W>
 MI_INLINE double sum(const double* MI_RESTRICT cells, int64_t across, const double* MI_RESTRICT wx,
                      const double* MI_RESTRICT wy) {
-  double column[WY];
-  for (int l = 0; l < WY; l++) column[l] = wx[0] * cells[l];
-  for (int k = 1; k < WX; k++)
-    for (int l = 0; l < WY; l++) column[l] += wx[k] * cells[k * across + l];
+  double column[W];
+  for (int l = 0; l < W; l++) column[l] = wx[0] * cells[l];
+  for (int k = 1; k < W; k++)
+    for (int l = 0; l < W; l++) column[l] += wx[k] * cells[k * across + l];
   double total = column[0] * wy[0];
-  for (int l = 1; l < WY; l++) total += column[l] * wy[l];
+  for (int l = 1; l < W; l++) total += column[l] * wy[l];
   return total;
 }
 
-template <int64_t KX, int64_t KY>
+template <int64_t K>
 struct Read {
   static MI_INLINE void run(const Axis* x, const Axis* y, const Values* weights, int64_t n,
                             int64_t row, int64_t first, int64_t last,
                             const double* MI_RESTRICT table, const Wanted* wanted) {
-    constexpr int WX = support(KX), WY = support(KY);
+    constexpr int W = support(K);
     const int64_t across = y->cells;
-    Places<WX> px;
-    Places<WY> py;
+    Places<W> px;
+    Places<W> py;
     double mass[BLOCK];
     for (int64_t start = first; start < last; start += BLOCK) {
       const int64_t size = std::min(BLOCK, last - start), place = row * n + start;
-      wanted->to_x ? find_places<KX, true>(*x, row, place, size, px)
-                   : find_places<KX, false>(*x, row, place, size, px);
-      wanted->to_y ? find_places<KY, true>(*y, row, place, size, py)
-                   : find_places<KY, false>(*y, row, place, size, py);
+      wanted->to_x ? find_places<K, true>(*x, row, place, size, px)
+                   : find_places<K, false>(*x, row, place, size, px);
+      wanted->to_y ? find_places<K, true>(*y, row, place, size, py)
+                   : find_places<K, false>(*y, row, place, size, py);
       if (weights->values)
         load(*weights, place, size, mass);
       else
         std::fill(mass, mass + size, 1.0);
       if (wanted->values)
         for (int64_t i = 0; i < size; i++)
-          wanted->values[place + i] = sum<WX, WY>(table + px.first[i] * across + py.first[i],
-                                                  across, px.weights + WX * i, py.weights + WY * i);
+          wanted->values[place + i] = sum<W>(table + px.first[i] * across + py.first[i],
+                                                  across, px.weights + W * i, py.weights + W * i);
       if (wanted->to_x)
         for (int64_t i = 0; i < size; i++)
-          px.rate[i] *= sum<WX, WY>(table + px.first[i] * across + py.first[i], across,
-                                    px.slopes + WX * i, py.weights + WY * i);
+          px.rate[i] *= sum<W>(table + px.first[i] * across + py.first[i], across,
+                                    px.slopes + W * i, py.weights + W * i);
       if (wanted->to_y)
         for (int64_t i = 0; i < size; i++)
-          py.rate[i] *= sum<WX, WY>(table + px.first[i] * across + py.first[i], across,
-                                    px.weights + WX * i, py.slopes + WY * i);
+          py.rate[i] *= sum<W>(table + px.first[i] * across + py.first[i], across,
+                                    px.weights + W * i, py.slopes + W * i);
       if (wanted->to_x) store(wanted->to_x, wanted->type_x, place, size, px.rate, mass);
       if (wanted->to_y) store(wanted->to_y, wanted->type_y, place, size, py.rate, mass);
     }
   }
 };
 
-template <int64_t KX, int64_t KY>
+template <int64_t K>
 int64_t read(const Axis& x, const Axis& y, const Values& weights, int64_t rows, int64_t n,
              const double* table, const Wanted& wanted, int64_t threads) {
   const int64_t slabs = (n + SHARE - 1) / SHARE, cells = x.cells * y.cells;
   mi::in_parts(rows * slabs, rows * n < 2 * SHARE ? 1 : threads, [&](int64_t part) {
     const int64_t row = part / slabs, first = part % slabs * SHARE;
-    mi::dispatch<Read<KX, KY>>(&x, &y, &weights, n, row, first, std::min(n, first + SHARE),
+    mi::dispatch<Read<K>>(&x, &y, &weights, n, row, first, std::min(n, first + SHARE),
                                table + row * cells, &wanted);
   });
   return 0;
 }
 
-// Calls `call` with both kernels as constants; the pairs that no caller has are left out.
+// Calls `call` with both kernels as constants; an axis of a single bin is left to the reference.
 template <class Call>
 int64_t with_kernels(int64_t kernel_x, int64_t kernel_y, const Call& call) {
-  const auto constant = [](auto k) { return k; };
-  using Single = std::integral_constant<int64_t, SINGLE>;
-  using Linear = std::integral_constant<int64_t, LINEAR>;
-  using Cubic = std::integral_constant<int64_t, CUBIC>;
-  using Inner = std::integral_constant<int64_t, INNER>;
-  if (kernel_x == LINEAR && kernel_y == LINEAR) return call(constant(Linear{}), Linear{});
-  if (kernel_x == CUBIC && kernel_y == CUBIC) return call(constant(Cubic{}), Cubic{});
-  if (kernel_x == INNER && kernel_y == INNER) return call(constant(Inner{}), Inner{});
-  if (kernel_x == SINGLE && kernel_y == LINEAR) return call(constant(Single{}), Linear{});
-  if (kernel_x == LINEAR && kernel_y == SINGLE) return call(constant(Linear{}), Single{});
-  if (kernel_x == SINGLE && kernel_y == CUBIC) return call(constant(Single{}), Cubic{});
-  if (kernel_x == CUBIC && kernel_y == SINGLE) return call(constant(Cubic{}), Single{});
+  if (kernel_x != kernel_y) return -1;
+  if (kernel_x == LINEAR) return call(std::integral_constant<int64_t, LINEAR>{});
+  if (kernel_x == CUBIC) return call(std::integral_constant<int64_t, CUBIC>{});
+  if (kernel_x == INNER) return call(std::integral_constant<int64_t, INNER>{});
   return -1;
 }
 
@@ -318,8 +303,8 @@ MI_EXPORT int64_t mi_soft_table(const void* x, int64_t type_x, const double* axi
   const Axis on_x = axis(x, type_x, axis_x, rows_x, cells_x);
   const Axis on_y = axis(y, type_y, axis_y, rows_y, cells_y);
   const Values mass{weights, Type(type_weights)};
-  return with_kernels(kernel_x, kernel_y, [&](auto kx, auto ky) {
-    return add_up<decltype(kx)::value, decltype(ky)::value>(on_x, on_y, mass, rows, n, table,
+  return with_kernels(kernel_x, kernel_y, [&](auto kernel) {
+    return add_up<decltype(kernel)::value>(on_x, on_y, mass, rows, n, table,
                                                             threads);
   });
 }
@@ -337,8 +322,8 @@ MI_EXPORT int64_t mi_soft_read(const void* x, int64_t type_x, const double* axis
   const Axis on_y = axis(y, type_y, axis_y, rows_y, cells_y);
   const Values mass{weights, Type(type_weights)};
   const Wanted wanted{values, to_x, to_y, Type(type_to_x), Type(type_to_y)};
-  return with_kernels(kernel_x, kernel_y, [&](auto kx, auto ky) {
-    return read<decltype(kx)::value, decltype(ky)::value>(on_x, on_y, mass, rows, n, table, wanted,
+  return with_kernels(kernel_x, kernel_y, [&](auto kernel) {
+    return read<decltype(kernel)::value>(on_x, on_y, mass, rows, n, table, wanted,
                                                           threads);
   });
 }
