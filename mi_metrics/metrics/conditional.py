@@ -22,7 +22,6 @@ from mi_metrics.functional.tables.automatic import (
     choose,
     extent,
 )
-from mi_metrics.functional.tables.hard import hard_counts
 from mi_metrics.functional.tables.independence import table_to_test
 from mi_metrics.functional.tables.pairs import Cells
 from mi_metrics.functional.tensors import lift
@@ -161,22 +160,10 @@ class BinnedConditionalMutualInformation(BinnedMetric):
                 classes, or with ``nan_strategy="error"`` a sample is NaN or infinite. The state is
                 left as it was.
         """
-        samples = self._samples(x, y, mask)
+        samples = self._unchecked(x, y, mask)
         labels = labels_of(self, z, x)
-        if samples is None:
-            return
-        labels = self._in_range(labels if mask is None else labels[mask])
-        x, y, valid, _ = samples
-        if self._bins is None or self._ranges is None:
-            table, outside = self._in_cells(samples, labels), None
-        else:
-            axes = self._axes(x.dtype, y.dtype)
-            batch = hard_counts(
-                x, y, axes, self._bins, valid, labels=labels, conditions=self.num_conditions
-            )
-            table, outside = self.table + batch, self._outside(x, y, valid)
-        self.counters = self._count(samples, outside)
-        self.table = table
+        if samples is not None:
+            self._add(samples, self._in_range(labels if mask is None else labels[mask]))
 
     def counts(self) -> Tensor:
         """Return the counts in bins of each class, int64 ``(K, B_x, B_y)``; under automatic bins

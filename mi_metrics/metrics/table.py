@@ -96,8 +96,11 @@ class JointTableMetric(PValueMetric):
                 ``nan_strategy="error"`` a sample is NaN or infinite. The state is left as it was.
         """
         samples = self._unchecked(x, y, mask)
-        if samples is None:
-            return
+        if samples is not None:
+            self._add(samples)
+
+    def _add(self, samples: Samples, labels: Tensor | None = None) -> None:
+        """Add rows of samples to the state, or refuse them."""
         if self._bins is None:
             # Few samples are refused where they are read anyway.
             if (
@@ -106,13 +109,14 @@ class JointTableMetric(PValueMetric):
                 or not grid.are_few(samples.x)
             ):
                 samples = self._finite(samples)
-            table, outside = self._in_cells(samples), None
-        elif (found := self._inside(samples)) is not None:
+            table, outside = self._in_cells(samples, labels), None
+        elif (found := self._inside(samples, labels)) is not None:
             table, outside = found, None
         else:
             samples = self._finite(samples)
             x, y, valid, _ = samples
-            table, outside = self.table + self._batch(x, y, valid), self._outside(x, y, valid)
+            table = self.table + self._batch(x, y, valid, labels)
+            outside = self._outside(x, y, valid)
         self.counters = self._count(samples, outside)
         self.table = table
 
@@ -253,7 +257,7 @@ class JointTableMetric(PValueMetric):
         x, y = self.counters[[WIDE_X, WIDE_Y], output].tolist()
         return bool(x), bool(y)
 
-    def _inside(self, samples: Samples) -> Tensor | None:
+    def _inside(self, samples: Samples, labels: Tensor | None = None) -> Tensor | None:
         """Return the table with samples of which all lie in the known range, and so are finite;
         None where one does not, or a mask leaves some out.
         """
@@ -262,16 +266,19 @@ class JointTableMetric(PValueMetric):
         if valid is not None:
             return None
         if self._kernel == "hard" and are_few(x):
-            return added(self.table, x, y, self._ranges)
+            return added(self.table, x, y, self._ranges, labels)
         if not all_inside(x, y, self._ranges):
             return None
-        return self.table + self._batch(x, y, None)
+        return self.table + self._batch(x, y, None, labels)
 
-    def _batch(self, x: Tensor, y: Tensor, valid: Tensor | None) -> Tensor:
+    def _batch(
+        self, x: Tensor, y: Tensor, valid: Tensor | None, labels: Tensor | None = None
+    ) -> Tensor:
         """Return the table of a batch over the known range."""
         assert self._bins is not None
         if self._kernel == "hard":
-            return hard_counts(x, y, self._axes(x.dtype, y.dtype), self._bins, valid)
+            axes, tables = self._axes(x.dtype, y.dtype), 1 if labels is None else len(self.table)
+            return hard_counts(x, y, axes, self._bins, valid, labels=labels, conditions=tables)
         if valid is not None:
             x, y = (torch.where(valid, v, 0) for v in (x, y))
         axes = self._axes(torch.float64, torch.float64)

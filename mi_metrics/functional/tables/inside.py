@@ -56,10 +56,12 @@ def frame(
     return Frame(lo, numbers, width, numbers - 1, (x_lo, y_lo, x_hi, y_hi))
 
 
-def added(table: Tensor, x: Tensor, y: Tensor, ranges: Ranges) -> Tensor | None:
+def added(
+    table: Tensor, x: Tensor, y: Tensor, ranges: Ranges, labels: Tensor | None = None
+) -> Tensor | None:
     """Return int64 tables ``(C, B_x, B_y)`` with the samples ``(C, n)`` added, to the bit what
     :func:`mi_metrics.functional.tables.hard.hard_counts` adds; None where one of them is not inside
-    the ranges, or not finite.
+    the ranges, or not finite. With ``labels`` (1, n), C is 1 and each of them has a table.
     """
     bins = (table.shape[1], table.shape[2])
     if x.dtype != y.dtype:
@@ -81,5 +83,7 @@ def added(table: Tensor, x: Tensor, y: Tensor, ranges: Ranges) -> Tensor | None:
     if len(x) > 1:
         first = torch.arange(len(x), dtype=torch.int64, device=x.device).unsqueeze(1)
         code = code.add_(first, alpha=bins[0] * bins[1])
+    if labels is not None:
+        code = code.add_(labels, alpha=bins[0] * bins[1])
     code = code.view(-1)
     return table.reshape(-1).scatter_add(0, code, torch.ones_like(code)).view(table.shape)
