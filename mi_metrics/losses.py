@@ -64,6 +64,7 @@ from mi_metrics.functional.options import (
     check_integer,
     hints_keywords,
 )
+from mi_metrics.functional.ranks import Reduce
 from mi_metrics.functional.tables.axis import Axis, check_binning, fixed_axis
 from mi_metrics.functional.tables.bspline import soft_counts
 from mi_metrics.functional.tensors import cast
@@ -215,12 +216,7 @@ class MutualInformationLoss(Loss):
     def information(self, rows: Rows) -> Tensor:
         """Return the information of each table, ``(R,)``."""
         reduce = self.reduce()
-        ends, heaviest = ends_and_heaviest(rows, reduce)
-        heaviest = torch.where((heaviest > 2.0**53) | (heaviest < 2.0**-53), heaviest, 1)
-        if rows.weights is not None and rows.weights.dtype != torch.bool:
-            # Sums of weights neither overflow nor vanish; whole ones stay whole.
-            rows = rows._replace(weights=rows.weights.double() / heaviest)
-            heaviest = torch.ones_like(heaviest)
+        rows, ends, heaviest = self._in_a_common_unit(rows, reduce)
         if self.value_range is None:
             axes = data_axes(self.clipped(rows, ends), self.num_bins)
         else:
@@ -232,18 +228,33 @@ class MutualInformationLoss(Loss):
             ends = limited(ends, self.value_range)
         empty = no_samples(ends)
         if rows.labels is not None:
-            tables = self._by_condition(rows, axes) / heaviest[:, :, None, None]
+            tables = self._by_condition(rows, axes)
+            tables = tables if heaviest is None else tables / heaviest[:, :, None, None]
             tables = reduce.sum(tables + rows.spoilt[:, :, None, None])
             return torch.where(empty.squeeze(1), 0, self._given(tables))
         table = soft_counts(rows.x, rows.y, axes, self.num_bins, self.kernel, rows.weights)
-        # In the unit of ranks with weights, where this one has none.
-        table = reduce.sum(table / heaviest.unsqueeze(2) + rows.spoilt.unsqueeze(2))
+        table = table if heaviest is None else table / heaviest.unsqueeze(2)
+        table = reduce.sum(table + rows.spoilt.unsqueeze(2))
         table = torch.where(empty.unsqueeze(2), 1, table)
         value = information(table, normalization=self.normalization, unit=self.unit)
         # A soft kernel spreads a constant over several cells, and leaves rounding of 0.
         constant = ((ends[:, 0] == -ends[:, 1]) | (ends[:, 2] == -ends[:, 3])) & ~value.isnan()
         value = torch.where(constant, independent(self.normalization), value)
         return torch.where(empty.squeeze(1), 0, value)
+
+    def _in_a_common_unit(self, rows: Rows, reduce: Reduce) -> tuple[Rows, Tensor, Tensor | None]:
+        """Return rows with weights whose sums neither overflow nor vanish, whole ones whole; the
+        ends of all processes; and what a table is divided by to have the unit of those with
+        weights, or None.
+        """
+        whole = rows.weights is None or rows.weights.dtype == torch.bool
+        if whole and self._world_size() == 1:
+            return rows, rows.ends, None
+        ends, heaviest = ends_and_heaviest(rows, reduce)
+        heaviest = torch.where((heaviest > 2.0**53) | (heaviest < 2.0**-53), heaviest, 1)
+        if rows.weights is None or whole:
+            return rows, ends, heaviest
+        return rows._replace(weights=rows.weights.double() / heaviest), ends, None
 
     def _by_condition(self, rows: Rows, axes: tuple[Axis, Axis]) -> Tensor:
         """Return a table for each condition, ``(R, K, B_x, B_y)``."""

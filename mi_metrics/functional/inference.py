@@ -16,9 +16,10 @@ References:
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.information import _check_counts, _log, _probabilities
+from mi_metrics.functional.information import _check_counts, _log
 from mi_metrics.functional.options import PValueMethod, Unit, from_nats, hints_keywords
 from mi_metrics.functional.stratified import stratified_interval, stratified_p_value
+from mi_metrics.functional.tables.entropies import probabilities
 
 
 @hints_keywords
@@ -204,7 +205,7 @@ def pointwise_mutual_information(counts: Tensor, *, unit: Unit = "nats") -> Tens
         K. W. Church, P. Hanks, "Word association norms, mutual information, and lexicography"
         (1990), https://aclanthology.org/J90-1003.
     """
-    p = _probabilities(_check_counts(counts))
+    p = probabilities(_check_counts(counts))
     rows, columns = p.sum(-1, keepdim=True), p.sum(-2, keepdim=True)
     ratio = _log(p) - _log(rows) - _log(columns)
     # Shares that should sum to 1 miss it by a rounding.

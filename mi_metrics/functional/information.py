@@ -46,6 +46,7 @@ from mi_metrics.functional.options import (
     hints_keywords,
 )
 from mi_metrics.functional.tables.chance import expected_information
+from mi_metrics.functional.tables.entropies import plug_in, plug_in_entropies, probabilities
 from mi_metrics.functional.tables.sampling import occupied, undersampled
 from mi_metrics.functional.tensors import check_device, check_tensor, check_values
 
@@ -89,8 +90,8 @@ def entropies(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         C. E. Shannon, "A mathematical theory of communication" (1948),
         doi:10.1002/j.1538-7305.1948.tb01338.x.
     """
-    p = _probabilities(_check_counts(counts))
-    return _plug_in(p.sum(-1), 1), _plug_in(p.sum(-2), 1), _plug_in(p, 2)
+    p = probabilities(_check_counts(counts))
+    return plug_in(p.sum(-1), 1), plug_in(p.sum(-2), 1), plug_in(p, 2)
 
 
 @hints_keywords
@@ -233,7 +234,7 @@ def standard_error(counts: Tensor, *, unit: Unit = "nats") -> Tensor:
     """
     _check_counts(counts)
     total = _float64(counts).sum((-2, -1))
-    p = _probabilities(counts)
+    p = probabilities(counts)
     log_ratio = _log(p) - _log(p.sum(-1, keepdim=True)) - _log(p.sum(-2, keepdim=True))
     # Centred, not the difference of two moments: that cancels to ±1e-16 where every sample has the
     # same log ratio.
@@ -273,10 +274,7 @@ def information(
         _check_whole(counts, 'normalization="adjusted"')
         # Chance is a sum over whole counts, which has no gradient.
         table = table.detach()
-    p = _probabilities(table)
-    p_x, p_y = p.sum(-1), p.sum(-2)
-    hx, hy, hxy = _plug_in(p_x, 1), _plug_in(p_y, 1), _plug_in(p, 2)
-    kx, ky = occupied(p_x, 1), occupied(p_y, 1)
+    hx, hy, hxy, kx, ky = plug_in_entropies(table)
     constant = (kx == 1) | (ky == 1) | (hx < ROUNDING) | (hy < ROUNDING)
     if soft:
         constant = constant | (hx + hy - hxy < ROUNDING)
@@ -288,7 +286,7 @@ def information(
         n = n.clamp_min(1e-290)  # of subnormal weights the inverse is not a number
         hx = hx + (kx - 1) / (2 * n)
         hy = hy + (ky - 1) / (2 * n)
-        hxy = hxy + (occupied(p, 2) - 1) / (2 * n)
+        hxy = hxy + (occupied(probabilities(table.detach()), 2) - 1) / (2 * n)
     mi = torch.where(constant, 0, hx + hy - hxy)
     if normalization == "none":
         return from_nats(mi, unit)
@@ -302,7 +300,7 @@ def information(
 
 def entropy(counts: Tensor) -> Tensor:
     """Return the plug-in entropy of counts ``(..., B)`` in nats; NaN without samples."""
-    return _plug_in(counts / counts.sum(-1, keepdim=True), 1)
+    return plug_in(counts / counts.sum(-1, keepdim=True), 1)
 
 
 def check_options(
@@ -368,22 +366,9 @@ def _float64(counts: Tensor) -> Tensor:
     return counts.to(torch.float64)
 
 
-def _probabilities(counts: Tensor) -> Tensor:
-    table = _float64(counts)
-    # The sum of weights near 1e308 is not a number.
-    table = table / table.detach().amax((-2, -1), keepdim=True).clamp_min(
-        torch.finfo(torch.float64).tiny
-    )
-    return table / table.sum((-2, -1), keepdim=True)
-
-
 def _log(p: Tensor) -> Tensor:
     # The 0 is replaced before the logarithm: behind it, autograd would multiply 0 by inf.
     return torch.where(p > 0, p, 1).log()
-
-
-def _plug_in(p: Tensor, dims: int) -> Tensor:
-    return -(p * _log(p)).sum(tuple(range(-dims, 0)))
 
 
 def _grassberger(n: Tensor, dims: int) -> Tensor:

@@ -7,8 +7,9 @@ Three shapes of samples come in:
 - vectors, ``(..., N, d)``: :func:`paired_vectors`, for neighbours and Gaussians.
 """
 
+import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from numpy.typing import NDArray
@@ -34,6 +35,9 @@ NO_FLOAT64 = (
     "Expected a device with float64, but MPS has none. Evaluate on the CPU: move samples there "
     "with .cpu(), and keep metrics there (in a list, where a module does not move them)."
 )
+
+
+F = TypeVar("F", bound=torch.autograd.Function)
 
 
 class Rows(NamedTuple):
@@ -355,6 +359,16 @@ def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
     return wide
 
 
+def signed(function: type[F]) -> type[F]:
+    """Let a function of autograd remember the signature of its ``forward``, which PyTorch makes out
+    anew in every call.
+    """
+    forward: Any = function.forward
+    forward.__signature__ = inspect.signature(forward)
+    return function
+
+
+@signed
 class _Cast(torch.autograd.Function):
     generate_vmap_rule = True
 
@@ -371,6 +385,7 @@ class _Cast(torch.autograd.Function):
         return narrow(grad, ctx.dtype), None
 
 
+@signed
 class _CastBothWays(_Cast):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:

@@ -33,7 +33,7 @@ from mi_metrics.functional.ranks import Reduce, extremes
 from mi_metrics.functional.tables.axis import Axis
 from mi_metrics.functional.tables.bspline import soft_counts, soft_values
 from mi_metrics.functional.tables.splines import slope
-from mi_metrics.functional.tensors import narrow
+from mi_metrics.functional.tensors import narrow, signed
 
 # What a sample sees of all others is taken to be at least this part of its own kernel. Below it the
 # grid's own error counts, and a logarithm close to 0 would push nothing but this sample around.
@@ -167,6 +167,7 @@ def _normalized(
     return ratio(normalization, numerator, denominator, moments.constant).squeeze(1)
 
 
+@signed
 class _Rescaled(torch.autograd.Function):
     """Positions in another unit: where their gradient overflows, the largest number."""
 
@@ -187,6 +188,7 @@ class _Rescaled(torch.autograd.Function):
         return narrow(grad * ctx.saved_tensors[0], ctx.dtype), None, None
 
 
+@signed
 class _RescaledBothWays(_Rescaled):
     # torch.compile refuses functions with a forward mode, which it has no use for.
     @staticmethod

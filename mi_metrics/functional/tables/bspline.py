@@ -48,6 +48,7 @@ from mi_metrics.functional.tables.sums import (
     read,
     values,
 )
+from mi_metrics.functional.tensors import signed
 
 
 def soft_counts(
@@ -104,6 +105,7 @@ def kernel_matrix(x: Tensor, axis: Axis, bins: int, kernel: str) -> Tensor:
 # ------------------------------------------------------------------------- functions of autograd
 
 
+@signed
 class _Table(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -147,6 +149,7 @@ class _Table(torch.autograd.Function):
         return tables.unflatten(0, (info.batch_size, -1)), 0
 
 
+@signed
 class _Values(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -192,6 +195,7 @@ class _Values(torch.autograd.Function):
         return values.unflatten(0, (info.batch_size, -1)), 0
 
 
+@signed
 class _PullBack(torch.autograd.Function):
     """The gradients of x and y where nothing asks for theirs."""
 
