@@ -62,9 +62,9 @@ def _entropies(table: Tensor) -> Entropies:
     return plug_in(p_x, 1), plug_in(p_y, 1), plug_in(p, 2), occupied(p_x, 1), occupied(p_y, 1)
 
 
-def _slopes(table: Tensor, *entropies: Tensor) -> list[Tensor]:
-    """Return the derivatives of the three entropies by the cells of their table; those of the
-    marginals broadcast.
+def _slopes(table: Tensor, *entropies: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Return log p + H of rows, columns and cells, which broadcast, and the two factors of N: minus
+    their quotients are the derivatives of the entropies by the cells.
     """
     unit = _unit(table)
     scaled = table / unit
@@ -73,8 +73,8 @@ def _slopes(table: Tensor, *entropies: Tensor) -> list[Tensor]:
     found = []
     for q, h in zip((p.sum(-1, keepdim=True), p.sum(-2, keepdim=True), p), entropies, strict=True):
         log = torch.where(q > 0, q, torch.e**-1).log()
-        found.append((log + h[..., None, None]).neg() / n / unit)
-    return found
+        found.append(log + h[..., None, None])
+    return found, n, unit
 
 
 @signed
@@ -93,11 +93,9 @@ class _Entropies(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        x, y, xy = (
-            grad[..., None, None] * slope
-            for grad, slope in zip(grads[:3], _slopes(*ctx.saved_tensors), strict=True)
-        )
-        return xy + x + y
+        (x, y, xy), n, unit = _slopes(*ctx.saved_tensors)
+        of_x, of_y, of_xy = (grad[..., None, None] for grad in grads[:3])
+        return (xy * of_xy + x * of_x + y * of_y) / -n / unit
 
 
 @signed
@@ -108,5 +106,6 @@ class _EntropiesBothWays(_Entropies):
         with forward_ad._set_fwd_grad_enabled(True):
             unpack: Any = forward_ad.unpack_dual
             table = unpack(ctx.saved_tensors[0]).primal
-            slopes = _slopes(table, *_entropies(table)[:3])
-            return *((tangent * slope).sum((-2, -1)) for slope in slopes), None, None
+            slopes, n, unit = _slopes(table, *_entropies(table)[:3])
+            share = tangent / -n / unit
+            return *((share * slope).sum((-2, -1)) for slope in slopes), None, None
