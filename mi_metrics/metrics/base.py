@@ -47,7 +47,7 @@ def keywords(init: Callable[P, None]) -> Callable[P, None]:
 def _increments(n: int, wide: tuple[bool, bool], device: torch.device) -> Tensor:
     """Return what n samples add to the counters ``(5, 1)`` where none is left out or outside."""
     rows = [n, 0, 0, n * wide[0], n * wide[1]]
-    return torch.tensor(rows, dtype=torch.int64, device=device).unsqueeze(1)
+    return torch.tensor(rows, dtype=torch.int64, device="cpu").unsqueeze(1).to(device)
 
 
 # What torchmetrics calls the two arguments of most of its metrics.

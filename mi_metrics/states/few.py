@@ -111,7 +111,7 @@ def _united(state: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, bool, bool]:
         # Every old cell is a new one. The last slot was empty where there are others: it stands for
         # what was not there.
         old = torch.searchsorted(borders, table).clamp_(max=m - 1)
-        old = torch.where(borders.gather(1, old) == table, old, m - 1)
+        old.masked_fill_(borders.gather(1, old) != table, m - 1)
         rows, columns = old.view(C, 2, m).unbind(1)
         _arranged(joint, rows.expand(len(joint), m), columns.expand(len(joint), m), into)
     else:
@@ -131,8 +131,9 @@ def _arranged(joint: Tensor, rows: Tensor, columns: Tensor, into: Tensor) -> Non
     """Write joint counts (R, m, m) with rows and columns (R, m) taken from old places."""
     R, m = rows.shape
     # Whole rows are copied faster than they are gathered.
-    first = m * torch.arange(R, dtype=torch.int64, device=rows.device).unsqueeze(1)
-    taken = joint.reshape(R * m, m).index_select(0, (rows + first).view(-1)).view(R, m, m)
+    if R > 1:
+        rows = rows + m * torch.arange(R, dtype=torch.int64, device=rows.device).unsqueeze(1)
+    taken = joint.reshape(R * m, m).index_select(0, rows.reshape(-1)).view(R, m, m)
     torch.gather(taken, 2, columns.unsqueeze(1).expand(R, m, m), out=into)
 
 

@@ -47,7 +47,7 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.options import check_integer
-from mi_metrics.functional.tensors import chunk_size
+from mi_metrics.functional.tensors import chunk_size, on_cpu
 from mi_metrics.states import few
 from mi_metrics.states.keys import (
     _EMPTY,
@@ -64,8 +64,9 @@ from mi_metrics.states.keys import (
 
 # A lookup table stays in cache up to about this size; cells beyond it are found by sorting.
 _SPAN = 1 << 16
-# Up to so many samples are searched for among the borders, without lookups.
-SMALL = 1 << 11
+# Up to so many samples are searched for among the borders, without lookups: on the CPU, and on
+# other devices, where operations take as long for many.
+SMALL, SMALL_ELSEWHERE = 1 << 11, 1 << 20
 # Lookups that miss a larger share of a chunk are made anew.
 MOST_MISSED = 8
 
@@ -202,7 +203,7 @@ def update(
 
 def are_few(x: Tensor) -> bool:
     """Say whether samples (C, n) are so few that they are searched for, without lookups."""
-    return x.numel() <= SMALL
+    return x.numel() <= (SMALL if on_cpu(x) else SMALL_ELSEWHERE)
 
 
 def _add_few(

@@ -43,7 +43,7 @@ def _floor(key: Tensor, level: Tensor) -> Tensor:
     bits = (level + (1 - LEAST)) - ((key ^ sign) >> 52).clamp_(min=1)
     some = bits.clamp(0, 52)
     # Past the mantissa nothing remains but 0, and the cell below it, from -2^level.
-    below = sign & -((level + 1023) << 52)
+    below = (sign << 52) * (level + 1023)
     return torch.where(bits > 52, below, (key >> some) << some)
 
 
