@@ -1,7 +1,17 @@
 """The joint table of bins against histogram libraries, and the accuracy of what is read from it."""
 
+from typing import Any
+
 import numpy as np
 import torch
+from torchmetrics import (
+    MeanAbsoluteError,
+    MeanSquaredError,
+    Metric,
+    MetricCollection,
+    PearsonCorrCoef,
+    R2Score,
+)
 
 from benchmarks import study
 from benchmarks.timing import Row, at_most, missing, peer, ratio, seconds, transient_bytes
@@ -14,7 +24,14 @@ RANGE = (-4.0, 4.0)
 
 def rows() -> list[Row]:
     """Run the suite."""
-    return [*_tables(), *_formulation(), *_grid(), *_memory(), *_accuracy()]
+    return [
+        *_tables(),
+        *_formulation(),
+        *_small(),
+        *_grid(),
+        *_memory(),
+        *_accuracy(),
+    ]
 
 
 def _gaussian(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -67,15 +84,73 @@ def _formulation() -> list[Row]:
     ]
 
 
+def _small() -> list[Row]:
+    """Measure small batches, where time goes into calls and not into samples."""
+    found = []
+    seen = [_gaussian(4096 * 20)[side].view(20, -1) for side in range(2)]
+    for n in (32, 512):
+        x, y = (v.clamp(-5, 5) for v in _gaussian(n))
+        known, unknown = (
+            BinnedMutualInformation(32, value_range=(-6, 6)),
+            BinnedMutualInformation(32),
+        )
+        for a, b in zip(*seen, strict=True):
+            unknown.update(a, b)
+        batches = [(x.roll(k) + 0.01 * k, y) for k in range(31)]
+        metrics = [MeanSquaredError(), known, unknown]
+        calls = [lambda m=m: [m.update(x, y) for _ in range(20)] for m in metrics]
+        theirs, *ours = seconds(*calls, repeat=20)
+        for name, most, time in zip(("known", "unknown"), (4, 12), ours, strict=True):
+            what = f"update of {n} samples, {name} range, against MeanSquaredError"
+            found.append(at_most(what, time / theirs, most, "x"))
+
+        def epoch(metric: Metric, batches: list[Any] = batches) -> None:
+            metric.reset()
+            for a, b in batches:
+                metric.update(a, b)
+
+        theirs, ours_ = seconds(
+            lambda: epoch(metrics[0]), lambda: epoch(BinnedMutualInformation(32)), repeat=8
+        )
+        what = f"first 31 batches of {n} samples, unknown range, against MeanSquaredError"
+        found.append(at_most(what, ours_ / theirs, 12, "x"))
+    x, y = _gaussian(32)
+    x, y = x.clamp(-5, 5), y.clamp(-5, 5)
+    theirs, known_, unknown_ = seconds(
+        *(lambda m=m: m(x, y) for m in (PearsonCorrCoef(), known, unknown)), repeat=20
+    )
+    what = "forward of 32 samples, {} range, against PearsonCorrCoef"
+    found.append(at_most(what.format("known"), known_ / theirs, 2, "x"))
+    found.append(at_most(what.format("unknown"), unknown_ / theirs, 8, "x"))
+    return [*found, _collection(x, y)]
+
+
+def _collection(x: torch.Tensor, y: torch.Tensor) -> Row:
+    options = [{}, {"normalization": "arithmetic"}, {"num_bins": 16}, {"unit": "bits"}]
+    ours = MetricCollection({str(o): BinnedMutualInformation(**o) for o in options})
+    theirs = MetricCollection(
+        [MeanSquaredError(), MeanAbsoluteError(), PearsonCorrCoef(), R2Score()]
+    )
+    for collection in (ours, theirs):
+        collection.update(x, y)
+    time, other = seconds(
+        *(lambda c=c: [c.update(x, y) for _ in range(20)] for c in (ours, theirs)), repeat=20
+    )
+    what = "update of 32 samples, a collection of four, against four of torchmetrics"
+    return at_most(what, time / other, 3, "x")
+
+
 def _grid() -> list[Row]:
     """Measure the steady state: the grid has seen such data before."""
     x, y = _gaussian(N)
     known = BinnedMutualInformation(32, value_range=(-6, 6))
     far = (torch.arange(N) % 1000 == 0) * 1e20
+    images = tuple(((v + 6) * 21).to(torch.uint8) for v in (x, y))
     kinds = {
         "Gaussian": (x, y),
         "lognormal": ((2 * x).exp(), (2 * y).exp()),
-        "8-bit images": tuple(((v + 6) * 21).to(torch.uint8) for v in (x, y)),
+        "8-bit images": images,
+        "values k / 255": tuple(v.float() / 255 for v in images),
         "Gaussian, 0.1 % at 1e20": (x + far, y),
         "two clusters 1e4 apart": (x + 1e4 * (y > 0), y),
     }

@@ -122,10 +122,19 @@ class JointTableMetric(PValueMetric):
 
     def _in_cells(self, samples: Samples, labels: Tensor | None = None) -> Tensor:
         """Return the grid with samples added."""
-        self._memory = self._memory or grid.Memory()
-        return grid.update(
-            self.table, samples.x, samples.y, samples.valid, labels, memory=self._memory
-        )
+        memory = self._memory
+        if memory is None or not memory.is_of(self.table):
+            memory = grid.Memory()
+            # In `forward` this is the batch by itself, and what was kept is of the whole state.
+            if not self._in_forward or self._memory is None:
+                self._memory = memory
+        return grid.update(self.table, samples.x, samples.y, samples.valid, labels, memory=memory)
+
+    def _forward_reduce_state_update(self, *args: Any, **kwargs: Any) -> Any:
+        # To add a batch to a grid takes a fraction of merging a grid of it, to the same bits.
+        if self._bins is None:
+            return self._forward_full_state_update(*args, **kwargs)
+        return super()._forward_reduce_state_update(*args, **kwargs)
 
     def joint(self) -> Tensor:
         """Return the probability table; see the subclass."""

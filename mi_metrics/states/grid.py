@@ -145,9 +145,13 @@ class Memory:
         self.index: few.Index | None = None
         self.lookups: tuple[list[_Lookup], list[_Lookup]] | None = None
 
+    def is_of(self, state: Tensor) -> bool:
+        """Say whether what is kept is for a state."""
+        return self._state is not None and self._state() is state
+
     def recall(self, state: Tensor) -> None:
         """Forget what was kept for another state."""
-        if self._state is None or self._state() is not state:
+        if not self.is_of(state):
             self.forget()
 
     def keep(self, state: Tensor) -> None:
