@@ -1,6 +1,6 @@
 """The joint table of bins against histogram libraries, and the accuracy of what is read from it."""
 
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -86,56 +86,62 @@ def _formulation() -> list[Row]:
 
 def _small() -> list[Row]:
     """Measure small batches, where time goes into calls and not into samples."""
-    found = []
-    seen = [_gaussian(4096 * 20)[side].view(20, -1) for side in range(2)]
-    for n in (32, 512):
-        x, y = (v.clamp(-5, 5) for v in _gaussian(n))
-        known, unknown = (
-            BinnedMutualInformation(32, value_range=(-6, 6)),
-            BinnedMutualInformation(32),
-        )
-        for a, b in zip(*seen, strict=True):
-            unknown.update(a, b)
-        batches = [(x.roll(k) + 0.01 * k, y) for k in range(31)]
-        metrics = [MeanSquaredError(), known, unknown]
-        calls = [lambda m=m: [m.update(x, y) for _ in range(20)] for m in metrics]
-        theirs, *ours = seconds(*calls, repeat=20)
-        for name, most, time in zip(("known", "unknown"), (4, 12), ours, strict=True):
-            what = f"update of {n} samples, {name} range, against MeanSquaredError"
-            found.append(at_most(what, time / theirs, most, "x"))
+    x, y = (v.clamp(-5, 5) for v in _gaussian(32))
+    return [*_updates(32), *_updates(512), *_forward(x, y), _collection(x, y)]
 
-        def epoch(metric: Metric, batches: list[Any] = batches) -> None:
-            metric.reset()
-            for a, b in batches:
-                metric.update(a, b)
 
-        theirs, ours_ = seconds(
-            lambda: epoch(metrics[0]), lambda: epoch(BinnedMutualInformation(32)), repeat=8
-        )
-        what = f"first 31 batches of {n} samples, unknown range, against MeanSquaredError"
-        found.append(at_most(what, ours_ / theirs, 12, "x"))
-    x, y = _gaussian(32)
-    x, y = x.clamp(-5, 5), y.clamp(-5, 5)
-    theirs, known_, unknown_ = seconds(
-        *(lambda m=m: m(x, y) for m in (PearsonCorrCoef(), known, unknown)), repeat=20
+def _updates(n: int) -> list[Row]:
+    x, y = (v.clamp(-5, 5) for v in _gaussian(n))
+    peer_, known, unknown, first = (
+        MeanSquaredError(),
+        BinnedMutualInformation(32, value_range=(-6, 6)),
+        BinnedMutualInformation(32),
+        BinnedMutualInformation(32),
     )
-    what = "forward of 32 samples, {} range, against PearsonCorrCoef"
-    found.append(at_most(what.format("known"), known_ / theirs, 2, "x"))
-    found.append(at_most(what.format("unknown"), unknown_ / theirs, 8, "x"))
-    return [*found, _collection(x, y)]
+    for a, b in zip(*(v.view(20, -1) for v in _gaussian(4096 * 20)), strict=True):
+        unknown.update(a, b)
+
+    def often(metric: Metric) -> None:
+        for _ in range(20):
+            metric.update(x, y)
+
+    def epoch(metric: Metric) -> None:
+        metric.reset()
+        for a, b in zip(*(v.view(31, -1) for v in _gaussian(31 * n)), strict=True):
+            metric.update(a, b)
+
+    what = f"{n} samples against MeanSquaredError"
+    theirs, *ours = seconds(*(partial(often, m) for m in (peer_, known, unknown)), repeat=20)
+    other, begun = seconds(*(partial(epoch, m) for m in (peer_, first)), repeat=8)
+    return [
+        at_most(f"update of {what}, known range", ours[0] / theirs, 4, "x"),
+        at_most(f"update of {what}, unknown range", ours[1] / theirs, 12, "x"),
+        at_most(f"first 31 updates of {what}, unknown range", begun / other, 12, "x"),
+    ]
+
+
+def _forward(x: torch.Tensor, y: torch.Tensor) -> list[Row]:
+    known = BinnedMutualInformation(32, value_range=(-6, 6))
+    metrics = (PearsonCorrCoef(), known, BinnedMutualInformation(32))
+    theirs, *ours = seconds(*(partial(m, x, y) for m in metrics), repeat=20)
+    what = "forward of 32 samples against PearsonCorrCoef"
+    return [
+        at_most(f"{what}, known range", ours[0] / theirs, 2, "x"),
+        at_most(f"{what}, unknown range", ours[1] / theirs, 8, "x"),
+    ]
 
 
 def _collection(x: torch.Tensor, y: torch.Tensor) -> Row:
     options = [{}, {"normalization": "arithmetic"}, {"num_bins": 16}, {"unit": "bits"}]
     ours = MetricCollection({str(o): BinnedMutualInformation(**o) for o in options})
-    theirs = MetricCollection(
-        [MeanSquaredError(), MeanAbsoluteError(), PearsonCorrCoef(), R2Score()]
-    )
-    for collection in (ours, theirs):
-        collection.update(x, y)
-    time, other = seconds(
-        *(lambda c=c: [c.update(x, y) for _ in range(20)] for c in (ours, theirs)), repeat=20
-    )
+    peers = [MeanSquaredError(), MeanAbsoluteError(), PearsonCorrCoef(), R2Score()]
+    theirs = MetricCollection(peers)
+
+    def often(collection: MetricCollection) -> None:
+        for _ in range(20):
+            collection.update(x, y)
+
+    time, other = seconds(*(partial(often, c) for c in (ours, theirs)), repeat=20)
     what = "update of 32 samples, a collection of four, against four of torchmetrics"
     return at_most(what, time / other, 3, "x")
 

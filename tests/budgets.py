@@ -67,6 +67,9 @@ def test_update_over_an_unknown_range():
     operations, waits = counted(BinnedMutualInformation(), FEW)
     assert operations <= 52
     assert waits <= 1
+    # Where they fill the grid, most of them make its cells wider.
+    fuller = [pair(32, seed) for seed in range(14)]
+    assert max(counted(BinnedMutualInformation(), fuller[:n]) for n in (12, 13, 14)) <= (126, 1)
     operations, waits = counted(BinnedMutualInformation(num_outputs=2), FEW, outputs=2)
     assert operations <= 60
     assert waits <= 1
@@ -74,7 +77,7 @@ def test_update_over_an_unknown_range():
 
 @pytest.mark.parametrize(
     ("loss", "most"),
-    [(MutualInformationLoss(32, value_range=(0, 1)), 342), (KDEMutualInformationLoss(), 1022)],
+    [(MutualInformationLoss(32, value_range=(0, 1)), 360), (KDEMutualInformationLoss(), 1023)],
     ids=["bins", "densities"],
 )
 def test_losses_do_not_wait(loss, most):
