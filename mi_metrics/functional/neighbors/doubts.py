@@ -113,6 +113,9 @@ def few_labels(rows: Tensor, column: int, n_neighbors: int) -> int:
 def copies(rows: Tensor) -> Tensor:
     """Return how often each row of a table occurs, in sorted order, int64 ``(N,)``."""
     columns = rows.T.contiguous()
+    # Sorting a column of distinct values tells as much, in a third of the time.
+    if any(bool((ordered[1:] != ordered[:-1]).all()) for ordered in map(sort, columns)):
+        return torch.ones(len(rows), dtype=torch.int64, device=rows.device)
     order = lexicographic_order(list(columns))
     return run_lengths(run_starts([take(column, order) for column in columns]))
 
@@ -172,6 +175,8 @@ def _hides_the_rest(column: Tensor) -> bool:
     values = column / column.abs().max().clamp_min(1e-300)
     ordered = sort(values)
     deviation = float(ordered.std(correction=0))
+    if _shortest_half(ordered) * math.sqrt(len(column)) >= deviation:
+        return False
     lengths = run_lengths(run_starts([ordered]))
     # Where many samples have one value, the others are what there is to see.
     others = ordered[lengths < lengths.max()]

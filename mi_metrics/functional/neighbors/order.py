@@ -3,6 +3,7 @@ samples.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,14 +62,15 @@ def run_starts(columns: Sequence[Tensor]) -> Tensor:
     Returns:
         int64 ``(N,)``.
     """
-    places = torch.arange(len(columns[0]), device=columns[0].device)
-    same = columns[0][1:] == columns[0][:-1]
-    for column in columns[1:]:
+    starts = torch.arange(len(columns[0]), device=columns[0].device)
+    # NumPy compares a few numbers in a fifth of the time that torch takes to begin.
+    table: list[Any] = [column.numpy() if on_cpu(column) else column for column in columns]
+    same = table[0][1:] == table[0][:-1]
+    for column in table[1:]:
         same &= column[1:] == column[:-1]
     if not bool(same.any()):
-        return places
-    starts = places.clone()
-    starts[1:].masked_fill_(same, 0)
+        return starts
+    starts[1:].masked_fill_(torch.as_tensor(same), 0)
     return starts.cummax(0).values
 
 

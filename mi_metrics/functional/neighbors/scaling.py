@@ -6,7 +6,7 @@ in any order of the samples, with any number of threads and on any device.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from mi_metrics.functional.neighbors.order import run_lengths, run_starts
 from mi_metrics.functional.neighbors.steps import argsort, sort, take
 from mi_metrics.functional.options import Standardize
+from mi_metrics.functional.tensors import on_cpu
 
 
 class Coordinate(NamedTuple):
@@ -115,13 +116,15 @@ class _Column:
 
 def _sum(values: Tensor) -> float:
     """Return a sum whose order of additions depends on the number of values only."""
-    while len(values) > 1:
-        half = len(values) // 2
-        pairs = values[:half] + values[half : 2 * half]
-        if len(values) % 2:
-            pairs[0] += values[-1]
-        values = pairs
-    return float(values[0])
+    # NumPy adds a few numbers in a fifth of the time that torch takes to begin.
+    terms: Any = values.numpy() if on_cpu(values) else values
+    while len(terms) > 1:
+        half = len(terms) // 2
+        pairs = terms[:half] + terms[half : 2 * half]
+        if len(terms) % 2:
+            pairs[0] += terms[-1]
+        terms = pairs
+    return float(terms[0])
 
 
 def _normal_scores(values: Tensor) -> Coordinate:
