@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from torch.profiler import ProfilerActivity, profile
 
+from mi_metrics.kernels import native
+
 
 class Row(NamedTuple):
     """One line of the table: a figure of ours beside what it must reach."""
@@ -51,6 +53,13 @@ def peer(name: str) -> ModuleType | None:
         return importlib.import_module(name)
     except ModuleNotFoundError:
         return None
+
+
+def compiled(suite: Callable[[], list[Row]]) -> list[Row]:
+    """Return the rows of a suite as the compiled functions serve it, and say so in each."""
+    if not native.serves():
+        return [Row("with the compiled functions", f"not run: {native.status()}", "", None)]
+    return [row._replace(what=f"{row.what}, compiled") for row in suite()]
 
 
 def missing(what: str, name: str) -> Row:
