@@ -382,6 +382,10 @@ struct LineCounts {
                             int64_t* counts) {
     int64_t bound = 16;
     for (int64_t i = first; i < last; i++) {
+      // Radii and counts are in another order, whose places are too far apart for the cache.
+      const int64_t ahead = order[std::min(i + 16, last - 1)];
+      __builtin_prefetch(slot ? (const void*)&slot[ahead] : (const void*)&radius[ahead]);
+      __builtin_prefetch(slot ? (const void*)&slot[ahead] : (const void*)&counts[ahead]);
       const int64_t answer = slot ? slot[order[i]] : order[i];
       if (answer < 0) continue;
       const double* at = values + i;
