@@ -140,6 +140,7 @@ def test_what_is_cut_off_leaves_the_old_file(error, suffix, tmp_path, monkeypatc
 
 # The command, which tells when it begins with a pair, or to wait for its workers.
 TELLING = """
+import sys
 from mi_metrics import cli
 from mi_metrics.commands import estimators, workers
 
@@ -150,7 +151,7 @@ def telling(call):
     return told
 
 estimators.bins, workers.wait = telling(estimators.bins), telling(workers.wait)
-cli.main()
+sys.exit(cli.main())
 """
 
 
