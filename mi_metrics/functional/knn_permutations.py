@@ -11,6 +11,7 @@ from mi_metrics.functional.knn import checked_rows, rows_mutual_information
 from mi_metrics.functional.knn_conditional import Dims, checked_triples, frenzel_pompe
 from mi_metrics.functional.neighbors.local_permutations import local_permutations
 from mi_metrics.functional.neighbors.order import lexicographic_order
+from mi_metrics.functional.neighbors.permuted import PermutedTriples
 from mi_metrics.functional.neighbors.ties import (
     Triples,
     groups,
@@ -227,8 +228,12 @@ def triples_p_value(
     same_z = torch.bincount(group)[group]
     # Where x, or y and z, repeat at most k times, no permutation makes samples coincident.
     apart = any(int(multiplicity(v).max()) <= n_neighbors for v in (x, [*y, *z]))
-    reached = 0
+    reached, listed = 0, None
     for order in local_permutations(samples.z, same_z, group, num_permutations, seed):
+        if apart and PermutedTriples.serves(samples):
+            listed = listed or PermutedTriples(samples, n_neighbors, order)
+            reached += listed.value(order) >= observed
+            continue
         order = order.to(rows.device)
         if apart:
             permuted: Triples | None = samples._replace(x=samples.x[order])

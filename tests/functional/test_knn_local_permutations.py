@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional import knn_p_value
+from mi_metrics.functional.knn_conditional import frenzel_pompe
 from mi_metrics.functional.neighbors.local_permutations import NEIGHBORS, local_permutations
+from mi_metrics.functional.neighbors.permuted import PermutedTriples
 from mi_metrics.functional.neighbors.rectangles import rectangle_counts
+from mi_metrics.functional.neighbors.ties import tell_triples_apart
 from mi_metrics.functional.neighbors.within import range_counts
 
 
@@ -54,6 +57,30 @@ def test_samples_of_one_z_trade_places_in_any_way() -> None:
     often = torch.bincount(found[:, 0], minlength=40)
     assert often[::4].sum() == 500
     assert 25 <= int(often[::4].min()) <= int(often[::4].max()) <= 75
+
+
+@pytest.mark.parametrize(
+    ("n", "dims", "k"),
+    [(400, (1, 1, 1), 3), (150, (2, 1, 3), 5), (6, (1, 1, 1), 3), (5, (1, 1, 2), 4)],
+)
+@pytest.mark.parametrize("decimals", [1, 9])
+def test_lists_give_the_value_of_a_search(
+    n: int, dims: tuple[int, int, int], k: int, decimals: int
+) -> None:
+    generator = torch.Generator().manual_seed(n)
+    rows = torch.randn(n, sum(dims), generator=generator, dtype=torch.float64)
+    # A dependence that is gone makes distances longer than those of the first order.
+    rows[:, 0] = 0.1 * rows[:, 0] + rows[:, -1] + 20 * (torch.arange(n) == 2)
+    samples = tell_triples_apart(rows.round(decimals=decimals), dims, True)
+    assert samples is not None
+    samples = samples._replace(same_row=torch.ones_like(samples.same_row))
+    listed = PermutedTriples(samples, k, torch.arange(n))
+    for seed in range(6):
+        order = torch.randperm(n, generator=generator)
+        # Some share a place, as local permutations let them.
+        order = torch.where(torch.arange(n) % 5 < seed % 2, order.roll(1), order)
+        expected = frenzel_pompe(samples._replace(x=samples.x[order]), k)
+        assert listed.value(order) == expected
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 6, 20])

@@ -24,6 +24,8 @@ from mi_metrics.functional.tables.inversion import chunks
 
 # Places that a sample can take, its own included.
 NEIGHBORS = 5
+# Samples whose chances are drawn at once.
+STEPS = 64
 
 Places = NDArray[np.int64]
 
@@ -71,16 +73,18 @@ def _among_neighbors(points: NDArray[np.float64], number: int, rng: np.random.Ge
     size, near = len(points), min(NEIGHBORS, len(points))
     nearest = cKDTree(points).query(points, k=list(range(1, near + 1)), p=np.inf)[1]
     shuffles = np.array(list(permutations(range(near))))
-    rows = np.arange(number)
+    first, near_first = size * np.arange(number), near * np.arange(number)
     order = np.argsort(rng.random((number, size)), axis=1)
-    result = np.empty((number, size), dtype=np.int64)
+    result = np.empty(number * size, dtype=np.int64)
     taken = np.zeros(number * size, dtype=bool)
-    for step in range(size):
-        samples = order[:, step]
-        shuffled = shuffles[rng.integers(len(shuffles), size=number)]
-        places = nearest.take(samples[:, None] * near + shuffled)
-        free = taken.take(rows[:, None] * size + places).argmin(1)
-        chosen = places.take(rows * near + free)
-        taken[rows * size + chosen] = True
-        result[rows, samples] = chosen
-    return result
+    for start in range(0, size, STEPS):
+        # What chance decides, before the steps that follow each other.
+        samples = order[:, start : start + STEPS].T
+        shuffled = shuffles[rng.integers(len(shuffles), size=samples.shape)]
+        places = nearest.take(samples[..., None] * near + shuffled) + first[:, None]
+        for sample, some in zip(samples + first, places, strict=True):
+            free = taken.take(some).argmin(1)
+            chosen = some.take(near_first + free)
+            taken[chosen] = True
+            result[sample] = chosen
+    return result.reshape(number, size) - first[:, None]
