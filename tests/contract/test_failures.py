@@ -117,7 +117,7 @@ def test_wrong_number_of_outputs_is_refused(case: Case):
             case.build().update(a, b)
 
 
-@pytest.mark.parametrize("method", ["compute", "_reduce_states"])
+@pytest.mark.parametrize("method", ["compute", "reset", "_reduce_states"])
 def test_forward_that_breaks_midway_leaves_the_metric_as_it_was(
     case: Case, method: str, monkeypatch: pytest.MonkeyPatch
 ):
@@ -125,6 +125,8 @@ def test_forward_that_breaks_midway_leaves_the_metric_as_it_was(
     first, second = batches_of(case.samples(), (250,))
     metric = case.fed([first])
     value = metric.compute()
+    if method == "_reduce_states" and getattr(metric, "_bins", ...) is None:
+        pytest.skip("a batch is added to a grid and not merged with it; `reset` lies between")
     states, before = copy.deepcopy(metric.metric_state), attributes(metric)
 
     def broken(*args: Any, **kwargs: Any) -> None:
