@@ -48,6 +48,7 @@ from torch import Tensor
 
 from mi_metrics.functional.options import check_integer
 from mi_metrics.functional.tensors import chunk_size, on_cpu
+from mi_metrics.kernels import native_grid
 from mi_metrics.states import few
 from mi_metrics.states.keys import (
     _EMPTY,
@@ -242,29 +243,25 @@ def _add_many(
     (C, n), m = x.shape, resolution(state)
     chunk = max(1, chunk_size("cells", x.device) // max(C, 1))
     missed = len(state) // C * m * m
-    dropped = missed + 1
-    one = torch.ones((), dtype=torch.int64, device=x.device)
     counts = torch.zeros(C, missed + 2, dtype=torch.int64, device=x.device)
-    memory.lookups = find_x, find_y = memory.lookups or _lookups(state, C)
+    memory.lookups = memory.lookups or _lookups(state, C)
+    finder = _Finder(memory.lookups, m, C * min(n, chunk))
     held: list[tuple[Tensor, ...]] = []
     total = waiting = 0
     for start in range(0, n, chunk):
         part = slice(start, start + chunk)
-        a, b = x[:, part].double(), y[:, part].double()
+        a, b = x[:, part], y[:, part]
         keep = None if valid is None else valid[:, part]
         if keep is not None:  # NaN has no index
             a, b = a.where(keep, 0), b.where(keep, 0)
         own = None if labels is None else labels[:, part]
-        code = _codes((find_x, find_y), a, b, own, m, missed)
-        if keep is not None:
-            code = code.where(keep, dropped)
-        counts.scatter_add_(1, code, one.expand_as(code))
-        if int(counts[:, missed].sum()) > total:
+        code, lost = finder.count(a, b, keep, own, counts)
+        if lost > total:
             miss = code == missed
             some = miss.any(0).nonzero().squeeze(1)
             parts = (a, b, miss) if own is None else (a, b, miss, own)
             held.append(tuple(part[:, some] for part in parts))
-            total, waiting = int(counts[:, missed].sum()), waiting + some.numel()
+            total, waiting = lost, waiting + some.numel()
         if waiting and (16 * waiting >= chunk or start + chunk >= n):
             a, b, miss, *own_ones = (torch.cat(parts, 1) for parts in zip(*held, strict=True))
             own = own_ones[0] if own_ones else None
@@ -273,10 +270,41 @@ def _add_many(
                 memory.forget()
             if start + chunk >= n:
                 return state
-            memory.lookups = find_x, find_y = memory.lookups or _lookups(state, C)
+            memory.lookups = memory.lookups or _lookups(state, C)
+            finder = _Finder(memory.lookups, m, C * min(n, chunk))
             held, total, waiting = [], 0, 0
             counts.zero_()
     return _add(state, counts)
+
+
+class _Finder:
+    """Lookups of both axes of tables of m x m cells, for at most ``size`` samples at once."""
+
+    def __init__(self, lookups: tuple[list[_Lookup], list[_Lookup]], m: int, size: int) -> None:
+        code = lookups[0][0].code
+        self._lookups, self._m = lookups, m
+        self._compiled = native_grid.pack(lookups) if on_cpu(code) else None
+        self._memory = code.new_empty(0 if self._compiled is None else size)
+
+    def count(
+        self, x: Tensor, y: Tensor, keep: Tensor | None, labels: Tensor | None, counts: Tensor
+    ) -> tuple[Tensor, int]:
+        """Add samples (C, n) to ``counts``, whose last two columns are those that are missed and
+        those that are not to be kept; return their cells, and how many were missed in all.
+        """
+        m, missed = self._m, counts.shape[1] - 2
+        if self._compiled is not None:
+            done = native_grid.counted(
+                self._compiled, x, y, keep, labels, m * m, counts, self._memory
+            )
+            if done is not None:
+                return done
+        code = _codes(self._lookups, x.double(), y.double(), labels, m, missed)
+        if keep is not None:
+            code = code.where(keep, missed + 1)
+        one = torch.ones((), dtype=torch.int64, device=x.device)
+        counts.scatter_add_(1, code, one.expand_as(code))
+        return code, int(counts[:, missed].sum())
 
 
 def _codes(
