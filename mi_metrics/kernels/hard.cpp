@@ -38,6 +38,7 @@ struct Line {
   X inverse;    // of the width
   X limit;      // a place in the last cell, below the end by more than arithmetic rounds
   bool divide;  // whether a product with the inverse may be another number than the quotient
+  bool near;    // whether it is near the quotient: the inverse neither overflows nor loses digits
 
   Line(const Axis<X>& axis, int64_t row)
       : lo(axis.lo[row * axis.step]),
@@ -45,7 +46,8 @@ struct Line {
         width(axis.width[row * axis.step]),
         lowest(axis.lowest),
         highest(axis.highest),
-        inverse(1 / width) {
+        inverse(1 / width),
+        near(std::isnormal(inverse)) {
     const X cells = std::min(bins, X(axis.cells));
     const X rounds = (1 + 2 * (std::fabs(lo) / width)) * 16 * std::numeric_limits<X>::epsilon();
     limit = std::max(cells - 1, cells * (1 - rounds));
@@ -121,7 +123,8 @@ MI_INLINE bool find_cells(const X* MI_RESTRICT x, int64_t size, const Line<X>& l
                           int32_t* MI_RESTRICT found) {
   if (!line.divide) return multiplied(x, size, line, found);
   // A division of float64 takes three times as long as a product.
-  if constexpr (sizeof(X) == 8) return nearly_divided(x, size, line, found);
+  if constexpr (sizeof(X) == 8)
+    if (line.near) return nearly_divided(x, size, line, found);
   return divided(x, size, line, found);
 }
 

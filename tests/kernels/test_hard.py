@@ -123,6 +123,14 @@ def test_nan_and_infinity_are_refused_in_the_same_words(reference, strange, dtyp
     assert said[0] == said[1]
 
 
+@pytest.mark.parametrize("width", [5e-324, 1e-310, 5e-309, 2e-308, 1e300])
+def test_a_width_whose_inverse_is_no_normal_number(reference, width):
+    x = width * torch.rand(1, 5000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    axis = fixed_axis((0.0, width), 8, torch.float64, torch.device("cpu"))
+    arguments = x, x, (axis, axis), (8, 8), None
+    assert torch.equal(hard_counts(*arguments), reference(hard_counts, *arguments))
+
+
 def test_masked_nan_is_counted_nowhere(reference):
     x = torch.tensor([[0.1, torch.nan, 0.9, torch.inf]])
     axis = fixed_axis((0, 1), 2, torch.float32, torch.device("cpu"))
