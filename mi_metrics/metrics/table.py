@@ -125,8 +125,8 @@ class JointTableMetric(PValueMetric):
         memory = self._memory
         if memory is None or not memory.is_of(self.table):
             memory = grid.Memory()
-            # In `forward` this is the batch by itself, and what was kept is of the whole state.
-            if not self._in_forward or self._memory is None:
+            # In `forward` this may be the batch by itself, and what was kept of the whole state.
+            if not self._in_forward or self._memory is None or self._memory.is_lost:
                 self._memory = memory
         return grid.update(self.table, samples.x, samples.y, samples.valid, labels, memory=memory)
 

@@ -150,6 +150,11 @@ class Memory:
         """Say whether what is kept is for a state."""
         return self._state is not None and self._state() is state
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the state is gone that something was kept for."""
+        return self._state is None or self._state() is None
+
     def recall(self, state: Tensor) -> None:
         """Forget what was kept for another state."""
         if not self.is_of(state):

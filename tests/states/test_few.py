@@ -83,3 +83,16 @@ def test_memory_is_of_one_state_and_no_part_of_the_metric():
     metric.reset()
     metric.update(x + 0.5, x)
     assert float(metric.edges()[0][0]) == 0.5
+
+
+def test_forward_remembers_anew_what_follows_a_reset_or_a_copy():
+    metric = BinnedMutualInformation(4)
+    x = torch.arange(40.0)
+    for _ in range(2):
+        metric(x, x)
+    metric.reset()
+    for other in (metric, copy.deepcopy(metric)):
+        for _ in range(2):
+            other(x, x)
+        assert other._memory.is_of(other.table)
+        assert other._memory.index is not None
