@@ -150,8 +150,8 @@ class BinnedConditionalMutualInformation(BinnedMetric):
             x: Samples of any real dtype and shape.
             y: Samples paired with ``x`` by position, of the same shape.
             z: Class labels of the same shape, integers or bool from 0 to ``num_conditions`` - 1.
-            mask: bool of the shape of ``x``; False leaves a sample out, whatever it holds, its
-                label included.
+            mask: bool of the shape of ``x``, or of one that broadcasts to it; False leaves a
+                sample out, whatever it holds, its label included.
 
         Raises:
             TypeError: If x, y or z is not a real tensor, z holds floating-point numbers, or the
@@ -163,7 +163,9 @@ class BinnedConditionalMutualInformation(BinnedMetric):
         samples = self._unchecked(x, y, mask)
         labels = labels_of(self, z, x)
         if samples is not None:
-            self._add(samples, self._in_range(labels if mask is None else labels[mask]))
+            if mask is not None:
+                labels = labels[mask.expand(labels.shape)]
+            self._add(samples, self._in_range(labels))
 
     def counts(self) -> Tensor:
         """Return the counts in bins of each class, int64 ``(K, B_x, B_y)``; under automatic bins

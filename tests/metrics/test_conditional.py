@@ -126,6 +126,15 @@ class TestBins:
         metric.update(x, y, z - 100, mask & False)
         assert metric.seen == mask.sum()
 
+    @pytest.mark.parametrize("shape", [(20,), (1, 20), (20, 1)])
+    def test_a_mask_that_broadcasts_takes_the_labels_along(self, shape: tuple[int, ...]) -> None:
+        x, y, z = (v.view(20, 20) for v in labels(400))
+        mask = (torch.arange(20) % 3 > 0).view(shape)
+        found, expected = (BinnedConditionalMutualInformation(num_conditions=5) for _ in range(2))
+        found.update(x, y, z, mask)
+        expected.update(x, y, z, mask.expand(20, 20))
+        assert torch.equal(found.table, expected.table)
+
     def test_pointwise_has_the_value_as_its_mean(self) -> None:
         x, y, z = labels(500)
         metric = fed(x, y, z, num_bins=5, bias_correction="none", unit="bits", num_conditions=6)
