@@ -126,7 +126,7 @@ class JointTableMetric(PValueMetric):
         if memory is None or not memory.is_of(self.table):
             memory = grid.Memory()
             # In `forward` this may be the batch by itself, and what was kept of the whole state.
-            if not self._in_forward or self._memory is None or self._memory.is_lost:
+            if not self._in_forward or self._memory is None or self._memory.is_of(None):
                 self._memory = memory
         return grid.update(self.table, samples.x, samples.y, samples.valid, labels, memory=memory)
 

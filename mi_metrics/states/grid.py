@@ -146,14 +146,9 @@ class Memory:
         self.index: few.Index | None = None
         self.lookups: tuple[list[_Lookup], list[_Lookup]] | None = None
 
-    def is_of(self, state: Tensor) -> bool:
-        """Say whether what is kept is for a state."""
-        return self._state is not None and self._state() is state
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether the state is gone that something was kept for."""
-        return self._state is None or self._state() is None
+    def is_of(self, state: Tensor | None) -> bool:
+        """Say whether what is kept is for a state; of None, whether for none that still is."""
+        return (None if self._state is None else self._state()) is state
 
     def recall(self, state: Tensor) -> None:
         """Forget what was kept for another state."""
