@@ -1,6 +1,6 @@
 """Metrics whose state is a joint table: what binned and kernel density estimates have in common."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +37,11 @@ class JointTableMetric(PValueMetric):
     resolution: int
     # A class attribute too: metrics that were pickled by version 0.1.0 have none of their own.
     _memory: grid.Memory | None = None
+    # TorchScript compiles the class of every attribute that is not named here.
+    __jit_ignored_attributes__: ClassVar[list[str]] = [
+        *PValueMetric.__jit_ignored_attributes__,
+        "_memory",
+    ]
 
     def __init__(
         self,
