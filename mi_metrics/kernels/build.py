@@ -8,6 +8,7 @@ This file runs where the package is not installed, and imports the standard libr
 """
 
 import argparse
+import contextlib
 import hashlib
 import os
 import platform
@@ -97,21 +98,22 @@ def build(target: Path = LIBRARY, flags: Sequence[str] = OPTIMISED) -> str | Non
 
     A library of the same name is replaced in one step, and removed where there is no new one.
     """
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
-        made = Path(folder) / target.name
-        try:
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
+            made = Path(folder) / target.name
             done = subprocess.run(
                 command(made, flags), cwd=FOLDER, capture_output=True, text=True, check=False
             )
+            if done.returncode == 0:
+                made.replace(target)
+                return None
             failure = done.stderr.strip() or f"exit status {done.returncode}"
-            failed = done.returncode != 0
-        except OSError as error:
-            failure, failed = str(error), True
-        if failed:
-            target.unlink(missing_ok=True)
-            return failure
-        made.replace(target)
-    return None
+    except OSError as error:
+        failure = str(error)
+    # One that can't be removed serves only if it is of these sources.
+    with contextlib.suppress(OSError):
+        target.unlink()
+    return failure
 
 
 def is_current(library: Path = LIBRARY) -> bool:

@@ -101,6 +101,11 @@ def test_without_a_compiler_the_build_says_so_and_leaves_no_old_library(tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+def test_where_nothing_can_be_written_the_build_says_so(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    assert "file" in build.build(tmp_path / "file" / build.NAME)
+
+
 @needs_compiler
 def test_what_does_not_compile_is_told_in_the_compilers_words(tmp_path, monkeypatch):
     folder = tmp_path / "kernels"
