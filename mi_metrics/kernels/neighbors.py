@@ -34,7 +34,7 @@ def nearest(
     in x and in y among the points at most so far away.
 
     Args:
-        points: Finite coordinates ``(N, d)``, 2 to 10 of them.
+        points: Coordinates ``(N, d)`` with finite differences, 2 to 10 of them.
         n_neighbors: k, from 1 to N - 1.
         queries: The places of the points to ask about, each once; None for all.
         x_dim: How many coordinates are x, from 1 to d - 1; None asks for the radius alone.
@@ -67,7 +67,7 @@ def range_counts(points: Reals, radius: Reals, queries: Integers | None = None) 
     """Return how many points are at most a radius away from each, itself included.
 
     Args:
-        points: Finite coordinates ``(N, d)``, 1 to 10 of them.
+        points: Coordinates ``(N, d)`` with finite differences, 1 to 10 of them.
         radius: The distance for each query.
         queries: The places of the points to ask about, each once; None for all.
     """
