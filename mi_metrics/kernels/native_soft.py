@@ -148,7 +148,7 @@ def _arguments(x: Side, y: Side, weights: Tensor | None) -> _Arguments | None:
         ]
     mass = None
     if weights is not None:
-        weights = weights.contiguous() if weights.dtype in _TYPES else weights.double()
+        weights = (weights if weights.dtype in _TYPES else weights.double()).contiguous()
         if (mass := native.array_of(weights)) is None:
             return None
         arguments.arrays.append(mass)

@@ -95,9 +95,27 @@ def test_values_and_gradients_are_those_of_the_reference(reference, case, seed):
                 continue
             assert found.dtype == expected.dtype == v.dtype
             # A gradient has the size of the table's entries times cells per unit.
-            size = float((axis.bins / axis.width).max().clamp_max(1e35)) * 100
-            rounding = 1e-6 if v.dtype == torch.float32 else 1e-12
+            most, rounding = (1e35, 1e-6) if v.dtype == torch.float32 else (1e300, 1e-12)
+            size = float((axis.bins / axis.width).max().clamp_max(most)) * 100
             torch.testing.assert_close(found, expected, rtol=rounding, atol=1e-14 * size)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.float32, torch.float64])
+def test_samples_and_weights_lie_in_memory_as_they_like(reference, dtype):
+    generator = torch.Generator().manual_seed(0)
+    x, y, weights = torch.rand(3, 50, 4, generator=generator).unbind()
+    weights = (weights * 3).to(dtype)
+    zero, one = torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    axis = scaled_axis(zero, one, 8 * one, 8)
+    for view in (torch.t, lambda v: v.t()[:, ::2], lambda v: v[:1].expand(4, 4)):
+        arguments = view(x), view(y), (axis, axis), (8, 8), "cubic", view(weights)
+        table = soft_counts(*arguments)
+        close(table, reference(soft_counts, *arguments), 200)
+        sums_of = table, view(x), view(y), view(weights), (axis, axis), "cubic", (True, True)
+        for found, expected in zip(
+            sums.gradients(*sums_of), reference(sums.gradients, *sums_of), strict=True
+        ):
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("kernel", ["linear", "cubic"])
