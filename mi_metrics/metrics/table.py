@@ -15,7 +15,7 @@ from mi_metrics.functional.tables.independence import table_to_test
 from mi_metrics.functional.tables.inside import added, are_few
 from mi_metrics.functional.tables.outside import all_inside, mass_outside
 from mi_metrics.functional.tables.pairs import Cells
-from mi_metrics.functional.tensors import lift
+from mi_metrics.functional.tensors import lift, on_cpu
 from mi_metrics.metrics.base import IGNORED, SEEN, WIDE_X, WIDE_Y, Samples
 from mi_metrics.metrics.inference import PValueMetric, stacked
 from mi_metrics.states import grid, reading
@@ -277,7 +277,8 @@ class JointTableMetric(PValueMetric):
         """
         assert self._ranges is not None
         x, y, valid, _ = samples
-        if valid is not None:
+        # Samples that are not refused are no reason to wait for a GPU.
+        if valid is not None or (self.nan_strategy == "ignore" and not on_cpu(x)):
             return None
         if self._kernel == "hard" and are_few(x):
             return added(self.table, x, y, self._ranges, labels)
