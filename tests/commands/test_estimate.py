@@ -426,7 +426,7 @@ def test_it_imports_no_more_than_it_needs():
 )
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "npy"])
 def test_memory_does_not_grow_with_the_file(suffix, tmp_path):
-    # Chunks are made small, so that the shorter file has enough of them to fill what allocators keep.
+    # Chunks are made small, so that the shorter file too has enough to fill what allocators keep.
     code = (
         "import sys, torch; torch.set_num_threads(1); "
         "from mi_metrics.commands import arrow_table, estimate, table; "
