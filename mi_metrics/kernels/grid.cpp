@@ -109,7 +109,8 @@ void count(const void* x, const void* y, const uint8_t* valid, const int64_t* la
            int64_t n, const Lookup* on_x, int64_t count_x, const Lookup* on_y, int64_t count_y,
            int64_t cells, int64_t missed, int64_t* codes, int64_t* counts) {
   for (int64_t row = 0; row < rows; row++)
-    mi::dispatch<Count<X, Y>>(static_cast<const X*>(x) + row * n, static_cast<const Y*>(y) + row * n,
+    mi::dispatch<Count<X, Y>>(static_cast<const X*>(x) + row * n,
+                              static_cast<const Y*>(y) + row * n,
                               valid ? valid + row * n : nullptr, labels, n, row, on_x, count_x,
                               on_y, count_y, cells, missed, codes + row * n,
                               counts + row * (missed + 2));
@@ -117,10 +118,10 @@ void count(const void* x, const void* y, const uint8_t* valid, const int64_t* la
 
 }  // namespace
 
-// Counts samples (rows, n), float64 or else float32, in `counts` (rows, missed + 2) and writes their
-// codes (rows, n): the cell of the joint table, `missed` for those that no lookup finds, one more for
-// invalid ones. With labels there is one row, and a table of so many cells for each of them. Returns
-// how many samples no lookup has found until now.
+// Counts samples (rows, n), float64 or else float32, in `counts` (rows, missed + 2) and writes
+// their codes (rows, n): the cell of the joint table, `missed` for those that no lookup finds, one
+// more for invalid ones. With labels there is one row, and a table of so many cells for each of
+// them. Returns how many samples no lookup has found until now.
 MI_EXPORT int64_t mi_grid_counts(const void* x, int64_t double_x, const void* y, int64_t double_y,
                                  const uint8_t* valid, const int64_t* labels, int64_t rows,
                                  int64_t n, const void* on_x, int64_t count_x, const void* on_y,

@@ -299,8 +299,8 @@ int64_t outside(const void* x, const void* y, const uint8_t* valid, int64_t rows
 //
 // `double_x` says whether x and its axis are float64, else float32. The axis is lo, bins and width,
 // each of `rows_x` values: rows or 1. With labels there is one row. `outside` (rows) gets how many
-// samples lie outside of `ranges`: lo and hi of x, of y; all numbers where nothing is given. Returns
-// how many values are NaN or infinite, or -1 without memory.
+// samples lie outside of `ranges`: lo and hi of x, of y; all numbers where nothing is given.
+// Returns how many values are NaN or infinite, or -1 without memory.
 MI_EXPORT int64_t mi_hard_counts(const void* x, const void* axis_x, int64_t rows_x,
                                  int64_t double_x, const void* y, const void* axis_y,
                                  int64_t rows_y, int64_t double_y, const uint8_t* valid,
@@ -323,8 +323,8 @@ MI_EXPORT int64_t mi_hard_counts(const void* x, const void* axis_x, int64_t rows
 
 // Counts how many samples of each row lie outside of x_lo … x_hi or y_lo … y_hi.
 MI_EXPORT int64_t mi_outside(const void* x, int64_t double_x, const void* y, int64_t double_y,
-                             const uint8_t* valid, int64_t rows, int64_t n, double x_lo, double x_hi,
-                             double y_lo, double y_hi, int64_t* found) {
+                             const uint8_t* valid, int64_t rows, int64_t n, double x_lo,
+                             double x_hi, double y_lo, double y_hi, int64_t* found) {
   const Range rx{x_lo, x_hi}, ry{y_lo, y_hi};
   if (double_x && double_y) return outside<double, double>(x, y, valid, rows, n, rx, ry, found);
   if (double_x) return outside<double, float>(x, y, valid, rows, n, rx, ry, found);

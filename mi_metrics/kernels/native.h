@@ -4,7 +4,8 @@
 // trouble by its result and throws nothing: it is called through ctypes, without the lock of
 // Python. Whatever a function gives does not depend on the number of threads.
 //
-// -ffp-contract=off and no -ffast-math: arithmetic rounds as PyTorch's does, operation by operation.
+// -ffp-contract=off and no -ffast-math: arithmetic rounds as PyTorch's does, operation by
+// operation.
 #pragma once
 
 #include <atomic>

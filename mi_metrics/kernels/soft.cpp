@@ -1,9 +1,9 @@
 // Sums over the samples of a soft table: the table, its values at samples, their derivatives.
 // Reference: functional/tables/sums.py, with the B-splines of functional/tables/splines.py.
 //
-// Weights and slopes are the reference's to the bit. The sums of a table are taken in another order:
-// in slabs of a row's samples, whose number depends on the shapes alone, and within one in four
-// tables by the column where a sample begins.
+// Weights and slopes are the reference's to the bit. The sums of a table are taken in another
+// order: in slabs of a row's samples, whose number depends on the shapes alone, and within one in
+// four tables by the column where a sample begins.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -26,8 +26,8 @@ struct Values {
   Type type;
 };
 
-// An axis has lo, width, bins and scale per row (step 4) or once for all (step 0); `cells` are those
-// of a table with its margin.
+// An axis has lo, width, bins and scale per row (step 4) or once for all (step 0); `cells` are
+// those of a table with its margin.
 struct Axis {
   Values samples;
   const double* parts;
@@ -292,9 +292,9 @@ Axis axis(const void* samples, int64_t type, const double* parts, int64_t rows, 
 
 }  // namespace
 
-// Adds the mass of samples (rows, n) to tables (rows, cells_x, cells_y), which have the margins of
-// their kernels. Types: 0 float32, 1 float64, 2 bool; axes are lo, width, bins and scale, of each row
-// or of all; weights may be null. Returns -1 without memory and for other kernels.
+// Adds the mass of samples (rows, n) to tables (rows, cells_x, cells_y), which have the margins
+// of their kernels. Types: 0 float32, 1 float64, 2 bool; axes are lo, width, bins and scale, of
+// each row or of all; weights may be null. Returns -1 without memory and for other kernels.
 MI_EXPORT int64_t mi_soft_table(const void* x, int64_t type_x, const double* axis_x, int64_t rows_x,
                                 int64_t kernel_x, int64_t cells_x, const void* y, int64_t type_y,
                                 const double* axis_y, int64_t rows_y, int64_t kernel_y,
@@ -309,8 +309,8 @@ MI_EXPORT int64_t mi_soft_table(const void* x, int64_t type_x, const double* axi
   });
 }
 
-// Writes what such tables of coefficients are worth at the samples, and the gradients of the samples
-// in types of their own; null for what is not wanted.
+// Writes what such tables of coefficients are worth at the samples, and the gradients of the
+// samples in types of their own; null for what is not wanted.
 MI_EXPORT int64_t mi_soft_read(const void* x, int64_t type_x, const double* axis_x, int64_t rows_x,
                                int64_t kernel_x, int64_t cells_x, const void* y, int64_t type_y,
                                const double* axis_y, int64_t rows_y, int64_t kernel_y,

@@ -118,7 +118,7 @@ def tables_to_test(found: Sequence[Table], options: Options, *, law: bool) -> Te
         [
             table_to_test(table.binned.pairs.take(row), options.choice(), law=law)[0]
             for table in found
-            for row in torch.arange(len(table.binned.rows)).split(1)  # type: ignore[no-untyped-call]
+            for row in torch.arange(len(table.binned.rows)).unsqueeze(1)
         ]
     )
 
