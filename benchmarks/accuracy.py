@@ -6,6 +6,7 @@ experiment the study repeats, are those that it has published, rerun where it pu
 """
 
 import argparse
+import math
 import re
 import warnings
 from collections.abc import Callable
@@ -34,6 +35,7 @@ PUBLISHED = {
 # Heavier and lighter tails, other shapes and another dependence, all with the same information and
 # size.
 TRUTH, SIZE, DRAWS = 0.5, 2000, 32
+FEW, CORRELATIONS = (50, 100, 200), (0.0, 0.5, 0.7, 0.9)
 
 
 def scikit_learn(x: Tensor, y: Tensor) -> Tensor:
@@ -73,6 +75,19 @@ def catalogue_rows() -> list[list[str]]:
     return rows
 
 
+def few_rows() -> list[list[str]]:
+    """Return Gaussian pairs of few samples: truth, each of our estimators, scikit-learn."""
+    rows = []
+    for r in CORRELATIONS:
+        truth = -math.log1p(-r * r) / 2
+        for n in FEW:
+            x, y = study.draw("gaussian", truth, n, study.DRAWS, 0)
+            estimators = (*SHOWN, scikit_learn)
+            means = (_mean(estimator, x, y) for estimator in estimators)
+            rows.append([f"{r:.2g}", str(n), _number(truth), *means])
+    return rows
+
+
 TITLES = [estimator.title for estimator in SHOWN]
 TABLES: dict[str, tuple[list[str], Callable[[], list[list[str]]]]] = {
     "study": (
@@ -86,6 +101,7 @@ TABLES: dict[str, tuple[list[str], Callable[[], list[list[str]]]]] = {
         ["distribution", "truth", *TITLES, "scikit-learn"],
         catalogue_rows,
     ),
+    "few": (["r", "N", "truth", *TITLES, "scikit-learn"], few_rows),
 }
 
 
