@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo native test reference campaign lint doctest docs links package bench figures clean
+.PHONY: demo native test reference kernels campaign lint doctest docs links package bench figures clean
 
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +41,19 @@ test: native
 reference: $(VENV)/.dev
 	MI_METRICS_KERNELS=0 $(BIN)/pytest -n auto --maxprocesses 4 -m "not campaign and not slow" \
 		tests/functional tests/states tests/contract tests/test_losses*.py tests/test_gaussian_losses*.py
+
+# Kernels for GPUs under Triton's interpreter. PyTorch for GPUs brings a Triton of its own, the only one that it
+# works with, so that constraints.txt can't name one; this one is 640 MB, in a folder apart.
+TRITON := triton==3.9.0
+
+$(VENV)/.triton: $(VENV)/.dev Makefile
+	rm -rf $(VENV)/triton
+	$(PIP) --no-deps --target $(VENV)/triton $(TRITON)
+	touch $@
+
+kernels: $(VENV)/.triton
+	for file in $$(ls tests/kernels/interpreted/[a-z]*.py | grep -v conftest); do \
+		TRITON_INTERPRET=1 PYTHONPATH=$(VENV)/triton $(BIN)/python -m pytest -q $$file || exit 1; done
 
 # What takes too long for every change: statistics over hundreds of draws, long fuzz.
 campaign: $(VENV)/.dev

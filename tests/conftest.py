@@ -4,7 +4,7 @@ import hypothesis
 import pytest
 import torch
 
-from mi_metrics.kernels import native
+from mi_metrics.kernels import gpu, native
 
 # How long an example takes says how busy the machine is.
 hypothesis.settings.register_profile("any machine", deadline=None)
@@ -24,8 +24,8 @@ def pytest_configure(config: pytest.Config) -> None:
     torch.set_num_threads(config.getoption("--threads"))
 
 
-def pytest_report_header() -> str:
-    return native.status()
+def pytest_report_header() -> list[str]:
+    return [native.status(), gpu.status()]
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,11 @@ A compiled library serves the CPU (:mod:`mi_metrics.kernels.native`). It is buil
 the editable install where a compiler is, and by ``python -m mi_metrics.kernels.build``; without one
 everything works, slower.
 
+Kernels in Triton serve GPUs (:mod:`mi_metrics.kernels.gpu`): ``triton_hard`` and its like, imported
+when the first tensor on a GPU asks for them.
+
 ``MI_METRICS_KERNELS=0`` in the environment switches all twins off, :func:`switch.disabled` does for
-a while, :func:`native.status` says whether they are there, and if not, why.
+a while. :func:`native.status` and :func:`gpu.status` say whether they serve, and if not, why.
 
 This package imports nothing of the others.
 """

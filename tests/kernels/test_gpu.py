@@ -1,0 +1,164 @@
+"""Kernels for GPUs: found, refused, switched off; right under Triton's interpreter."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mi_metrics.kernels import gpu, switch
+
+HERE = Path(__file__).parent
+FILES = sorted(p.name for p in (HERE / "interpreted").glob("[a-z]*.py") if p.stem != "conftest")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FILES)
+def test_kernels_are_right_under_the_interpreter(name):
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed; `make kernels` installs it and runs these tests")
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            HERE / "interpreted" / name,
+        ],
+        cwd=HERE.parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TRITON_INTERPRET": "1", "MI_METRICS_KERNELS": ""},
+    )
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
+
+
+@pytest.fixture
+def anew():
+    """Forget what is known of Triton and of kernels, before and after a test."""
+    gpu.load.cache_clear()
+    known = gpu.failures()
+    gpu._failed.clear()
+    yield
+    gpu.load.cache_clear()
+    gpu._failed.clear()
+    gpu._failed.update(known)
+
+
+@pytest.fixture
+def served(anew, monkeypatch):
+    """Let all tensors seem to be on a card that Triton serves, by kernels that are not there."""
+    monkeypatch.setattr(gpu, "is_card", lambda values: True)
+    monkeypatch.setattr(gpu, "load", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+def test_tensors_of_the_cpu_ask_for_no_kernel():
+    assert not gpu.serves(torch.ones(3))
+    assert gpu.attempt("hard", (torch.ones(3),), lambda kernels: 1) is None
+    assert gpu.failures() == {}
+
+
+def test_without_a_card_the_status_says_so(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "no CUDA device" in gpu.status()
+    with switch.disabled():
+        assert "switched off (MI_METRICS_KERNELS=0" in gpu.status()
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (None, "Triton is not installed."),
+        ("import nothing_of_this_name", "Triton does not load (No module named"),
+        ("raise OSError('libcuda.so.1')", "Triton does not load (OSError: libcuda.so.1)."),
+    ],
+)
+def test_an_absent_or_broken_triton_is_said_to_be(anew, monkeypatch, tmp_path, source, said):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    if source is None:
+        monkeypatch.setitem(sys.modules, "triton", None)
+        monkeypatch.setattr(
+            gpu.importlib,
+            "import_module",
+            lambda name: (_ for _ in ()).throw(ModuleNotFoundError(name=name)),
+        )
+    else:
+        monkeypatch.delitem(sys.modules, "triton", raising=False)
+        (tmp_path / "triton.py").write_text(source)
+        monkeypatch.syspath_prepend(tmp_path)
+    assert said in gpu.status()
+    monkeypatch.setattr(gpu, "is_card", lambda values: True)
+    assert not gpu.serves(torch.ones(3))
+
+
+def test_a_kernel_that_fails_is_not_tried_again_and_says_why(served, monkeypatch):
+    calls = []
+    monkeypatch.setattr(gpu.importlib, "import_module", lambda name: name)
+
+    def call(kernels):
+        calls.append(kernels)
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
+
+    for _ in range(2):
+        assert gpu.attempt("hard", (torch.ones(3),), call) is None
+    assert calls == ["mi_metrics.kernels.triton_hard"]
+    assert "hard: RuntimeError: Failed to find C compiler.)" in gpu.status()
+    assert gpu.attempt("other", (torch.ones(3),), lambda kernels: 7) == 7
+
+
+def test_a_kernel_that_finds_no_memory_is_tried_again(served, monkeypatch):
+    monkeypatch.setattr(gpu.importlib, "import_module", lambda name: name)
+
+    def call(kernels):
+        raise torch.cuda.OutOfMemoryError
+
+    assert gpu.attempt("hard", (torch.ones(3),), call) is None
+    assert gpu.attempt("hard", (torch.ones(3),), lambda kernels: 7) == 7
+    assert gpu.failures() == {}
+
+
+def test_tensors_without_memory_are_not_served(served):
+    x, seen = torch.rand(2, 3), []
+    assert gpu.serves(x)
+
+    def look(v):
+        seen.append(gpu.serves(v))
+        return v.sum()
+
+    torch.func.grad(look)(x)
+    torch.vmap(look)(x)
+    assert seen == [False, False]
+    with switch.disabled():
+        assert not gpu.serves(x)
+
+
+def test_work_on_the_cpu_imports_no_triton(tmp_path):
+    (tmp_path / "triton.py").write_text("print('imported')")
+    code = (
+        "import sys, torch, torchmetrics; sys.modules.pop('triton', None); print('then')\n"
+        "import mi_metrics; from mi_metrics.functional import binned_mutual_information\n"
+        "x = torch.rand(100); metric = mi_metrics.BinnedMutualInformation(4); metric.update(x, x)\n"
+        "metric.compute(); binned_mutual_information(x, x, 4, kernel='cubic')\n"
+        "mi_metrics.MutualInformationLoss(4)(*torch.rand(2, 1, 1, 50)).item()\n"
+        "mi_metrics.functional.knn_mutual_information(x, x * x)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        },
+        cwd=HERE.parents[1],
+    )
+    assert done.stdout.split("then")[1].strip() == ""
