@@ -12,30 +12,29 @@ import torch
 from mi_metrics.kernels import gpu, switch
 
 HERE = Path(__file__).parent
-FILES = sorted(p.name for p in (HERE / "interpreted").glob("[a-z]*.py") if p.stem != "conftest")
+# Whether Triton interprets kernels in the tests of a folder.
+FOLDERS = {"interpreted": "1", "compiled": "0"}
+FILES = [
+    f"{folder}/{path.name}"
+    for folder in FOLDERS
+    for path in sorted((HERE / folder).glob("[a-z]*.py"))
+    if path.stem != "conftest"
+]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
-def test_kernels_are_right_under_the_interpreter(name):
+def test_kernels_pass_their_tests(name):
     if importlib.util.find_spec("triton") is None:
         pytest.skip("Triton is not installed; `make kernels` installs it and runs these tests")
+    interpret = FOLDERS[name.split("/")[0]]
     run = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-x",
-            "-p",
-            "no:cacheprovider",
-            HERE / "interpreted" / name,
-        ],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", HERE / name],
         cwd=HERE.parents[1],
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "TRITON_INTERPRET": "1", "MI_METRICS_KERNELS": ""},
+        env={**os.environ, "TRITON_INTERPRET": interpret, "MI_METRICS_KERNELS": ""},
     )
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
 

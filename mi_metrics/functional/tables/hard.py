@@ -7,7 +7,7 @@ from mi_metrics.functional.options import Interval
 from mi_metrics.functional.tables.axis import Axis
 from mi_metrics.functional.tables.sums import chunks
 from mi_metrics.functional.tensors import check_finite, chunk_size, on_cpu
-from mi_metrics.kernels import native_tables
+from mi_metrics.kernels import gpu, native_tables
 
 # Up to here a chunk is counted in a table of its own and added.
 SMALL_TABLE = 2**14
@@ -114,11 +114,16 @@ def _compiled(
     conditions: int,
 ) -> Tensor | None:
     """Return what :func:`hard_counts` does, or None where no compiled function serves."""
-    if not on_cpu(x) or any(axis.edges is not None or axis.scale is not None for axis in axes):
+    if any(axis.edges is not None or axis.scale is not None for axis in axes):
         return None
     on_x, on_y = (native_tables.Line(axis.lo, axis.bins, axis.width) for axis in axes)
     ranges = None if unchecked is None else unchecked.ranges
-    found = native_tables.hard_counts(x, y, (on_x, on_y), bins, valid, labels, conditions, ranges)
+    arguments = x, y, (on_x, on_y), bins, valid, labels, conditions, ranges
+    if on_cpu(x):
+        found = native_tables.hard_counts(*arguments)
+    else:
+        look = unchecked is not None
+        found = gpu.attempt("hard", (x, y), lambda kernels: kernels.hard_counts(*arguments, look))
     if found is None:
         return None
     if unchecked is not None:

@@ -1,0 +1,188 @@
+"""Joint tables of the hard kernel on a GPU, by one pass over the samples.
+
+Reference: ``functional/tables/hard.py``; counts are the same to the bit. Each program counts in one
+of several copies of the table by integer atomics, whose order is of no effect, and the copies are
+added in int64. What lies outside, what is not finite and what is no label is counted by the way.
+
+Cells are to the bit those of :math:`(x - lo) B / (hi - lo)`, rounded operation by operation: a
+product that feeds no sum can't be fused with one (and fusion is switched off), and for float32
+``div_rn`` is the division that rounds correctly, which Triton's plain one does not.
+"""
+
+import math
+import struct
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from mi_metrics.kernels.native_tables import Counted, Line, Ranges
+
+# The dtype of the arithmetic.
+_WIDE = {
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float32: torch.float32,
+    torch.float64: torch.float64,
+    torch.uint8: torch.float64,
+    torch.int8: torch.float64,
+}
+_NUMBERS = (-math.inf, math.inf)
+# A sample has up to two values that are not finite, and a count is an int32.
+_MOST_SAMPLES = 2**30
+# Counts in a table, and in all copies of it: 256 and 64 MiB.
+_MOST_CELLS, _MOST_COPIED = 2**26, 2**24
+_COPIES = 256
+_BLOCK, _ROUNDS = 1024, 4
+
+
+def hard_counts(
+    x: Tensor,
+    y: Tensor,
+    lines: tuple[Line, Line],
+    bins: tuple[int, int],
+    valid: Tensor | None,
+    labels: Tensor | None,
+    conditions: int,
+    ranges: Ranges | None,
+    look: bool,
+) -> Counted | None:
+    """Return tables of samples ``(R, n)``, or None where the reference has to serve.
+
+    ``ranges`` are those of the axes; None: nothing lies outside. Without ``look`` what lies outside
+    and what is not finite is not read back, which would wait for the GPU, and said to be nothing.
+    Samples with a label that is none are counted nowhere.
+    """
+    (rows, n), cells = x.shape, bins[0] * bins[1]
+    size = rows * conditions * cells
+    if 0 in (rows, n) or n > _MOST_SAMPLES or size > _MOST_CELLS:
+        return None
+    if any(line.lo.dtype != _WIDE.get(v.dtype) for v, line in zip((x, y), lines, strict=True)):
+        return None
+    blocks = triton.cdiv(n, _BLOCK * _ROUNDS)
+    copies = max(1, min(blocks, _COPIES, _MOST_COPIED // size))
+    # Behind the tables of a copy, how many samples of each row are outside, values not finite.
+    table = torch.zeros(copies, size + 2 * rows, dtype=torch.int32, device=x.device)
+    sides = []
+    for line in lines:
+        step = 1 if max(map(len, line)) > 1 else 0
+        sides += [*(part.expand(rows, 1).contiguous() if step else part for part in line), step]
+    ends = [_bits(end) for interval in ranges or (_NUMBERS, _NUMBERS) for end in interval]
+    _count[(rows * blocks,)](
+        *(x.contiguous(), y.contiguous()),
+        *sides,
+        x if valid is None else valid.contiguous().view(torch.uint8),
+        x if labels is None else labels.contiguous(),
+        table,
+        *(n, blocks, copies, rows, conditions, bins[0], bins[1]),
+        *ends,
+        MASKED=valid is not None,
+        LABELLED=labels is not None,
+        LOOK=look,
+        BLOCK=_BLOCK,
+        ROUNDS=_ROUNDS,
+        enable_fp_fusion=False,
+    )
+    total = table.sum(0)
+    counts = total[:size].view(rows * conditions, *bins)
+    if not look:
+        return Counted(counts, torch.zeros(rows, dtype=torch.int64), 0)
+    outside, strange = total[size:].cpu().view(2, rows)
+    return Counted(counts, outside, int(strange.sum()))
+
+
+def _bits(value: float) -> int:
+    """Return a float64 as an integer of its bits: a number that is passed to a kernel as such would
+    be rounded to float32.
+    """
+    found: int = struct.unpack("<q", struct.pack("<d", value))[0]
+    return found
+
+
+@triton.jit
+def _cell(values, lo, bins, width, most):
+    place = (values - lo) * bins
+    if place.dtype == tl.float32:
+        place = tl.math.div_rn(place, width)
+    else:
+        place = place / width
+    # No comparison holds for NaN, which goes to the first cell: a place in memory in any case.
+    place = tl.where(place > 0, place, 0.0)
+    place = tl.where(place < bins - 1, place, bins - 1)
+    return tl.minimum(tl.floor(place).to(tl.int32), most - 1)
+
+
+@triton.jit
+def _strange(values):
+    return ((tl.abs(values) < float("inf")) == 0).to(tl.int32)
+
+
+@triton.jit
+def _beyond(values, lowest, highest):
+    lo = lowest.to(tl.int64).to(tl.float64, bitcast=True).to(values.dtype)
+    hi = highest.to(tl.int64).to(tl.float64, bitcast=True).to(values.dtype)
+    return (values < lo) | (values > hi)
+
+
+@triton.jit(do_not_specialize=["x_lowest", "x_highest", "y_lowest", "y_highest"])
+def _count(
+    x_samples,
+    y_samples,
+    x_lo,
+    x_bins,
+    x_width,
+    x_step,
+    y_lo,
+    y_bins,
+    y_width,
+    y_step,
+    valid,
+    labels,
+    table,
+    n,
+    blocks,
+    copies,
+    rows,
+    conditions,
+    x_most,
+    y_most,
+    x_lowest,
+    x_highest,
+    y_lowest,
+    y_highest,
+    MASKED: tl.constexpr,
+    LABELLED: tl.constexpr,
+    LOOK: tl.constexpr,
+    BLOCK: tl.constexpr,
+    ROUNDS: tl.constexpr,
+):
+    row, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
+    on_x, on_y = x_lo + row * x_step, y_lo + row * y_step
+    lo_x, lo_y = tl.load(on_x), tl.load(on_y)
+    bins_x, bins_y = tl.load(x_bins + row * x_step), tl.load(y_bins + row * y_step)
+    width_x, width_y = tl.load(x_width + row * x_step), tl.load(y_width + row * y_step)
+    cells = x_most * y_most
+    size = rows * conditions * cells
+    copy = table + (block % copies).to(tl.int64) * (size + 2 * rows)
+    start = row.to(tl.int64) * n
+    for k in tl.static_range(ROUNDS):
+        i = (block.to(tl.int64) * ROUNDS + k) * BLOCK + tl.arange(0, BLOCK)
+        here = i < n
+        if MASKED:
+            here = here & (tl.load(valid + start + i, mask=here, other=0) != 0)
+        x = tl.load(x_samples + start + i, mask=here, other=0).to(lo_x.dtype)
+        y = tl.load(y_samples + start + i, mask=here, other=0).to(lo_y.dtype)
+        if LOOK:
+            strange = tl.where(here, _strange(x) + _strange(y), 0)
+            beyond = _beyond(x, x_lowest, x_highest) | _beyond(y, y_lowest, y_highest)
+            outside = (here & beyond).to(tl.int32)
+            tl.atomic_add(copy + size + row, tl.sum(outside, 0), sem="relaxed")
+            tl.atomic_add(copy + size + rows + row, tl.sum(strange, 0), sem="relaxed")
+        code = _cell(x, lo_x, bins_x, width_x, x_most) * y_most
+        code += _cell(y, lo_y, bins_y, width_y, y_most)
+        if LABELLED:
+            label = tl.load(labels + i, mask=here, other=-1)
+            here = here & (label >= 0) & (label < conditions)
+            code += tl.where(here, label, 0).to(tl.int32) * cells
+        tl.atomic_add(copy + row * conditions * cells + code, 1, mask=here, sem="relaxed")

@@ -1,0 +1,30 @@
+"""Triton's compiler, which needs no card."""
+
+import pytest
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+
+@pytest.fixture(params=[80, 90], ids=lambda capability: f"sm_{capability}")
+def assembly(request):
+    """Return a function that compiles a kernel down to machine code for a kind of cards, and
+    returns the PTX.
+    """
+
+    def compiled(kernel, types, **options):
+        """Compile with the types of arguments (``"*fp32"``, ``"i64"``; ``"i32"`` where not said)
+        and values of those that are constants.
+        """
+        names = [parameter.name for parameter in kernel.params]
+        constants = {name: value for name, value in types.items() if name.isupper()}
+        assert set(types) <= set(names)
+        signature = {
+            name: "constexpr" if name in constants else types.get(name, "i32") for name in names
+        }
+        source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
+        found = triton.compile(source, target=GPUTarget("cuda", request.param, 32), options=options)
+        assert found.asm["cubin"]
+        return found.asm["ptx"]
+
+    return compiled

@@ -1,0 +1,33 @@
+"""The kernel of hard tables as a card would run it: it compiles, and rounds every operation."""
+
+import re
+
+import pytest
+
+from mi_metrics.kernels import triton_hard
+
+WIDE = {"fp16": "fp32", "bf16": "fp32", "fp32": "fp32", "fp64": "fp64", "u8": "fp64", "i8": "fp64"}
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "every"),
+    [("fp32", "fp32", False), ("fp64", "fp64", True), ("u8", "fp16", True), ("bf16", "i8", False)],
+)
+def test_cells_are_rounded_operation_by_operation(assembly, x, y, every):
+    types = {"x_samples": f"*{x}", "y_samples": f"*{y}", "table": "*i32"}
+    types |= {f"x_{part}": f"*{WIDE[x]}" for part in ("lo", "bins", "width")}
+    types |= {f"y_{part}": f"*{WIDE[y]}" for part in ("lo", "bins", "width")}
+    # The bits of 0 are a short number.
+    types |= {"x_highest": "i64", "y_lowest": "i64", "y_highest": "i64"}
+    types |= {"valid": "*u8" if every else f"*{x}", "labels": "*i64" if every else f"*{x}"}
+    flags = dict.fromkeys(("MASKED", "LABELLED", "LOOK"), every)
+    types |= {**flags, "BLOCK": 1024, "ROUNDS": 4}
+    text = assembly(triton_hard._count, types, enable_fp_fusion=False)
+    for number in {WIDE[x], WIDE[y]}:
+        kind = number.replace("fp", "f")
+        for operation in ("sub", "mul", "div"):
+            # Neither an approximation nor one that takes the smallest numbers for 0.
+            assert f"{operation}.rn.{kind}" in text
+    assert not re.search(r"\bfma\.|\bdiv\.(full|approx)|\b(sub|mul|div|add)\S*\.ftz", text)
+    assert re.search(r"\b(red|atom)\S*\.add\S*32", text)
+    assert not re.search(r"\b(red|atom)\S*\.add\S*\.f(32|64)", text)
