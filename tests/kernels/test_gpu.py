@@ -39,6 +39,11 @@ def test_kernels_pass_their_tests(name):
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
 
 
+@pytest.fixture(autouse=True)
+def switched_on(monkeypatch):
+    monkeypatch.delenv(switch.VARIABLE, raising=False)
+
+
 @pytest.fixture
 def anew():
     """Forget what is known of Triton and of kernels, before and after a test."""
