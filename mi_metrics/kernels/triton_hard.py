@@ -65,20 +65,18 @@ def hard_counts(
     # Behind the tables of a copy, how many samples of each row are outside, values not finite.
     table = torch.zeros(copies, size + 2 * rows, dtype=torch.int32, device=x.device)
     sides = []
-    for line in lines:
-        step = 1 if max(map(len, line)) > 1 else 0
-        sides += [*(part.expand(rows, 1).contiguous() if step else part for part in line), step]
+    step = 1 if max(len(part) for line in lines for part in line) > 1 else 0
+    for part in (*lines[0], *lines[1]):
+        sides.append(part.expand(rows, 1).contiguous() if step else part)
     ends = [_bits(end) for interval in ranges or (_NUMBERS, _NUMBERS) for end in interval]
     _count[(rows * blocks,)](
         *(x.contiguous(), y.contiguous()),
-        *sides,
-        x if valid is None else valid.contiguous().view(torch.uint8),
-        x if labels is None else labels.contiguous(),
+        *(*sides, step),
+        None if valid is None else valid.contiguous().view(torch.uint8),
+        None if labels is None else labels.contiguous(),
         table,
         *(n, blocks, copies, rows, conditions, bins[0], bins[1]),
         *ends,
-        MASKED=valid is not None,
-        LABELLED=labels is not None,
         LOOK=look,
         BLOCK=_BLOCK,
         ROUNDS=_ROUNDS,
@@ -114,6 +112,11 @@ def _cell(values, lo, bins, width, most):
 
 
 @triton.jit
+def _line(lo, bins, width, row):
+    return tl.load(lo + row), tl.load(bins + row), tl.load(width + row)
+
+
+@triton.jit
 def _strange(values):
     return ((tl.abs(values) < float("inf")) == 0).to(tl.int32)
 
@@ -125,6 +128,18 @@ def _beyond(values, lowest, highest):
     return (values < lo) | (values > hi)
 
 
+@triton.jit
+def _add(place, counts):
+    tl.atomic_add(place, tl.sum(counts.to(tl.int32), 0), sem="relaxed")
+
+
+@triton.jit
+def _labelled(code, labels, here, conditions, cells):
+    label = tl.load(labels, mask=here, other=-1)
+    here = here & (label >= 0) & (label < conditions)
+    return code + tl.where(here, label, 0).to(tl.int32) * cells, here
+
+
 @triton.jit(do_not_specialize=["x_lowest", "x_highest", "y_lowest", "y_highest"])
 def _count(
     x_samples,
@@ -132,11 +147,10 @@ def _count(
     x_lo,
     x_bins,
     x_width,
-    x_step,
     y_lo,
     y_bins,
     y_width,
-    y_step,
+    step,
     valid,
     labels,
     table,
@@ -151,38 +165,29 @@ def _count(
     x_highest,
     y_lowest,
     y_highest,
-    MASKED: tl.constexpr,
-    LABELLED: tl.constexpr,
     LOOK: tl.constexpr,
     BLOCK: tl.constexpr,
     ROUNDS: tl.constexpr,
 ):
     row, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
-    on_x, on_y = x_lo + row * x_step, y_lo + row * y_step
-    lo_x, lo_y = tl.load(on_x), tl.load(on_y)
-    bins_x, bins_y = tl.load(x_bins + row * x_step), tl.load(y_bins + row * y_step)
-    width_x, width_y = tl.load(x_width + row * x_step), tl.load(y_width + row * y_step)
-    cells = x_most * y_most
-    size = rows * conditions * cells
-    copy = table + (block % copies).to(tl.int64) * (size + 2 * rows)
+    lo_x, bins_x, width_x = _line(x_lo, x_bins, x_width, row * step)
+    lo_y, bins_y, width_y = _line(y_lo, y_bins, y_width, row * step)
+    size = rows * conditions * x_most * y_most
+    table += (block % copies).to(tl.int64) * (size + 2 * rows)
     start = row.to(tl.int64) * n
     for k in tl.static_range(ROUNDS):
         i = (block.to(tl.int64) * ROUNDS + k) * BLOCK + tl.arange(0, BLOCK)
         here = i < n
-        if MASKED:
+        if valid is not None:
             here = here & (tl.load(valid + start + i, mask=here, other=0) != 0)
         x = tl.load(x_samples + start + i, mask=here, other=0).to(lo_x.dtype)
         y = tl.load(y_samples + start + i, mask=here, other=0).to(lo_y.dtype)
         if LOOK:
-            strange = tl.where(here, _strange(x) + _strange(y), 0)
-            beyond = _beyond(x, x_lowest, x_highest) | _beyond(y, y_lowest, y_highest)
-            outside = (here & beyond).to(tl.int32)
-            tl.atomic_add(copy + size + row, tl.sum(outside, 0), sem="relaxed")
-            tl.atomic_add(copy + size + rows + row, tl.sum(strange, 0), sem="relaxed")
+            out = here & (_beyond(x, x_lowest, x_highest) | _beyond(y, y_lowest, y_highest))
+            _add(table + size + row, out)
+            _add(table + size + rows + row, tl.where(here, _strange(x) + _strange(y), 0))
         code = _cell(x, lo_x, bins_x, width_x, x_most) * y_most
-        code += _cell(y, lo_y, bins_y, width_y, y_most)
-        if LABELLED:
-            label = tl.load(labels + i, mask=here, other=-1)
-            here = here & (label >= 0) & (label < conditions)
-            code += tl.where(here, label, 0).to(tl.int32) * cells
-        tl.atomic_add(copy + row * conditions * cells + code, 1, mask=here, sem="relaxed")
+        code += _cell(y, lo_y, bins_y, width_y, y_most) + row * conditions * x_most * y_most
+        if labels is not None:
+            code, here = _labelled(code, labels + i, here, conditions, x_most * y_most)
+        tl.atomic_add(table + code, 1, mask=here, sem="relaxed")

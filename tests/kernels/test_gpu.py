@@ -47,11 +47,11 @@ def switched_on(monkeypatch):
 @pytest.fixture
 def anew():
     """Forget what is known of Triton and of kernels, before and after a test."""
-    gpu.load.cache_clear()
-    known = gpu.failures()
+    load, known = gpu.load, gpu.failures()
+    load.cache_clear()
     gpu._failed.clear()
     yield
-    gpu.load.cache_clear()
+    load.cache_clear()
     gpu._failed.clear()
     gpu._failed.update(known)
 

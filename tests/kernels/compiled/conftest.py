@@ -13,11 +13,11 @@ def assembly(request):
     """
 
     def compiled(kernel, types, **options):
-        """Compile with the types of arguments (``"*fp32"``, ``"i64"``; ``"i32"`` where not said)
-        and values of those that are constants.
+        """Compile with the types of arguments (``"*fp32"``, ``"i64"``; ``"i32"`` where not said),
+        and values of those that are constants or None.
         """
         names = [parameter.name for parameter in kernel.params]
-        constants = {name: value for name, value in types.items() if name.isupper()}
+        constants = {n: value for n, value in types.items() if n.isupper() or value is None}
         assert set(types) <= set(names)
         signature = {
             name: "constexpr" if name in constants else types.get(name, "i32") for name in names

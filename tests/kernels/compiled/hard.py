@@ -19,9 +19,8 @@ def test_cells_are_rounded_operation_by_operation(assembly, x, y, every):
     types |= {f"y_{part}": f"*{WIDE[y]}" for part in ("lo", "bins", "width")}
     # The bits of 0 are a short number.
     types |= {"x_highest": "i64", "y_lowest": "i64", "y_highest": "i64"}
-    types |= {"valid": "*u8" if every else f"*{x}", "labels": "*i64" if every else f"*{x}"}
-    flags = dict.fromkeys(("MASKED", "LABELLED", "LOOK"), every)
-    types |= {**flags, "BLOCK": 1024, "ROUNDS": 4}
+    types |= {"valid": "*u8", "labels": "*i64"} if every else {"valid": None, "labels": None}
+    types |= {"LOOK": every, "BLOCK": 1024, "ROUNDS": 4}
     text = assembly(triton_hard._count, types, enable_fp_fusion=False)
     for number in {WIDE[x], WIDE[y]}:
         kind = number.replace("fp", "f")
