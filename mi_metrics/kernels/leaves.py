@@ -88,16 +88,20 @@ def _cuts(leaves: int, dimensions: int) -> list[int]:
 def _boxes(coordinates: Tensor, there: Tensor, leaf: int) -> Boxes:
     last = torch.where(there[:, None], coordinates, -INFINITY)
     return Boxes(
-        coordinates.unflatten(2, (-1, leaf)).amin(3),
-        last.unflatten(2, (-1, leaf)).amax(3),
-        there.unflatten(1, (-1, leaf)).sum(2, dtype=torch.int32),
+        _in_parts(coordinates, leaf).amin(-1),
+        _in_parts(last, leaf).amax(-1),
+        _in_parts(there, leaf).sum(-1, dtype=torch.int32),
     )
 
 
 def _grouped(boxes: Boxes, fan: int) -> Boxes:
     rest = -boxes.fill.shape[1] % fan
     low, high, fill = (
-        torch.nn.functional.pad(part, (0, rest), value=filler).unflatten(-1, (-1, fan))
+        _in_parts(torch.nn.functional.pad(part, (0, rest), value=filler), fan)
         for part, filler in zip(boxes, (INFINITY, -INFINITY, 0), strict=True)
     )
-    return Boxes(low.amin(3), high.amax(3), fill.sum(2, dtype=torch.int32))
+    return Boxes(low.amin(-1), high.amax(-1), fill.sum(-1, dtype=torch.int32))
+
+
+def _in_parts(values: Tensor, size: int) -> Tensor:
+    return values.reshape(*values.shape[:-1], -1, size)

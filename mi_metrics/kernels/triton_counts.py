@@ -1,4 +1,3 @@
-# mypy: allow-untyped-defs, allow-untyped-decorators, allow-untyped-calls
 """How many points lie within a distance of each, on a GPU: twins of
 :mod:`mi_metrics.functional.neighbors.within`, for any number of sets of points at once.
 
@@ -225,7 +224,7 @@ def range_counts(
         packed = leaves.pack(points, *shape[:2])
         boxes = [part.fill.shape[1] for part in packed[2:]]
         arguments = packed.coordinates, packed.place, radius, counts
-        parts = *packed.leaves, *packed.groups
+        both = *packed.leaves, *packed.groups
         size = packed.place.shape[1]
-        _count[boxes[0], batch](*arguments, *parts, number, size, *boxes, dimensions, *shape)
+        _count[boxes[0], batch](*arguments, *both, number, size, *boxes, dimensions, *shape)
     return counts

@@ -1,4 +1,3 @@
-# mypy: allow-untyped-defs, allow-untyped-decorators, allow-untyped-calls
 """Nearest neighbours on a GPU: twins of :mod:`mi_metrics.functional.neighbors.search`, for any
 number of sets of points at once.
 
@@ -50,7 +49,15 @@ def box_gaps(LOW, HIGH, boxes, box, OWN_LOW, OWN_HIGH, leaves, own, D: tl.conste
 
 @triton.jit
 def distances(
-    P, query, live, other, there, size, FIRST: tl.constexpr, LAST: tl.constexpr, UNROLL: tl.constexpr
+    P,
+    query,
+    live,
+    other,
+    there,
+    size,
+    FIRST: tl.constexpr,
+    LAST: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):
     """Return the distances in some coordinates; infinity from points that are not there."""
     gap = tl.zeros((query.shape[0], other.shape[0]), dtype=tl.float64)
@@ -273,8 +280,8 @@ def nearest(
         float64 ``(B, N)`` each, 0 where nothing was asked; None where k is too large for the
         kernels, or there are too many points.
     """
-    batch, number, dimensions = points.shape
     _check(points, n_neighbors, wanted, x_dim)
+    batch, number, dimensions = points.shape
     if n_neighbors > MOST_NEIGHBORS or number > MOST_POINTS:
         return None
     if batch > MOST_SETS:
@@ -302,9 +309,7 @@ def nearest(
     size = packed.place.shape[1]
     arguments = packed.coordinates, packed.place, answers[0], *boxes, *answers[1:]
     for cut in cuts:
-        _search[counts[0], batch](
-            *arguments, number, size, *counts, dimensions, cut, slots, *shape
-        )
+        _search[counts[0], batch](*arguments, number, size, *counts, dimensions, cut, slots, *shape)
     return tuple(found)
 
 
@@ -313,9 +318,7 @@ def check_points(points: Tensor, *others: Tensor | None) -> None:
     if points.ndim != 3 or points.dtype != torch.float64:
         raise ValueError(f"Expected float64 (B, N, d), but got {points.dtype} {points.shape}.")
     for other in others:
-        if other is not None and (
-            other.shape != points.shape[:2] or other.device != points.device
-        ):
+        if other is not None and (other.shape != points.shape[:2] or other.device != points.device):
             raise ValueError(f"Expected {points.shape[:2]} beside the points, got {other.shape}.")
 
 

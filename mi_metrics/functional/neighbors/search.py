@@ -17,6 +17,7 @@ path    used for                                                  cost
 ======  ========================================================  ================================
 line    1 coordinate                                              N (log N + k), plain torch
 native  CPU, compiled: 2 to 10 coordinates                        N log N in few coordinates
+kernel  CUDA, with Triton: from 2 coordinates on, k up to 63      N log N in few, N² from 11 on
 tree    CPU: 2 to 24 coordinates (SciPy's ``cKDTree``)            N log N in few coordinates
 strips  CUDA: 2 coordinates                                       about N, plain torch
 brute   the rest, and the few points that the others leave        N² time, O(N) memory and a chunk
@@ -41,7 +42,7 @@ from mi_metrics.functional.neighbors.steps import (
     take,
 )
 from mi_metrics.functional.tensors import on_cpu
-from mi_metrics.kernels import native
+from mi_metrics.kernels import gpu, native
 from mi_metrics.kernels import neighbors as native_neighbors
 
 TREE_DIMENSIONS = 24
@@ -79,10 +80,15 @@ def nearest(
         x_dim: Where to cut the coordinates into two variables for ``reach``; ``None`` skips
             ``reach``.
         queries: Indices of the points to ask about; all if ``None``.
-        path: ``"native"``, ``"tree"``, ``"strips"``, ``"line"`` or ``"brute"``; by default the
-            fastest for these points.
+        path: ``"native"``, ``"kernel"``, ``"tree"``, ``"strips"``, ``"line"`` or ``"brute"``; by
+            default the fastest for these points.
     """
     path = path or _choose_path(points, queries)
+    if path == "kernel":
+        found = _kernel(points, queries, n_neighbors, x_dim)
+        if found is not None:
+            return found
+        path = "strips" if points.shape[1] == 2 else "brute"
     if path == "line":
         return _line(points, queries, n_neighbors, x_dim)
     if path == "native":
@@ -106,6 +112,8 @@ def _choose_path(points: Tensor, queries: Tensor | None) -> str:
         if dimensions in native_neighbors.DIMENSIONS and native.serves():
             return "native"
         return "tree" if dimensions <= TREE_DIMENSIONS else "brute"
+    if gpu.serves(points):
+        return "kernel"
     return "strips" if dimensions == 2 else "brute"
 
 
@@ -193,13 +201,29 @@ def _pad(points: Tensor, number: int) -> Tensor:
 
 
 # --------------------------------------------------------------------------------------------------
-# Neighbours by the compiled twin
+# Neighbours by the twins, compiled or on a GPU
 
 
 def _native(points: Tensor, queries: Tensor | None, k: int, x_dim: int | None) -> Neighborhood:
     asked = None if queries is None else queries.numpy()
     radius, *reach = native_neighbors.nearest(points.numpy(), k, asked, x_dim)
     return Neighborhood(torch.from_numpy(radius), tuple(map(torch.from_numpy, reach)))
+
+
+def _kernel(
+    points: Tensor, queries: Tensor | None, k: int, x_dim: int | None
+) -> Neighborhood | None:
+    wanted = None
+    if queries is not None:
+        wanted = torch.full((1, len(points)), -1, dtype=torch.int32, device=points.device)
+        wanted[0, queries] = k
+    found = gpu.attempt(
+        "neighbors", (points,), lambda kernels: kernels.nearest(points[None], k, wanted, x_dim)
+    )
+    if found is None:
+        return None
+    radius, *reach = (side[0] for side in found)
+    return _at(Neighborhood(radius, tuple(reach)), queries)
 
 
 # --------------------------------------------------------------------------------------------------

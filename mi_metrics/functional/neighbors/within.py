@@ -7,6 +7,7 @@ under the same predicate.
 path    used for                                                  cost
 ======  ========================================================  ================================
 native  CPU, compiled: 1 to 10 coordinates                        N log N, and what the balls cut
+kernel  CUDA, with Triton                                         the same; N² from 11 on
 line    1 coordinate                                              N log N, plain torch
 plane   2 coordinates                                             N log N, plain torch
 tree    CPU: 3 to 5 coordinates (SciPy's ``cKDTree``)             N log N, and what the balls hold
@@ -32,7 +33,7 @@ from mi_metrics.functional.neighbors.steps import (
     take,
 )
 from mi_metrics.functional.tensors import on_cpu
-from mi_metrics.kernels import native
+from mi_metrics.kernels import gpu, native
 from mi_metrics.kernels import neighbors as native_neighbors
 
 COUNT_DIMENSIONS = 5
@@ -49,19 +50,25 @@ def range_counts(
         points: Finite float64 coordinates of one variable, ``(N, d)``.
         radius: Distance per query, ``(N,)`` or ``(Q,)``.
         queries: Indices of the points to ask about, ``(Q,)``, each once; all if ``None``.
-        path: ``"native"``, ``"line"``, ``"plane"``, ``"tree"`` or ``"brute"``; by default the
-            fastest.
+        path: ``"native"``, ``"kernel"``, ``"line"``, ``"plane"``, ``"tree"`` or ``"brute"``; by
+            default the fastest.
 
     Returns:
         int64 ``(N,)`` or ``(Q,)``.
     """
+    path = path or _choose_path(points)
+    if path == "kernel":
+        found = _count_kernel(points, radius, queries)
+        if found is not None:
+            return found
+        path = {1: "line", 2: "plane"}.get(points.shape[1], "brute")
     count = {
         "native": _count_native,
         "line": _count_line,
         "plane": _count_plane,
         "tree": _count_tree,
         "brute": _count_brute,
-    }[path or _choose_path(points)]
+    }[path]
     return count(points, radius, queries)
 
 
@@ -72,6 +79,8 @@ def _choose_path(points: Tensor) -> str:
             return "native"
         if 2 < dimensions <= COUNT_DIMENSIONS:
             return "tree"
+    elif gpu.serves(points):
+        return "kernel"
     return {1: "line", 2: "plane"}.get(dimensions, "brute")
 
 
@@ -91,6 +100,19 @@ def strict_counts(
 def _count_native(points: Tensor, radius: Tensor, queries: Tensor | None) -> Tensor:
     asked = None if queries is None else queries.numpy()
     return torch.from_numpy(native_neighbors.range_counts(points.numpy(), radius.numpy(), asked))
+
+
+def _count_kernel(points: Tensor, radius: Tensor, queries: Tensor | None) -> Tensor | None:
+    asked = radius
+    if queries is not None:
+        asked = torch.full_like(points[:, 0], -1.0)
+        asked[queries] = radius
+    counts: Tensor | None = gpu.attempt(
+        "counts", (points,), lambda kernels: kernels.range_counts(points[None], asked[None])
+    )
+    if counts is None:
+        return None
+    return counts[0] if queries is None else counts[0, queries]
 
 
 def _count_brute(points: Tensor, radius: Tensor, queries: Tensor | None) -> Tensor:
