@@ -23,13 +23,12 @@ class Boxes(NamedTuple):
     """Boxes of leaves, or of groups of leaves.
 
     Attributes:
-        low: Least coordinates, ``(B, d, boxes)``; infinity where a box is empty.
-        high: Largest coordinates; minus infinity where a box is empty.
+        ends: Least and largest coordinates, ``(B, 2, d, boxes)``; infinity and minus infinity where
+            a box is empty.
         fill: How many points each holds, int32 ``(B, boxes)``.
     """
 
-    low: Tensor
-    high: Tensor
+    ends: Tensor
     fill: Tensor
 
 
@@ -87,20 +86,21 @@ def _cuts(leaves: int, dimensions: int) -> list[int]:
 
 def _boxes(coordinates: Tensor, there: Tensor, leaf: int) -> Boxes:
     last = torch.where(there[:, None], coordinates, -INFINITY)
-    return Boxes(
-        _in_parts(coordinates, leaf).amin(-1),
-        _in_parts(last, leaf).amax(-1),
-        _in_parts(there, leaf).sum(-1, dtype=torch.int32),
-    )
+    low, high = _in_parts(coordinates, leaf).amin(-1), _in_parts(last, leaf).amax(-1)
+    return Boxes(torch.stack((low, high), 1), _in_parts(there, leaf).sum(-1, dtype=torch.int32))
 
 
 def _grouped(boxes: Boxes, fan: int) -> Boxes:
-    rest = -boxes.fill.shape[1] % fan
     low, high, fill = (
-        _in_parts(torch.nn.functional.pad(part, (0, rest), value=filler), fan)
-        for part, filler in zip(boxes, (INFINITY, -INFINITY, 0), strict=True)
+        _in_parts(torch.nn.functional.pad(part, (0, -part.shape[-1] % fan), value=filler), fan)
+        for part, filler in (
+            (boxes.ends[:, 0], INFINITY),
+            (boxes.ends[:, 1], -INFINITY),
+            (boxes.fill, 0),
+        )
     )
-    return Boxes(low.amin(-1), high.amax(-1), fill.sum(-1, dtype=torch.int32))
+    ends = torch.stack((low.amin(-1), high.amax(-1)), 1)
+    return Boxes(ends, fill.sum(-1, dtype=torch.int32))
 
 
 def _in_parts(values: Tensor, size: int) -> Tensor:

@@ -27,6 +27,8 @@ from mi_metrics.kernels.triton_neighbors import (
     distances,
 )
 
+Shape = tuple[int, int, int]
+
 # Values on a line that one program answers for.
 BLOCK = 128
 
@@ -64,14 +66,14 @@ def _line(VALUES, PLACE, RADIUS, COUNT, number, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def _ends(P, query, live, size, LOW, HIGH, boxes, box, D: tl.constexpr):
+def _ends(P, query, live, size, BOXES, boxes, box, D: tl.constexpr):
     """Return the least and the largest distance of points from boxes."""
     there = box < boxes
     near = tl.zeros((query.shape[0], box.shape[0]), dtype=tl.float64)
     far = tl.zeros((query.shape[0], box.shape[0]), dtype=tl.float64)
     for d in tl.static_range(D):
-        low = tl.load(LOW + d * boxes + box, mask=there, other=INFINITY)[None, :]
-        high = tl.load(HIGH + d * boxes + box, mask=there, other=-INFINITY)[None, :]
+        low = tl.load(BOXES + d * boxes + box, mask=there, other=INFINITY)[None, :]
+        high = tl.load(BOXES + (D + d) * boxes + box, mask=there, other=-INFINITY)[None, :]
         own = tl.load(P + d * size + query, mask=live, other=0.0)[:, None]
         near = tl.maximum(near, tl.maximum(low - own, own - high))
         far = tl.maximum(far, tl.maximum(tl.abs(low - own), tl.abs(own - high)))
@@ -96,17 +98,33 @@ def _whose(border, chosen):
     return tl.max(tl.where(column == chosen, border, 0), 1) > 0
 
 
+@triton.jit
+def _count_in(P, BOXES, FILL, query, live, radius, mine, leaf, size, leaves, D: tl.constexpr):
+    """Count points in leaves: all at once where a leaf is wholly within the radius."""
+    near, far = _ends(P, query, live, size, BOXES, leaves, leaf, D)
+    count, border = _boxed(near, far, radius, mine, FILL, leaves, leaf)
+    left = tl.max(border, 0)
+    while tl.max(left, 0) > 0:
+        opened = tl.argmax(left, 0)
+        chosen = tl.min(leaf, 0) + opened
+        other = chosen * query.shape[0] + tl.arange(0, query.shape[0])
+        gap = distances(P, query, live, other, other < size, size, 0, D)
+        within = (gap <= radius[:, None]) & _whose(border, opened)[:, None]
+        # A place that no point fills is not within infinity.
+        count += tl.sum((within & (gap < INFINITY)).to(tl.int32), 1)
+        left = tl.where(leaf == chosen, 0, left)
+    return count
+
+
 @triton.jit(do_not_specialize=["number", "leaves", "groups"])
 def _count(
     P,
     PLACE,
     RADIUS,
     COUNT,
-    LOW,
-    HIGH,
+    BOXES,
     FILL,
-    GROUP_LOW,
-    GROUP_HIGH,
+    GROUPS,
     GROUP_FILL,
     number,
     size,
@@ -120,44 +138,29 @@ def _count(
     """Count the points within the radius of each point of a leaf."""
     row = tl.program_id(1).to(tl.int64)
     P += row * D * size
-    LOW += row * D * leaves
-    HIGH += row * D * leaves
+    BOXES += row * 2 * D * leaves
     FILL += row * leaves
-    GROUP_LOW += row * D * groups
-    GROUP_HIGH += row * D * groups
+    GROUPS += row * 2 * D * groups
     GROUP_FILL += row * groups
-    member = tl.arange(0, LEAF)
-    query = tl.program_id(0).to(tl.int64) * LEAF + member
+    query = tl.program_id(0).to(tl.int64) * LEAF + tl.arange(0, LEAF)
     place = tl.load(PLACE + row * size + query, mask=query < size, other=number)
-    live = place < number
-    radius = tl.load(RADIUS + row * number + place, mask=live, other=-1.0)
-    live = live & (radius >= 0)
+    radius = tl.load(RADIUS + row * number + place, mask=place < number, other=-1.0)
+    live = radius >= 0
     count = tl.zeros((LEAF,), dtype=tl.int32)
     start = row * 0
     stop = tl.where(tl.max(live.to(tl.int32), 0) > 0, groups, 0)
     while start < stop:
         group = start + tl.arange(0, TILE)
-        near, far = _ends(P, query, live, size, GROUP_LOW, GROUP_HIGH, groups, group, D)
+        near, far = _ends(P, query, live, size, GROUPS, groups, group, D)
         more, border = _boxed(near, far, radius, live, GROUP_FILL, groups, group)
         count += more
-        groups_left = tl.max(border, 0)
-        while tl.max(groups_left, 0) > 0:
-            chosen = tl.argmax(groups_left, 0)
+        left = tl.max(border, 0)
+        while tl.max(left, 0) > 0:
+            chosen = tl.argmax(left, 0)
             leaf = (start + chosen) * FAN + tl.arange(0, FAN)
-            near, far = _ends(P, query, live, size, LOW, HIGH, leaves, leaf, D)
             mine = _whose(border, chosen)
-            more, leaf_border = _boxed(near, far, radius, mine, FILL, leaves, leaf)
-            count += more
-            leaves_left = tl.max(leaf_border, 0)
-            while tl.max(leaves_left, 0) > 0:
-                opened = tl.argmax(leaves_left, 0)
-                other = ((start + chosen) * FAN + opened) * LEAF + member
-                gap = distances(P, query, live, other, other < size, size, 0, D, True)
-                within = (gap <= radius[:, None]) & _whose(leaf_border, opened)[:, None]
-                # A place that no point fills is not within infinity.
-                count += tl.sum((within & (gap < INFINITY)).to(tl.int32), 1)
-                leaves_left = tl.where(tl.arange(0, FAN) == opened, 0, leaves_left)
-            groups_left = tl.where(tl.arange(0, TILE) == chosen, 0, groups_left)
+            count += _count_in(P, BOXES, FILL, query, live, radius, mine, leaf, size, leaves, D)
+            left = tl.where(tl.arange(0, TILE) == chosen, 0, left)
         start += TILE
     tl.store(COUNT + row * number + place, count.to(tl.int64), mask=live)
 
@@ -178,7 +181,7 @@ def _count_pairs(
     while start < stop:
         other = start + tl.arange(0, COLUMNS)
         there = other < number
-        gap = distances(P, query, live, other, there, number, 0, D, False)
+        gap = distances(P, query, live, other, there, number, 0, D)
         within = (gap <= radius[:, None]) & there[None, :]
         count += tl.sum(within.to(tl.int32), 1)
         start += COLUMNS
@@ -186,7 +189,7 @@ def _count_pairs(
 
 
 def range_counts(
-    points: Tensor, radius: Tensor, *, shape: tuple[int, int, int] = (LEAF, FAN, TILE)
+    points: Tensor, radius: Tensor, *, shape: Shape = (LEAF, FAN, TILE)
 ) -> Tensor | None:
     """Return how many points of the same set are at most a radius away from each, itself included.
 
@@ -205,26 +208,35 @@ def range_counts(
         raise ValueError(f"Can't count points {points.shape} within {radius.dtype}.")
     if number > MOST_POINTS:
         return None
-    if batch > MOST_SETS:
-        halves = zip(points.tensor_split(2), radius.tensor_split(2), strict=True)
-        parts = [range_counts(p, r, shape=shape) for p, r in halves]
-        return torch.cat([part for part in parts if part is not None])
+    count = _on_lines if dimensions == 1 else _by_leaves if dimensions <= DIMENSIONS else _by_pairs
     counts = torch.zeros(batch, number, dtype=torch.int64, device=points.device)
-    if points.numel() == 0:
-        return counts
-    radius = radius.contiguous()
-    if dimensions == 1:
-        values, place = points[..., 0].sort(1)
-        _line[triton.cdiv(number, BLOCK), batch](values, place, radius, counts, number, BLOCK)
-    elif dimensions > DIMENSIONS:
-        columns = points.transpose(1, 2).contiguous()
-        grid = (triton.cdiv(number, ROWS), batch)
-        _count_pairs[grid](columns, radius, counts, number, dimensions, ROWS, COLUMNS)
-    else:
-        packed = leaves.pack(points, *shape[:2])
-        boxes = [part.fill.shape[1] for part in packed[2:]]
-        arguments = packed.coordinates, packed.place, radius, counts
-        both = *packed.leaves, *packed.groups
-        size = packed.place.shape[1]
-        _count[boxes[0], batch](*arguments, *both, number, size, *boxes, dimensions, *shape)
+    # A grid has so many rows.
+    for start in range(0, batch if number else 0, MOST_SETS):
+        some = slice(start, start + MOST_SETS)
+        count(points[some], radius[some].contiguous(), counts[some], shape)
     return counts
+
+
+def _on_lines(points: Tensor, radius: Tensor, counts: Tensor, shape: Shape) -> None:
+    batch, number, _ = points.shape
+    values, place = points[..., 0].sort(1)
+    _line[triton.cdiv(number, BLOCK), batch](
+        values, place, radius, counts, number, BLOCK, enable_fp_fusion=False
+    )
+
+
+def _by_leaves(points: Tensor, radius: Tensor, counts: Tensor, shape: Shape) -> None:
+    batch, number, dimensions = points.shape
+    packed = leaves.pack(points, *shape[:2])
+    boxes = [part.fill.shape[1] for part in packed[2:]]
+    tensors = packed.coordinates, packed.place, radius, counts, *packed.leaves, *packed.groups
+    sizes = number, packed.place.shape[1], *boxes
+    _count[boxes[0], batch](*tensors, *sizes, dimensions, *shape, enable_fp_fusion=False)
+
+
+def _by_pairs(points: Tensor, radius: Tensor, counts: Tensor, shape: Shape) -> None:
+    batch, number, dimensions = points.shape
+    columns = points.transpose(1, 2).contiguous()
+    grid = triton.cdiv(number, ROWS), batch
+    options = dimensions, ROWS, COLUMNS
+    _count_pairs[grid](columns, radius, counts, number, *options, enable_fp_fusion=False)

@@ -31,47 +31,41 @@ LEAF, FAN, TILE = 32, 64, 64
 ROWS, COLUMNS = 64, 32
 
 INFINITY: tl.constexpr = tl.constexpr(float("inf"))
+UNROLLED: tl.constexpr = tl.constexpr(DIMENSIONS)
 
 
 @triton.jit
-def box_gaps(LOW, HIGH, boxes, box, OWN_LOW, OWN_HIGH, leaves, own, D: tl.constexpr):
+def box_gaps(BOXES, boxes, box, OWN, leaves, own, D: tl.constexpr):
     """Return the gaps between a leaf and some boxes in the max norm; infinity past the last box."""
     there = box < boxes
     gap = tl.zeros(box.shape, dtype=tl.float64)
     for d in tl.static_range(D):
-        low = tl.load(LOW + d * boxes + box, mask=there, other=INFINITY)
-        high = tl.load(HIGH + d * boxes + box, mask=there, other=-INFINITY)
-        own_low = tl.load(OWN_LOW + d * leaves + own)
-        own_high = tl.load(OWN_HIGH + d * leaves + own)
+        low = tl.load(BOXES + d * boxes + box, mask=there, other=INFINITY)
+        high = tl.load(BOXES + (D + d) * boxes + box, mask=there, other=-INFINITY)
+        own_low = tl.load(OWN + d * leaves + own)
+        own_high = tl.load(OWN + (D + d) * leaves + own)
         gap = tl.maximum(gap, tl.maximum(low - own_high, own_low - high))
     return gap
 
 
 @triton.jit
-def distances(
-    P,
-    query,
-    live,
-    other,
-    there,
-    size,
-    FIRST: tl.constexpr,
-    LAST: tl.constexpr,
-    UNROLL: tl.constexpr,
-):
+def distances(P, query, live, other, there, size, FIRST: tl.constexpr, LAST: tl.constexpr):
     """Return the distances in some coordinates; infinity from points that are not there."""
     gap = tl.zeros((query.shape[0], other.shape[0]), dtype=tl.float64)
-    if UNROLL:
-        for d in tl.static_range(FIRST, LAST):
-            a = tl.load(P + d * size + query, mask=live, other=0.0)
-            b = tl.load(P + d * size + other, mask=there, other=INFINITY)
-            gap = tl.maximum(gap, tl.abs(a[:, None] - b[None, :]))
-    else:
+    if LAST > UNROLLED:
         for d in range(FIRST, LAST):
-            a = tl.load(P + d * size + query, mask=live, other=0.0)
-            b = tl.load(P + d * size + other, mask=there, other=INFINITY)
-            gap = tl.maximum(gap, tl.abs(a[:, None] - b[None, :]))
+            gap = tl.maximum(gap, _differences(P + d * size, query, live, other, there))
+    else:
+        for d in tl.static_range(FIRST, LAST):
+            gap = tl.maximum(gap, _differences(P + d * size, query, live, other, there))
     return gap
+
+
+@triton.jit
+def _differences(P, query, live, other, there):
+    a = tl.load(P + query, mask=live, other=0.0)
+    b = tl.load(P + other, mask=there, other=INFINITY)
+    return tl.abs(a[:, None] - b[None, :])
 
 
 @triton.jit
@@ -92,17 +86,9 @@ def _inserted(distance, best, kth):
 
 
 @triton.jit
-def _grown(x_reach, y_reach, x_gap, y_gap, radius):
-    """Return the largest gaps in x and in y among points within the radius."""
-    inside = tl.maximum(x_gap, y_gap) <= radius[:, None]
-    x_reach = tl.maximum(x_reach, tl.max(tl.where(inside, x_gap, 0.0), 1))
-    y_reach = tl.maximum(y_reach, tl.max(tl.where(inside, y_gap, 0.0), 1))
-    return x_reach, y_reach
-
-
-@triton.jit
-def _worth_a_look(gap, top, X: tl.constexpr):
+def _worth_a_look(gap, kth, X: tl.constexpr):
     """Say whether what is behind a gap can be nearer than the k-th neighbour, or as near as it."""
+    top = tl.max(kth, 0)
     if X > 0:
         return (gap <= top) & (gap < INFINITY)
     else:
@@ -119,22 +105,97 @@ def _none_found(wanted, SLOTS: tl.constexpr):
     return tl.where(slot <= wanted[:, None], some + INFINITY, some - INFINITY)
 
 
-@triton.jit(do_not_specialize=["number", "leaves", "groups"])
+@triton.jit
+def _known(FOUND, place, live, best, X: tl.constexpr):
+    """Return the k-th distances: those found before, or what there is to begin with."""
+    if X > 0:
+        return tl.load(FOUND + place, mask=live, other=-INFINITY)
+    else:
+        return tl.max(best, 1)
+
+
+@triton.jit
+def _look(
+    P,
+    query,
+    live,
+    other,
+    there,
+    size,
+    best,
+    kth,
+    x_reach,
+    y_reach,
+    D: tl.constexpr,
+    X: tl.constexpr,
+):
+    """Compare points with others."""
+    if X > 0:
+        x_gap = distances(P, query, live, other, there, size, 0, X)
+        y_gap = distances(P, query, live, other, there, size, X, D)
+        inside = tl.maximum(x_gap, y_gap) <= kth[:, None]
+        x_reach = tl.maximum(x_reach, tl.max(tl.where(inside, x_gap, 0.0), 1))
+        y_reach = tl.maximum(y_reach, tl.max(tl.where(inside, y_gap, 0.0), 1))
+    else:
+        gap = distances(P, query, live, other, there, size, 0, D)
+        best, kth = _inserted(gap, best, kth)
+    return best, kth, x_reach, y_reach
+
+
+@triton.jit
+def _store(FOUND, place, live, stride, kth, x_reach, y_reach, X: tl.constexpr):
+    if X > 0:
+        tl.store(FOUND + stride + place, x_reach, mask=live)
+        tl.store(FOUND + 2 * stride + place, y_reach, mask=live)
+    else:
+        tl.store(FOUND + place, kth, mask=live)
+
+
+@triton.jit
+def _look_into(
+    P,
+    BOXES,
+    query,
+    live,
+    own,
+    leaf,
+    size,
+    leaves,
+    best,
+    kth,
+    x_reach,
+    y_reach,
+    D: tl.constexpr,
+    X: tl.constexpr,
+):
+    """Compare points with those of leaves, the nearest leaf first, as far as they can matter."""
+    # The leaf of the points themselves comes before all others.
+    gap = tl.where(leaf == own, -1.0, box_gaps(BOXES, leaves, leaf, BOXES, leaves, own, D))
+    near = tl.min(gap, 0)
+    while _worth_a_look(near, kth, X):
+        chosen = tl.min(leaf, 0) + tl.argmin(gap, 0)
+        other = chosen * query.shape[0] + tl.arange(0, query.shape[0])
+        best, kth, x_reach, y_reach = _look(
+            P, query, live, other, other < size, size, best, kth, x_reach, y_reach, D, X
+        )
+        gap = tl.where(leaf == chosen, INFINITY, gap)
+        near = tl.min(gap, 0)
+    return best, kth, x_reach, y_reach
+
+
+@triton.jit(do_not_specialize=["number", "leaves", "groups", "stride"])
 def _search(
     P,
     PLACE,
     WANTED,
-    LOW,
-    HIGH,
-    GROUP_LOW,
-    GROUP_HIGH,
-    RADIUS,
-    X_REACH,
-    Y_REACH,
+    BOXES,
+    GROUPS,
+    FOUND,
     number,
     size,
     leaves,
     groups,
+    stride,
     D: tl.constexpr,
     X: tl.constexpr,
     SLOTS: tl.constexpr,
@@ -148,74 +209,43 @@ def _search(
     own = tl.program_id(0).to(tl.int64)
     row = tl.program_id(1).to(tl.int64)
     P += row * D * size
-    PLACE += row * size
-    WANTED += row * number
-    RADIUS += row * number
-    LOW += row * D * leaves
-    HIGH += row * D * leaves
-    GROUP_LOW += row * D * groups
-    GROUP_HIGH += row * D * groups
-    member = tl.arange(0, LEAF)
-    query = own * LEAF + member
-    place = tl.load(PLACE + query, mask=query < size, other=number)
-    live = place < number
-    wanted = tl.load(WANTED + place, mask=live, other=-1)
-    live = live & (wanted >= 0)
+    BOXES += row * 2 * D * leaves
+    GROUPS += row * 2 * D * groups
+    FOUND += row * number
+    query = own * LEAF + tl.arange(0, LEAF)
+    place = tl.load(PLACE + row * size + query, mask=query < size, other=number)
+    wanted = tl.load(WANTED + row * number + place, mask=place < number, other=-1)
+    live = wanted >= 0
     best = _none_found(wanted, SLOTS)
-    kth = tl.max(best, 1)
-    if X > 0:
-        kth = tl.load(RADIUS + place, mask=live, other=-INFINITY)
+    kth = _known(FOUND, place, live, best, X)
     x_reach = tl.zeros((LEAF,), dtype=tl.float64)
     y_reach = tl.zeros((LEAF,), dtype=tl.float64)
-    top = tl.max(kth, 0)
-    home = own // FAN
-    tile = own * 0 - 1
+    slot, home, tile = tl.arange(0, TILE), own // FAN, own * 0 - 1
     # Before the first tile comes the group of the leaf itself.
     while tile * TILE < groups:
-        slot = tl.arange(0, TILE)
-        group = tl.where(tile < 0, home, tile * TILE + slot)
-        gap = box_gaps(GROUP_LOW, GROUP_HIGH, groups, group, LOW, HIGH, leaves, own, D)
+        group = tl.where(tile < 0, home + slot, tile * TILE + slot)
+        gap = box_gaps(GROUPS, groups, group, BOXES, leaves, own, D)
         gap = tl.where(tl.where(tile < 0, slot > 0, group == home), INFINITY, gap)
         near = tl.min(gap, 0)
-        while _worth_a_look(near, top, X):
-            first = tl.argmin(gap, 0)
-            leaf = tl.where(tile < 0, home, tile * TILE + first) * FAN + tl.arange(0, FAN)
-            leaf_gap = box_gaps(LOW, HIGH, leaves, leaf, LOW, HIGH, leaves, own, D)
-            leaf_gap = tl.where(leaf == own, -1.0, leaf_gap)
-            leaf_near = tl.min(leaf_gap, 0)
-            while _worth_a_look(leaf_near, top, X):
-                chosen = tl.argmin(leaf_gap, 0)
-                start = (tl.where(tile < 0, home, tile * TILE + first) * FAN + chosen) * LEAF
-                other = start + member
-                there = other < size
-                if X > 0:
-                    x_gap = distances(P, query, live, other, there, size, 0, X, True)
-                    y_gap = distances(P, query, live, other, there, size, X, D, True)
-                    x_reach, y_reach = _grown(x_reach, y_reach, x_gap, y_gap, kth)
-                else:
-                    distance = distances(P, query, live, other, there, size, 0, D, True)
-                    best, kth = _inserted(distance, best, kth)
-                    top = tl.max(kth, 0)
-                leaf_gap = tl.where(tl.arange(0, FAN) == chosen, INFINITY, leaf_gap)
-                leaf_near = tl.min(leaf_gap, 0)
-            gap = tl.where(slot == first, INFINITY, gap)
+        while _worth_a_look(near, kth, X):
+            chosen = tl.min(group, 0) + tl.argmin(gap, 0)
+            leaf = chosen * FAN + tl.arange(0, FAN)
+            best, kth, x_reach, y_reach = _look_into(
+                P, BOXES, query, live, own, leaf, size, leaves, best, kth, x_reach, y_reach, D, X
+            )
+            gap = tl.where(group == chosen, INFINITY, gap)
             near = tl.min(gap, 0)
         tile += 1
-    if X > 0:
-        tl.store(X_REACH + row * number + place, x_reach, mask=live)
-        tl.store(Y_REACH + row * number + place, y_reach, mask=live)
-    else:
-        tl.store(RADIUS + place, kth, mask=live)
+    _store(FOUND, place, live, stride, kth, x_reach, y_reach, X)
 
 
-@triton.jit(do_not_specialize=["number"])
+@triton.jit(do_not_specialize=["number", "stride"])
 def _compare(
     P,
     WANTED,
-    RADIUS,
-    X_REACH,
-    Y_REACH,
+    FOUND,
     number,
+    stride,
     D: tl.constexpr,
     X: tl.constexpr,
     SLOTS: tl.constexpr,
@@ -225,15 +255,12 @@ def _compare(
     """Do what ``_search`` does by comparing all pairs."""
     row = tl.program_id(1).to(tl.int64)
     P += row * D * number
-    WANTED += row * number
-    RADIUS += row * number
+    FOUND += row * number
     query = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    wanted = tl.load(WANTED + query, mask=query < number, other=-1)
+    wanted = tl.load(WANTED + row * number + query, mask=query < number, other=-1)
     live = wanted >= 0
     best = _none_found(wanted, SLOTS)
-    kth = tl.max(best, 1)
-    if X > 0:
-        kth = tl.load(RADIUS + query, mask=live, other=-INFINITY)
+    kth = _known(FOUND, query, live, best, X)
     x_reach = tl.zeros((ROWS,), dtype=tl.float64)
     y_reach = tl.zeros((ROWS,), dtype=tl.float64)
     start = row * 0
@@ -241,20 +268,11 @@ def _compare(
     stop = tl.where(tl.max(wanted, 0) < 0, 0, number)
     while start < stop:
         other = start + tl.arange(0, COLUMNS)
-        there = other < number
-        if X > 0:
-            x_gap = distances(P, query, live, other, there, number, 0, X, False)
-            y_gap = distances(P, query, live, other, there, number, X, D, False)
-            x_reach, y_reach = _grown(x_reach, y_reach, x_gap, y_gap, kth)
-        else:
-            distance = distances(P, query, live, other, there, number, 0, D, False)
-            best, kth = _inserted(distance, best, kth)
+        best, kth, x_reach, y_reach = _look(
+            P, query, live, other, other < number, number, best, kth, x_reach, y_reach, D, X
+        )
         start += COLUMNS
-    if X > 0:
-        tl.store(X_REACH + row * number + query, x_reach, mask=live)
-        tl.store(Y_REACH + row * number + query, y_reach, mask=live)
-    else:
-        tl.store(RADIUS + query, kth, mask=live)
+    _store(FOUND, query, live, stride, kth, x_reach, y_reach, X)
 
 
 def nearest(
@@ -284,33 +302,62 @@ def nearest(
     batch, number, dimensions = points.shape
     if n_neighbors > MOST_NEIGHBORS or number > MOST_POINTS:
         return None
-    if batch > MOST_SETS:
-        halves = zip(points.tensor_split(2), _halves(wanted), strict=True)
-        parts = [nearest(p, n_neighbors, w, x_dim, shape=shape) for p, w in halves]
-        return tuple(map(torch.cat, zip(*(p for p in parts if p is not None), strict=True)))
     if wanted is None:
         wanted = points.new_full((batch, number), n_neighbors, dtype=torch.int32)
-    found = [points.new_zeros(batch, number) for _ in range(1 if x_dim is None else 3)]
-    if points.numel() == 0:
-        return tuple(found)
-    radius, x_reach, y_reach = found if len(found) == 3 else found * 3
-    answers = wanted.contiguous(), radius, x_reach, y_reach
+    found = points.new_zeros(1 if x_dim is None else 3, batch, number)
     slots = triton.next_power_of_2(n_neighbors + 1)
-    cuts = (0,) if x_dim is None else (0, x_dim)
-    if dimensions > DIMENSIONS:
-        columns = points.transpose(1, 2).contiguous()
-        grid = (triton.cdiv(number, ROWS), batch)
-        for cut in cuts:
-            _compare[grid](columns, *answers, number, dimensions, cut, slots, ROWS, COLUMNS)
-        return tuple(found)
-    packed = leaves.pack(points, *shape[:2])
-    boxes = [*packed.leaves[:2], *packed.groups[:2]]
-    counts = [part.fill.shape[1] for part in packed[2:]]
-    size = packed.place.shape[1]
-    arguments = packed.coordinates, packed.place, answers[0], *boxes, *answers[1:]
-    for cut in cuts:
-        _search[counts[0], batch](*arguments, number, size, *counts, dimensions, cut, slots, *shape)
+    search = _by_leaves if dimensions <= DIMENSIONS else _by_pairs
+    # A grid has so many rows.
+    for start in range(0, batch if number else 0, MOST_SETS):
+        some = slice(start, start + MOST_SETS)
+        part = found[:, some].contiguous()
+        search(points[some], wanted[some].contiguous(), part, x_dim, slots, shape)
+        found[:, some] = part
     return tuple(found)
+
+
+def _by_leaves(
+    points: Tensor,
+    wanted: Tensor,
+    found: Tensor,
+    x_dim: int | None,
+    slots: int,
+    shape: tuple[int, int, int],
+) -> None:
+    batch, number, dimensions = points.shape
+    packed = leaves.pack(points, *shape[:2])
+    boxes = [part.ends.shape[3] for part in packed[2:]]
+    tensors = packed.coordinates, packed.place, wanted, packed.leaves.ends, packed.groups.ends
+    sizes = number, packed.place.shape[1], *boxes, batch * number
+    for cut in (0,) if x_dim is None else (0, x_dim):
+        _search[boxes[0], batch](
+            *tensors, found, *sizes, dimensions, cut, slots, *shape, enable_fp_fusion=False
+        )
+
+
+def _by_pairs(
+    points: Tensor,
+    wanted: Tensor,
+    found: Tensor,
+    x_dim: int | None,
+    slots: int,
+    shape: tuple[int, int, int],
+) -> None:
+    batch, number, dimensions = points.shape
+    tensors = points.transpose(1, 2).contiguous(), wanted, found
+    grid = triton.cdiv(number, ROWS), batch
+    for cut in (0,) if x_dim is None else (0, x_dim):
+        _compare[grid](
+            *tensors,
+            number,
+            batch * number,
+            dimensions,
+            cut,
+            slots,
+            ROWS,
+            COLUMNS,
+            enable_fp_fusion=False,
+        )
 
 
 def check_points(points: Tensor, *others: Tensor | None) -> None:
@@ -330,7 +377,3 @@ def _check(points: Tensor, n_neighbors: int, wanted: Tensor | None, x_dim: int |
         raise ValueError(f"Expected int32 numbers of neighbors, but got {wanted.dtype}.")
     if x_dim is not None and not 1 <= x_dim < points.shape[2]:
         raise ValueError(f"Can't cut {points.shape[2]} coordinates at {x_dim}.")
-
-
-def _halves(wanted: Tensor | None) -> tuple[Tensor | None, ...]:
-    return (None, None) if wanted is None else tuple(wanted.tensor_split(2))

@@ -147,9 +147,8 @@ def test_leaves_hold_every_point_once():
         for boxes, size in ((packed.leaves, 16), (packed.groups, 64)):
             assert (boxes.fill.sum(1) == number).all()
             box = torch.arange(packed.place.shape[1]) // size
-            inside = (packed.coordinates >= boxes.low[..., box]) & (
-                packed.coordinates <= boxes.high[..., box]
-            )
+            low, high = boxes.ends[..., box].unbind(1)
+            inside = (packed.coordinates >= low) & (packed.coordinates <= high)
             assert inside.all(1)[there].all()
 
 
