@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.cautions import Kind, caution_each
+from mi_metrics.functional.neighbors import pairs
 from mi_metrics.functional.neighbors.candidates import nearest_apart
 from mi_metrics.functional.neighbors.digamma import mean_psi, of_coincident
 from mi_metrics.functional.neighbors.doubts import LABELS, doubts, few_labels
@@ -247,8 +248,11 @@ def rows_mutual_information(
         rows = rows[members[2][members[1]] > 1]
         if not len(rows):
             return torch.full((), float("nan"), dtype=torch.float64, device=rows.device)
-    samples = tell_apart(rows, x_dim, standardize, discrete_y=discrete_y)
-    if samples is None:
+    if not discrete_y and pairs.serves(rows):
+        value = pairs.pair_information(
+            rows, n_neighbors, algorithm=algorithm, standardize=standardize
+        )
+    elif (samples := tell_apart(rows, x_dim, standardize, discrete_y=discrete_y)) is None:
         value = 0.0
     elif discrete_y:
         value = _ross(samples, n_neighbors)

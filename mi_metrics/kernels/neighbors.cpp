@@ -6,21 +6,16 @@
 // looking at: a rounded subtraction is still monotone in both of its operands, so no point of a box
 // is nearer than the same arithmetic says of the box. So the answers are those of comparing all
 // pairs, to the bit, however the points are arranged.
-#include "native.h"
+#include "neighbors.h"
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
 #include <new>
 
 namespace {
 
-constexpr int64_t W = 8;             // Points in a group, boxes in a box.
+using namespace mi;
+
 constexpr int64_t MOST = 10;         // Coordinates; neighbors.py has the same number.
 constexpr int64_t PENDING = 21 * W;  // What can wait: at most W of each level, of 8^21 points.
-constexpr int64_t PART = 256;        // Points that a thread asks about before it looks for more.
-constexpr int64_t SORTED = 24;       // So many distances are kept sorted, more of them as a heap.
-constexpr double FAR = std::numeric_limits<double>::infinity();
 
 // A point that carries its coordinates, so that arranging reads memory in order.
 template <int64_t D>
@@ -155,16 +150,6 @@ class Tree {
   }
 };
 
-// Distances of a place to the eight points of a group.
-MI_INLINE void to_points(const double* p, int64_t dim, const double* at, double* MI_RESTRICT gap) {
-  for (int64_t j = 0; j < W; j++) gap[j] = 0;
-  for (int64_t c = 0; c < dim; c++, p += W)
-    for (int64_t j = 0; j < W; j++) {
-      const double v = std::fabs(p[j] - at[c]);
-      gap[j] = v > gap[j] ? v : gap[j];
-    }
-}
-
 // Least distances of a place to what eight boxes can hold.
 MI_INLINE void to_boxes(const double* low, const double* high, int64_t dim, const double* at,
                         double* MI_RESTRICT gap) {
@@ -187,59 +172,8 @@ MI_INLINE void across_boxes(const double* low, const double* high, int64_t dim, 
     }
 }
 
-// Says as bits which lanes are below a bound: one branch instead of eight that can't be predicted.
-MI_INLINE uint32_t below(const double* gap, double bound) {
-  uint32_t lanes = 0;
-  for (int64_t j = 0; j < W; j++) lanes |= uint32_t(gap[j] < bound) << j;
-  return lanes;
-}
-
 struct Group {
   int64_t level, number;
-};
-
-// The k + 1 least distances of so many that they were not worth a constant.
-struct Some {
-  double* least;
-  int64_t k;
-
-  MI_INLINE double bound() const { return least[k < SORTED ? k : 0]; }
-  MI_INLINE void clear() {
-    for (int64_t i = 0; i <= k; i++) least[i] = FAR;
-  }
-  MI_INLINE void offer(double value) {
-    if (!(value < bound())) return;
-    int64_t i = k;
-    if (k < SORTED) {
-      for (; i > 0 && least[i - 1] > value; i--) least[i] = least[i - 1];
-    } else {
-      i = 0;
-      for (int64_t child; (child = 2 * i + 1) <= k; i = child) {
-        if (child < k && least[child + 1] > least[child]) child++;
-        if (least[child] <= value) break;
-        least[i] = least[child];
-      }
-    }
-    least[i] = value;
-  }
-};
-
-// The K least distances, sorted without a branch.
-template <int64_t K>
-struct Few {
-  double least[K];
-
-  MI_INLINE double bound() const { return least[K - 1]; }
-  MI_INLINE void clear() {
-    for (int64_t i = 0; i < K; i++) least[i] = FAR;
-  }
-  MI_INLINE void offer(double value) {
-    for (int64_t i = K - 1; i > 0; i--) {
-      const double larger = least[i - 1] > value ? least[i - 1] : value;
-      least[i] = least[i] < larger ? least[i] : larger;
-    }
-    least[0] = least[0] < value ? least[0] : value;
-  }
 };
 
 // Places that are asked about. `slot` says where the answer of a point goes, -1 for nowhere; null
@@ -256,7 +190,7 @@ struct Question {
 
 struct Radius {
   template <class Least>
-  static MI_INLINE void run(Question asked, Least least, double* radius) {
+  static MI_INLINE void run(Least least, Question asked, double* radius) {
     for (int64_t i = asked.first; i < asked.last; i++) {
       const int64_t answer = asked.answer(i);
       if (answer < 0) continue;
@@ -375,71 +309,6 @@ struct Counts {
   }
 };
 
-// Counts on a line, whose values come sorted.
-struct LineCounts {
-  static MI_INLINE void run(const double* values, const int64_t* order, int64_t n,
-                            const int64_t* slot, int64_t first, int64_t last, const double* radius,
-                            int64_t* counts) {
-    int64_t bound = 16;
-    for (int64_t i = first; i < last; i++) {
-      // Radii and counts are in another order, whose places are too far apart for the cache.
-      const int64_t ahead = order[std::min(i + 16, last - 1)];
-      __builtin_prefetch(slot ? (const void*)&slot[ahead] : (const void*)&radius[ahead]);
-      __builtin_prefetch(slot ? (const void*)&slot[ahead] : (const void*)&counts[ahead]);
-      const int64_t answer = slot ? slot[order[i]] : order[i];
-      if (answer < 0) continue;
-      const double* at = values + i;
-      const double r = radius[answer];
-      const int64_t before = i, after = n - 1 - i;
-      while ((bound <= before && std::fabs(*at - at[-bound]) <= r) ||
-             (bound <= after && std::fabs(*at - at[bound]) <= r))
-        bound *= 2;
-      const int64_t left = beyond<-1>(at, before, r, bound), right = beyond<1>(at, after, r, bound);
-      counts[answer] = left + 1 + right;
-      if (bound > 16 && 4 * std::max(left, right) < bound) bound /= 2;
-    }
-  }
-
-  // Returns how many of the `room` values to one side are within the radius, less than `bound`, a
-  // power of two: bisection in steps that don't depend on the values.
-  template <int64_t SIDE>
-  static MI_INLINE int64_t beyond(const double* at, int64_t room, double radius, int64_t bound) {
-    int64_t found = 0;
-    for (int64_t step = bound / 2; step; step /= 2) {
-      const int64_t next = found + step, seen = next < room ? next : room;
-      const bool inside = (next <= room) & (std::fabs(*at - at[SIDE * seen]) <= radius);
-      found = inside ? next : found;
-    }
-    return found;
-  }
-};
-
-// Where the answer of each point goes, from the points that are asked about.
-std::vector<int64_t> slots(const int64_t* queries, int64_t asked, int64_t n) {
-  std::vector<int64_t> slot;
-  if (queries) slot.assign(n, -1);
-  for (int64_t i = 0; queries && i < asked; i++) slot[queries[i]] = i;
-  return slot;
-}
-
-// Calls work(first, last, worker) for all places.
-template <class Work>
-void for_all(int64_t n, int64_t part, int64_t threads, const Work& work) {
-  const int64_t parts = (n + part - 1) / part;
-  std::atomic<int64_t> next{0};
-  mi::in_parts(std::min(threads, parts), threads, [&](int64_t worker) {
-    for (int64_t i; (i = next.fetch_add(1)) < parts;)
-      work(i * part, std::min(n, (i + 1) * part), worker);
-  });
-}
-
-template <int64_t K>
-void find_radius(Question asked, double* radius, int64_t k, double* least) {
-  if (k == K - 1) return mi::dispatch<Radius>(asked, Few<K>{}, radius);
-  if constexpr (K < 6) return find_radius<K + 1>(asked, radius, k, least);
-  mi::dispatch<Radius>(asked, Some{least, k}, radius);
-}
-
 }  // namespace
 
 // Distances to the k-th neighbours, `radius`, of `queries`, or of all points if that is null; and
@@ -456,7 +325,7 @@ MI_EXPORT int64_t mi_metrics_nearest(const double* points, int64_t n, int64_t di
     std::vector<double> least(threads * (k + 1));
     for_all(n, PART, threads, [&](int64_t first, int64_t last, int64_t worker) {
       const Question part{&tree, queries ? slot.data() : nullptr, first, last};
-      find_radius<2>(part, radius, k, &least[worker * (k + 1)]);
+      dispatch_least<Radius>(k, &least[worker * (k + 1)], part, radius);
       if (reach_x) mi::dispatch<Reach>(part, x_dim, (const double*)radius, reach_x, reach_y);
     });
   } catch (const std::bad_alloc&) {
@@ -475,22 +344,6 @@ MI_EXPORT int64_t mi_metrics_counts(const double* points, int64_t n, int64_t dim
     for_all(n, PART, threads, [&](int64_t first, int64_t last, int64_t) {
       const Question part{&tree, queries ? slot.data() : nullptr, first, last};
       mi::dispatch<Counts>(part, radius, counts);
-    });
-  } catch (const std::bad_alloc&) {
-    return 1;
-  }
-  return 0;
-}
-
-// The same for points of one coordinate: `values` sorted, `order` which point each of them is.
-MI_EXPORT int64_t mi_metrics_line_counts(const double* values, const int64_t* order, int64_t n,
-                                         const double* radius, const int64_t* queries,
-                                         int64_t asked, int64_t threads, int64_t* counts) {
-  try {
-    const std::vector<int64_t> slot = slots(queries, asked, n);
-    for_all(n, 16 * PART, threads, [&](int64_t first, int64_t last, int64_t) {
-      const int64_t* where = queries ? slot.data() : nullptr;
-      mi::dispatch<LineCounts>(values, order, n, where, first, last, radius, counts);
     });
   } catch (const std::bad_alloc&) {
     return 1;

@@ -1,7 +1,9 @@
-"""Twins of the searches for neighbours and of the counts within a distance (neighbors.cpp).
+"""Twins of the searches for neighbours and of the counts within a distance (neighbors.cpp,
+line.cpp), and of all that an estimate of two numbers needs (pairs.cpp).
 
 Memory beyond the arguments and the result, for N points of d coordinates, T threads and k
-neighbours: at most 8 N (2.4 d + 3) + 8 T (k + 1) bytes, whatever the points are; on a line 24 N.
+neighbours: at most 8 N (2.4 d + 3) + 8 T (k + 1) bytes, whatever the points are; on a line 24 N; of
+samples of two numbers 190 N + 8 T (k + 1).
 """
 
 import numpy as np
@@ -12,6 +14,8 @@ from mi_metrics.kernels.native import INTEGER, POINTER
 
 # The coordinates that a tree can have, as neighbors.cpp has it; counts are served on a line, too.
 DIMENSIONS = range(2, 11)
+# What pairs.cpp answers of a variable of one value.
+CONSTANT = 2
 
 Reals = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -25,6 +29,7 @@ _counts = native.function(
 _line_counts = native.function(
     "mi_metrics_line_counts", *[POINTER] * 2, INTEGER, *[POINTER] * 2, *[INTEGER] * 2, POINTER
 )
+_pairs = native.function("mi_metrics_pairs", *[POINTER] * 4, *[INTEGER] * 5, *[POINTER] * 2)
 
 
 def nearest(
@@ -92,6 +97,43 @@ def range_counts(points: Reals, radius: Reals, queries: Integers | None = None) 
     points = np.ascontiguousarray(points)
     _check(_counts(native.address(points, np.float64, size * dim), size, dim, *last))
     return counts
+
+
+def pair_tally(
+    x: Reals, y: Reals, n_neighbors: int, *, scaling: int, rectangles: bool
+) -> tuple[Integers, int] | None:
+    """Return how often each count from 0 to N enters the estimate of samples of two numbers, with
+    its sign, and how many samples were searched for; None where x or y is constant.
+
+    Args:
+        x: Finite values ``(N,)``, none of them -0.0.
+        y: As x.
+        n_neighbors: k, from 1 to N - 1.
+        scaling: 0: values as they are; 1: a common factor, which keeps differences finite; 2:
+            deviations of 1.
+        rectangles: Count in the rectangle around the neighbours, not in the square.
+    """
+    size = len(x)
+    if not 1 <= n_neighbors < size:
+        raise ValueError(f"Can't find {n_neighbors} neighbors of {size} samples.")
+    variables = [np.ascontiguousarray(v) for v in (x, y)]
+    orders = [np.argsort(v) for v in variables]
+    tally, searched = np.zeros(size + 1, np.int64), np.zeros(1, np.int64)
+    failed = _pairs(
+        *[native.address(v, np.float64, size) for v in variables],
+        *[native.address(order, np.int64, size) for order in orders],
+        size,
+        n_neighbors,
+        scaling,
+        int(rectangles),
+        native.threads(),
+        native.address(tally, np.int64, size + 1),
+        native.address(searched, np.int64, 1),
+    )
+    if failed == CONSTANT:
+        return None
+    _check(failed)
+    return tally, int(searched[0])
 
 
 def _asked(size: int, queries: Integers | None) -> int:

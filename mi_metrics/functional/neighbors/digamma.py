@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.special import psi
 from torch import Tensor
 
@@ -25,9 +26,13 @@ def mean_psi(n: int, terms: Iterable[Term]) -> float:
     """
     tally = sum(sign * torch.bincount(counts, minlength=n + 1) for sign, counts in terms)
     assert isinstance(tally, Tensor)
-    occurrences = tally.cpu().numpy()
-    (count,) = occurrences.nonzero()
-    return float(np.sum(occurrences[count] * psi(count.astype(np.float64)))) / n
+    return mean_of_tally(n, tally.cpu().numpy())
+
+
+def mean_of_tally(n: int, tally: NDArray[np.int64]) -> float:
+    """Return the same of how often each count occurs, less how often it is subtracted."""
+    (count,) = tally.nonzero()
+    return float(np.sum(tally[count] * psi(count.astype(np.float64)))) / n
 
 
 def of_coincident(terms: Iterable[Term], apart: Tensor) -> list[Term]:

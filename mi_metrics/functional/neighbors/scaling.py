@@ -42,7 +42,10 @@ def scaled(variables: Sequence[Tensor], standardize: Standardize) -> list[list[C
         The coordinates of each variable.
     """
     if standardize == "rank":
-        return [[_normal_scores(column) for column in variable] for variable in variables]
+        return [
+            [_Column(normal_scores(column)).coordinate() for column in variable]
+            for variable in variables
+        ]
     parts = [[_Column(column) for column in variable] for variable in variables]
     columns = [column for part in parts for column in part]
     # Powers of two change no digit: neither overflow nor underflow depends on the user's unit.
@@ -127,7 +130,7 @@ def _sum(values: Tensor) -> float:
     return float(terms[0])
 
 
-def _normal_scores(values: Tensor) -> Coordinate:
+def normal_scores(values: Tensor) -> Tensor:
     """Return the normal quantiles at the middle ranks, the same for equal values."""
     order = argsort(values)
     starts = run_starts([take(values, order)])
@@ -135,4 +138,4 @@ def _normal_scores(values: Tensor) -> Coordinate:
     middles = starts.double() + 0.5 * run_lengths(starts).double()
     scores = torch.empty_like(middles)
     scores[order] = torch.special.ndtri(middles / len(values))
-    return _Column(scores).coordinate()
+    return scores

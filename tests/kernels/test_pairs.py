@@ -1,0 +1,126 @@
+"""Samples of two numbers: one compiled call gives the bits of sorting, telling apart, scaling,
+searching and counting one after the other.
+"""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from mi_metrics.functional.knn import rows_mutual_information
+from mi_metrics.functional.neighbors.pairs import pair_information, serves
+from mi_metrics.kernels import native, neighbors, switch
+from tests.kernels.test_neighbors import VALUES, make
+
+pytestmark = pytest.mark.skipif(not native.serves(), reason="there is no compiled library")
+
+OPTIONS = [
+    {"algorithm": algorithm, "standardize": scaling}
+    for algorithm in ("ksg1", "ksg2")
+    for scaling in (True, False, "rank", "joint")
+]
+
+KINDS = {
+    "continuous": lambda x, y: (x, 0.6 * x + 0.8 * y),
+    "equal": lambda x, y: (x, x),
+    "opposite": lambda x, y: (x, -x),
+    "labels": lambda x, y: (np.sign(x), np.round(y)),
+    "labels against themselves": lambda x, y: (np.round(x), np.round(x)),
+    "labels and numbers": lambda x, y: (np.round(2 * x), x + y),
+    "rounded": lambda x, y: (np.round(8 * x) / 8, np.round(8 * (x + y)) / 8),
+    "8 bits": lambda x, y: (np.round(32 * x + 128) / 255, np.round(32 * (x + y) + 128) / 255),
+    "zero-inflated": lambda x, y: (np.maximum(x, 0), np.maximum(x + y, 0.0)),
+    "copies": lambda x, y: (np.repeat(x[::4], 4)[: len(x)], np.repeat(y[::4], 4)[: len(x)]),
+    "few copies": lambda x, y: (np.repeat(x, 2)[: len(x)], np.repeat(y, 2)[: len(x)]),
+    "signs of zero": lambda x, y: (np.round(x) * 0.0 + np.maximum(y, 0), -np.maximum(x, 0)),
+    "heavy tails": lambda x, y: (np.exp(9 * x), np.tan(3 * y)),
+    "subnormal": lambda x, y: (np.round(20 * x) * 5e-324, y),
+    "least spread": lambda x, y: (1 + np.round(x) * 2.0**-52, y),
+    "huge": lambda x, y: (x * 1e307, np.round(y) * 1e307),
+    "huge and tiny": lambda x, y: (x * 1e300, y * 1e-300),
+    "two clusters": lambda x, y: (x + 1e9 * (x > 0), y + 1e-9 * x),
+    "one far": lambda x, y: (np.where(x == x.max(), 1e12, x), y),
+    "one other": lambda x, y: (np.where(x == x.max(), 1.0, 0.0), y),
+    "constant": lambda x, y: (np.full_like(x, 0.1), y),
+    "constant y": lambda x, y: (x, np.full_like(x, 0.1)),
+}
+
+
+def samples(kind, size):
+    z = np.random.default_rng(size).standard_normal((2, size))
+    return torch.from_numpy(np.stack(KINDS[kind](*z), 1))
+
+
+def assert_equals_the_reference(rows, k, **options):
+    assert serves(rows)
+    with switch.disabled():
+        assert not serves(rows)
+        right = float(rows_mutual_information(rows, 1, k, **options))
+    assert pair_information(rows, k, **options) == right
+    assert float(rows_mutual_information(rows, 1, k, **options)) == right
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_the_reference(kind, options):
+    for size, k in ((700, 3), (433, 10), (64, 63)):
+        assert_equals_the_reference(samples(kind, size), k, **options)
+
+
+@pytest.mark.parametrize("kind", ["continuous", "labels", "rounded", "copies", "one other"])
+def test_few_samples(kind):
+    for size in range(2, 22):
+        for k in range(1, size):
+            for options in OPTIONS[:: 1 if size < 10 else 3]:
+                assert_equals_the_reference(samples(kind, size), k, **options)
+
+
+@settings(max_examples=100, derandomize=True)
+@given(
+    rows=hnp.arrays(np.float64, st.tuples(st.integers(2, 60), st.just(2)), elements=VALUES),
+    data=st.data(),
+)
+def test_any_numbers(rows, data):
+    k = data.draw(st.integers(1, len(rows) - 1))
+    options = data.draw(st.sampled_from(OPTIONS))
+    assert_equals_the_reference(torch.from_numpy(rows), k, **options)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_order_and_no_number_of_threads_shows(kind):
+    rows = samples(kind, 5000)
+    right = pair_information(rows, 3, **OPTIONS[0])
+    before = torch.get_num_threads()
+    for threads, some in itertools.product((1, 2, 7), (rows, rows.flip(0), rows.flip(1))):
+        torch.set_num_threads(threads)
+        try:
+            assert pair_information(some, 3, **OPTIONS[0]) == right
+        finally:
+            torch.set_num_threads(before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_the_reference_for_many_samples(kind):
+    for options in (OPTIONS[0], OPTIONS[5]):
+        assert_equals_the_reference(samples(kind, 30_000), 3, **options)
+
+
+@pytest.mark.parametrize("dim", [1, 3])
+def test_other_samples_are_left_to_others(dim):
+    assert not serves(torch.zeros(10, dim, dtype=torch.float64))
+
+
+def test_what_does_not_fit_is_refused():
+    x, y = make("continuous", 20, 2).T
+    for k in (0, 20, -1):
+        with pytest.raises(ValueError, match="neighbors of 20 samples"):
+            neighbors.pair_tally(x, y, k, scaling=0, rectangles=False)
+    with pytest.raises(ValueError, match="Expected 20 contiguous values"):
+        neighbors.pair_tally(x, y[:10], 3, scaling=0, rectangles=False)
+    with pytest.raises(ValueError, match="contiguous values of float64"):
+        neighbors.pair_tally(x.astype(np.float32), y, 3, scaling=0, rectangles=False)
