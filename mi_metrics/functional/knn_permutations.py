@@ -11,7 +11,7 @@ from mi_metrics.functional.knn import checked_rows, rows_mutual_information
 from mi_metrics.functional.knn_conditional import Dims, checked_triples, frenzel_pompe
 from mi_metrics.functional.neighbors.local_permutations import local_permutations
 from mi_metrics.functional.neighbors.order import lexicographic_order
-from mi_metrics.functional.neighbors.permuted import PermutedTriples
+from mi_metrics.functional.neighbors.permuted import permuted_values
 from mi_metrics.functional.neighbors.ties import (
     Triples,
     groups,
@@ -228,21 +228,34 @@ def triples_p_value(
     same_z = torch.bincount(group)[group]
     # Where x, or y and z, repeat at most k times, no permutation makes samples coincident.
     apart = any(int(multiplicity(v).max()) <= n_neighbors for v in (x, [*y, *z]))
-    reached, listed = 0, None
-    for order in local_permutations(samples.z, same_z, group, num_permutations, seed):
-        if apart and PermutedTriples.serves(samples):
-            listed = listed or PermutedTriples(samples, n_neighbors, order)
-            reached += listed.value(order) >= observed
-            continue
-        order = order.to(rows.device)
-        if apart:
-            permuted: Triples | None = samples._replace(x=samples.x[order])
-        else:
-            given = torch.cat((samples.given[0][:, order], *samples.given[1:]))
-            permuted = tell_triples_apart(given.T, dims, standardize)
-        null = 0.0 if permuted is None else frenzel_pompe(permuted, n_neighbors)
-        reached += null >= observed
+    orders = local_permutations(samples.z, same_z, group, num_permutations, seed)
+    nulls = permuted_values(samples, n_neighbors, orders) if apart else None
+    if nulls is None:
+        nulls = (
+            _permuted_value(samples, dims, n_neighbors, order, apart=apart, standardize=standardize)
+            for order in orders
+        )
+    reached = sum(null >= observed for null in nulls)
     return (1 + reached) / (1 + num_permutations)
+
+
+def _permuted_value(
+    samples: Triples,
+    dims: Dims,
+    n_neighbors: int,
+    order: Tensor,
+    *,
+    apart: bool,
+    standardize: Standardize,
+) -> float:
+    """Return the estimate with x in another order; `apart` says that none can be coincident."""
+    order = order.to(samples.x.device)
+    if apart:
+        permuted: Triples | None = samples._replace(x=samples.x[order])
+    else:
+        given = torch.cat((samples.given[0][:, order], *samples.given[1:]))
+        permuted = tell_triples_apart(given.T, dims, standardize)
+    return 0.0 if permuted is None else frenzel_pompe(permuted, n_neighbors)
 
 
 def _check_with_condition(algorithm: Any, discrete_y: Any) -> None:

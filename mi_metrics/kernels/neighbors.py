@@ -1,9 +1,11 @@
 """Twins of the searches for neighbours and of the counts within a distance (neighbors.cpp,
-line.cpp), and of all that an estimate of two numbers needs (pairs.cpp).
+line.cpp), of all that an estimate of two numbers needs (pairs.cpp), and of what local permutations
+change (permuted.cpp).
 
 Memory beyond the arguments and the result, for N points of d coordinates, T threads and k
 neighbours: at most 8 N (2.4 d + 3) + 8 T (k + 1) bytes, whatever the points are; on a line 24 N; of
-samples of two numbers 190 N + 8 T (k + 1).
+samples of two numbers 190 N + 8 T (k + 1); of permuted ones 8 N (T d_x + d_y + d_z + 3) and
+8 T (k + 1).
 """
 
 import numpy as np
@@ -14,6 +16,8 @@ from mi_metrics.kernels.native import INTEGER, POINTER
 
 # The coordinates that a tree can have, as neighbors.cpp has it; counts are served on a line, too.
 DIMENSIONS = range(2, 11)
+# The coordinates of each variable that samples in other orders can have, as permuted.cpp has it.
+PERMUTED_DIMENSIONS = range(1, 65)
 # What pairs.cpp answers of a variable of one value.
 CONSTANT = 2
 
@@ -30,6 +34,9 @@ _line_counts = native.function(
     "mi_metrics_line_counts", *[POINTER] * 2, INTEGER, *[POINTER] * 2, *[INTEGER] * 2, POINTER
 )
 _pairs = native.function("mi_metrics_pairs", *[POINTER] * 4, *[INTEGER] * 5, *[POINTER] * 2)
+_permuted = native.function(
+    "mi_metrics_permuted", *[POINTER] * 5, *[INTEGER] * 5, POINTER, *[INTEGER] * 2, POINTER
+)
 
 
 def nearest(
@@ -134,6 +141,49 @@ def pair_tally(
         return None
     _check(failed)
     return tally, int(searched[0])
+
+
+def permuted_tallies(x: Reals, y: Reals, z: Reals, orders: Integers, n_neighbors: int) -> Integers:
+    """Return how often each count from 0 to N enters the conditional estimate of N samples, with
+    its sign, for x in several other orders; no sample is taken for coincident.
+
+    Time N^(2 - 1/d) for each, of d coordinates in all.
+
+    Args:
+        x: Coordinates ``(N, d_x)`` with finite differences, up to 64 of them.
+        y: The same, ``(N, d_y)``.
+        z: The same, ``(N, d_z)``.
+        orders: Whose x each sample gets, ``(P, N)``, places from 0 to N - 1.
+        n_neighbors: k, from 1 to N - 1.
+
+    Returns:
+        int64 ``(P, N + 1)``.
+    """
+    variables = [np.ascontiguousarray(v) for v in (x, y, z)]
+    size, dims = len(x), [v.shape[1] for v in variables]
+    if not 1 <= n_neighbors < size or not all(d in PERMUTED_DIMENSIONS for d in dims):
+        shapes = ", ".join(str(v.shape) for v in variables)
+        raise ValueError(f"Can't find {n_neighbors} neighbors of samples {shapes}.")
+    if orders.size and not 0 <= int(orders.min()) <= int(orders.max()) < size:
+        raise ValueError(f"Expected places from 0 to {size - 1}.")
+    widest = variables[2][:, np.argmax(np.ptp(variables[2], axis=0))]
+    place = np.argsort(widest)
+    line = widest.take(place)
+    tallies = np.zeros((len(orders), size + 1), np.int64)
+    failed = _permuted(
+        *[native.address(v, np.float64, size * d) for v, d in zip(variables, dims, strict=True)],
+        native.address(line, np.float64, size),
+        native.address(place, np.int64, size),
+        size,
+        *dims,
+        n_neighbors,
+        native.address(orders, np.int64, len(orders) * size),
+        len(orders),
+        native.threads(),
+        native.address(tallies, np.int64, tallies.size),
+    )
+    _check(failed)
+    return tallies
 
 
 def _asked(size: int, queries: Integers | None) -> int:

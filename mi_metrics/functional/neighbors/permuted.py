@@ -4,7 +4,13 @@ y and z stay, and with them which samples are near in y and z, and in z. Two lis
 once, hold what nearly every sample is compared with: the k-th neighbour in all three variables is
 among those that are near in y and z, and whoever is near in x and z is among those near in z. A
 sample whose list ends too early is compared with all. Counts are those of a search, to the bit.
+
+The compiled twin keeps no lists: it looks at samples in the order of z, from each towards both ends
+until they are too far.
 """
+
+from collections.abc import Iterator
+from itertools import islice
 
 import numpy as np
 import torch
@@ -12,12 +18,17 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from mi_metrics.functional.neighbors.digamma import mean_psi
+from mi_metrics.functional.neighbors.digamma import mean_of_tally, mean_psi
 from mi_metrics.functional.neighbors.ties import Triples
+from mi_metrics.functional.tensors import on_cpu
 from mi_metrics.kernels import native
+from mi_metrics.kernels import neighbors as native_neighbors
 
-# Entries of a table of all distances above which lists would be too long: some 3000 samples.
+# Entries of a table of all distances above which lists would be too long, and a compiled search
+# with a tree is faster than looking at samples in order: some 3000 samples.
 MOST_LISTED = 2**23
+# Permutations whose tallies, int64 each, are there at once.
+TALLIES = 2**20
 # Lists are long enough for so many of the samples of the first permutation, and by so much longer.
 ENOUGH, MORE = 0.98, 1.25
 # Samples at once: what they are compared with stays in the cache.
@@ -25,6 +36,39 @@ ROWS = 128
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
+
+
+def permuted_values(samples: Triples, k: int, orders: Iterator[Tensor]) -> Iterator[float] | None:
+    """Yield the estimate, in nats, for x in each of several orders; None where a search for each is
+    faster.
+
+    Args:
+        samples: The samples, told apart, none of them coincident whatever x they get.
+        k: The number of neighbours.
+        orders: Whose x each sample gets, int64 ``(N,)`` each, on the CPU.
+    """
+    if len(samples.x) ** 2 > MOST_LISTED or not on_cpu(samples.x):
+        return None
+    if not native.serves():
+        return _listed_values(samples, k, orders)
+    dims = (v.shape[1] for v in (samples.x, samples.y, samples.z))
+    if not all(d in native_neighbors.PERMUTED_DIMENSIONS for d in dims):
+        return None
+    return _compiled_values(samples, k, orders)
+
+
+def _listed_values(samples: Triples, k: int, orders: Iterator[Tensor]) -> Iterator[float]:
+    listed = None
+    for order in orders:
+        listed = listed or PermutedTriples(samples, k, order)
+        yield listed.value(order)
+
+
+def _compiled_values(samples: Triples, k: int, orders: Iterator[Tensor]) -> Iterator[float]:
+    x, y, z = (v.numpy() for v in (samples.x, samples.y, samples.z))
+    while some := list(islice(orders, max(1, TALLIES // len(x)))):
+        tallies = native_neighbors.permuted_tallies(x, y, z, torch.stack(some).numpy(), k)
+        yield from (mean_of_tally(len(x), tally) for tally in tallies)
 
 
 class _List:
@@ -60,12 +104,6 @@ class PermutedTriples:
         self.rows = np.argsort(near_z, kind="stable")
         self.near_yz = _List(yz[self.rows], _length(near_yz, k))
         self.near_z = _List(z[self.rows], _length(near_z, k))
-
-    @staticmethod
-    def serves(samples: Triples) -> bool:
-        """Say whether lists are faster than a search, and not too long."""
-        searched = samples.x.device.type != "cpu" or native.serves()
-        return not searched and len(samples.x) ** 2 <= MOST_LISTED
 
     def value(self, order: Tensor) -> float:
         """Return the estimate in nats of the samples with x in another order."""
