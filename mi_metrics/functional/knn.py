@@ -24,11 +24,13 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.cautions import Kind, caution_each
+from mi_metrics.functional.knn_sets import sets_information
 from mi_metrics.functional.neighbors import pairs
 from mi_metrics.functional.neighbors.candidates import nearest_apart
 from mi_metrics.functional.neighbors.digamma import mean_psi, of_coincident
 from mi_metrics.functional.neighbors.doubts import LABELS, doubts, few_labels
 from mi_metrics.functional.neighbors.search import Neighborhood, nearest
+from mi_metrics.functional.neighbors.sets_doubts import doubtful
 from mi_metrics.functional.neighbors.steps import argsort
 from mi_metrics.functional.neighbors.ties import Samples, tell_apart
 from mi_metrics.functional.neighbors.within import range_counts, strict_counts
@@ -50,6 +52,7 @@ from mi_metrics.functional.tensors import (
     check_finite,
     check_tensor,
     check_values,
+    on_cpu,
     paired_vectors,
 )
 
@@ -172,17 +175,14 @@ def knn_mutual_information(
     how: Any = {"discrete_y": discrete_y, "standardize": standardize}
     pairs, x_dim, leading = checked_rows(x, y, n_neighbors, algorithm=algorithm, unit=unit, **how)
     n_neighbors = int(n_neighbors)
-    values = [
-        rows_mutual_information(pair, x_dim, n_neighbors, algorithm=algorithm, **how)
-        for pair in pairs
-    ]
+    values = sets_mutual_information(pairs, x_dim, n_neighbors, algorithm=algorithm, **how)
     said: dict[Kind, str] = {}
-    result = torch.stack(values) if values else pairs.new_zeros(0)
-    for pair, value in zip(pairs, values, strict=True):
+    for place in doubtful_sets(pairs, x_dim, n_neighbors, **how):
+        pair, value = pairs[place], values[place]
         for kind, message in rows_doubts(pair, x_dim, n_neighbors, value, **how).items():
             said.setdefault(kind, message)
     caution_each(said)
-    return from_nats(result.view(leading), unit)
+    return from_nats(values.view(leading), unit)
 
 
 def checked_rows(
@@ -217,6 +217,26 @@ def checked_rows(
     return rows.reshape(-1, *rows.shape[-2:]), x.shape[-1], rows.shape[:-2]
 
 
+def sets_mutual_information(
+    sets: Tensor,
+    x_dim: int,
+    n_neighbors: int,
+    *,
+    algorithm: str = "ksg1",
+    discrete_y: bool = False,
+    standardize: Standardize = True,
+) -> Tensor:
+    """Do what :func:`rows_mutual_information` does for many sets of samples ``(B, N, d)``, at once
+    on a GPU; return float64 ``(B,)``.
+    """
+    how: Any = {"algorithm": algorithm, "discrete_y": discrete_y, "standardize": standardize}
+    found = sets_information(sets, (x_dim, sets.shape[2] - x_dim), n_neighbors, **how)
+    if found is not None:
+        return found
+    values = [rows_mutual_information(rows, x_dim, n_neighbors, **how) for rows in sets]
+    return torch.stack(values) if values else sets.new_zeros(0)
+
+
 def rows_mutual_information(
     rows: Tensor,
     x_dim: int,
@@ -248,6 +268,16 @@ def rows_mutual_information(
         rows = rows[members[2][members[1]] > 1]
         if not len(rows):
             return torch.full((), float("nan"), dtype=torch.float64, device=rows.device)
+    found = sets_information(
+        rows[None],
+        (x_dim, rows.shape[1] - x_dim),
+        n_neighbors,
+        algorithm=algorithm,
+        discrete_y=discrete_y,
+        standardize=standardize,
+    )
+    if found is not None:
+        return found[0]
     if not discrete_y and pairs.serves(rows):
         value = pairs.pair_information(
             rows, n_neighbors, algorithm=algorithm, standardize=standardize
@@ -259,6 +289,17 @@ def rows_mutual_information(
     else:
         value = {"ksg1": _ksg1, "ksg2": _ksg2}[algorithm](samples, n_neighbors)
     return torch.full((), value, dtype=torch.float64, device=rows.device)
+
+
+def doubtful_sets(
+    sets: Tensor, x_dim: int, n_neighbors: int, *, discrete_y: bool, standardize: Standardize
+) -> list[int]:
+    """Return which of many sets ``(B, N, d)`` are worth a call of :func:`rows_doubts`."""
+    # On the CPU steps that sets share save nothing.
+    if len(sets) < 2 or on_cpu(sets):
+        return list(range(len(sets)))
+    scales = standardize in (True, "joint")
+    return doubtful(sets, x_dim, n_neighbors, discrete_y=discrete_y, compares_scales=scales)
 
 
 def rows_doubts(

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.cautions import Kind, caution_each
-from mi_metrics.functional.knn import check_standardize
+from mi_metrics.functional.knn import check_standardize, doubtful_sets
+from mi_metrics.functional.knn_sets import sets_information
 from mi_metrics.functional.neighbors.candidates import nearest_apart
 from mi_metrics.functional.neighbors.digamma import Term, mean_psi, of_coincident
 from mi_metrics.functional.neighbors.doubts import doubts
@@ -127,15 +128,17 @@ def knn_conditional_mutual_information(
     """
     rows, dims, leading = checked_triples(x, y, z, n_neighbors, standardize=standardize, unit=unit)
     k = int(n_neighbors)
-    values = [triples_information(some, dims, k, standardize=standardize) for some in rows]
+    values = sets_information(rows, dims, k, standardize=standardize)
+    if values is None:
+        each = [triples_information(some, dims, k, standardize=standardize) for some in rows]
+        values = torch.stack(each) if each else rows.new_zeros(0)
     said: dict[Kind, str] = {}
-    for some, value in zip(rows, values, strict=True):
-        found = triples_doubts(some, dims, k, value, standardize=standardize)
+    for place in doubtful_sets(rows, dims[0], k, discrete_y=False, standardize=standardize):
+        found = triples_doubts(rows[place], dims, k, values[place], standardize=standardize)
         for kind, message in found.items():
             said.setdefault(kind, message)
     caution_each(said)
-    result = torch.stack(values) if values else rows.new_zeros(0)
-    return from_nats(result.view(leading), unit)
+    return from_nats(values.view(leading), unit)
 
 
 def checked_triples(
@@ -180,6 +183,9 @@ def triples_information(
     Returns:
         float64 scalar; NaN for N ≤ k.
     """
+    found = sets_information(rows[None], dims, n_neighbors, standardize=standardize)
+    if found is not None:
+        return found[0]
     value = float("nan")
     if len(rows) > n_neighbors:
         samples = tell_triples_apart(rows, dims, standardize)

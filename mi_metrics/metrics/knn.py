@@ -5,7 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.knn import check_standardize, rows_doubts, rows_mutual_information
+from mi_metrics.functional.knn import (
+    check_standardize,
+    rows_doubts,
+    rows_mutual_information,
+    sets_mutual_information,
+)
 from mi_metrics.functional.options import (
     ALGORITHMS,
     UNITS,
@@ -19,7 +24,7 @@ from mi_metrics.functional.options import (
     check_integer,
     from_nats,
 )
-from mi_metrics.functional.tensors import check_tensor, shapes_differ
+from mi_metrics.functional.tensors import check_tensor, on_cpu, shapes_differ
 from mi_metrics.metrics.base import IGNORED, SEEN, Samples, keywords
 from mi_metrics.metrics.neighbor_inference import NeighborInference
 from mi_metrics.metrics.samples import MAX_NUMBERS, SampleMetric
@@ -193,9 +198,7 @@ class KNNMutualInformation(SampleMetric, NeighborInference):
                 f"samples, but has {fewest}, so its value is NaN. Update it with more samples, or "
                 "lower `n_neighbors`.",
             )
-        values = [
-            rows_mutual_information(r, self.x_dim, self.n_neighbors, **self._options) for r in rows
-        ]
+        values = self._values(rows)
         if not self._in_forward:
             self._warn_once("copies", self._padding(rows))
             for r, value in zip(rows, values, strict=True):
@@ -208,6 +211,14 @@ class KNNMutualInformation(SampleMetric, NeighborInference):
             )
         value = from_nats(torch.stack(values), self.unit)
         return value.squeeze(0) if self.num_outputs == 1 else value
+
+    def _values(self, rows: list[Tensor]) -> list[Tensor]:
+        """Return the value of each output in nats."""
+        how: Any = (self.x_dim, self.n_neighbors)
+        # On the CPU a table of all outputs would be of no use.
+        if len({len(r) for r in rows}) == 1 and not on_cpu(rows[0]):
+            return list(sets_mutual_information(torch.stack(rows), *how, **self._options))
+        return [rows_mutual_information(r, *how, **self._options) for r in rows]
 
     def _warn_of(self, rows: Tensor, value: Tensor) -> None:
         """Warn of what the samples of an output leave in doubt about its value, in nats."""

@@ -35,6 +35,17 @@ def mean_of_tally(n: int, tally: NDArray[np.int64]) -> float:
     return float(np.sum(tally[count] * psi(count.astype(np.float64)))) / n
 
 
+def mean_psi_each(n: int, terms: Iterable[Term]) -> list[float]:
+    """Return :func:`mean_psi` of each of many sets, whose counts are rows ``(B, N)``."""
+    tally: Tensor | int = 0
+    for sign, counts in terms:
+        sets = len(counts)
+        codes = counts + (n + 1) * torch.arange(sets, device=counts.device)[:, None]
+        tally = tally + sign * torch.bincount(codes.flatten(), minlength=sets * (n + 1))
+    assert isinstance(tally, Tensor)
+    return [mean_of_tally(n, each) for each in tally.view(sets, n + 1).cpu().numpy()]
+
+
 def of_coincident(terms: Iterable[Term], apart: Tensor) -> list[Term]:
     """Return terms of all samples less those that are apart, which leaves the coincident ones."""
     found: list[Term] = []

@@ -70,6 +70,10 @@ def run_starts(columns: Sequence[Tensor]) -> Tensor:
         same &= column[1:] == column[:-1]
     if not bool(same.any()):
         return starts
+    if not on_cpu(starts):
+        # Sums of one long column are spread over a GPU, maxima are not.
+        first = torch.cat((torch.zeros_like(same[:1]), same)).logical_not_()
+        return first.nonzero().squeeze(1)[first.cumsum(0) - 1]
     starts[1:].masked_fill_(torch.as_tensor(same), 0)
     return starts.cummax(0).values
 

@@ -14,10 +14,10 @@ def assembly(request):
 
     def compiled(kernel, types, **options):
         """Compile with the types of arguments (``"*fp32"``, ``"i64"``; ``"i32"`` where not said),
-        and values of those that are constants or None.
+        and values of those that are constants.
         """
         names = [parameter.name for parameter in kernel.params]
-        constants = {n: value for n, value in types.items() if n.isupper() or value is None}
+        constants = {n: value for n, value in types.items() if not isinstance(value, str)}
         assert set(types) <= set(names)
         signature = {
             name: "constexpr" if name in constants else types.get(name, "i32") for name in names
