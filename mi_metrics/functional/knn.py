@@ -125,8 +125,9 @@ def knn_mutual_information(
         samples, or than three for each neighbour: the caution ``"too few"``.
         Gradient: None: counts have no derivative. Use the loss modules for training.
         Arithmetic and memory: float64 throughout, whatever the input; integers above 2**53 are
-        rounded. O(N) memory beyond the input, pair by pair of a batch. Time about N log N for few
-        coordinates on the CPU and for two on CUDA, else N².
+        rounded. O(N) memory beyond the input, pair by pair of a batch; with the kernels for GPUs
+        some 2 million samples of a batch at once. Time about N log N for few coordinates on the CPU
+        and, with these kernels or for two, on CUDA, else N².
         Samples in parts: Neighbours do not add up, so parts must be gathered first, but their order
         does not matter: any permutation of the samples gives the same bits.
         ``KNNMutualInformation`` gathers over batches and ranks and equals this call on the whole

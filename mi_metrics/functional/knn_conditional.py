@@ -87,7 +87,8 @@ def knn_conditional_mutual_information(
         at N = 5000: 0.02 nats of 0.45 (partial correlations of 0.6), 0.06 to 0.08 of 1.02 (0.8).
         For z of many coordinates pass a summary of them, or more samples.
         Gradient: none; for training see :class:`mi_metrics.MutualInformationPenalty`.
-        Memory: O(N), pair by pair of a batch. Time: about N log N for few coordinates on the CPU,
+        Memory: O(N), pair by pair of a batch; with the kernels for GPUs some 2 million samples of a
+        batch at once. Time: about N log N for few coordinates on the CPU and with these kernels,
         else N².
         Exact under splits and ranks: gather the samples first, their order changes no bit.
         :class:`mi_metrics.KNNConditionalMutualInformation` does so over batches and ranks.
