@@ -42,6 +42,7 @@ def test_distances_are_rounded_differences(assembly, kernel, types):
 
 
 def test_a_line(assembly):
-    types = {"VALUES": "*fp64", "PLACE": "*i64", "BLOCK": triton_counts.BLOCK}
-    text = assembly(triton_counts._line, COUNTED | types, enable_fp_fusion=False)
+    types = {"VALUES": "*fp64", "PLACE": "*i64", "RADIUS": "*fp64", "COUNT": "*i64"}
+    types |= {"BLOCK": triton_counts.BLOCK}
+    text = assembly(triton_counts._line, types, enable_fp_fusion=False)
     assert not re.search(r"\b(fma|mul|div)\.\S*f64", text)
