@@ -13,7 +13,7 @@ from mi_metrics.functional.tables import splines
 from mi_metrics.functional.tables.axis import Axis
 from mi_metrics.functional.tables.splines import SUPPORT
 from mi_metrics.functional.tensors import chunk_size, narrow, on_cpu
-from mi_metrics.kernels import native_soft
+from mi_metrics.kernels import gpu, native_soft
 
 Block = tuple[slice, slice]
 Pieces = Iterator[tuple[Block, tuple[Tensor | None, ...]]]
@@ -44,6 +44,13 @@ def add_up(
         found = native_soft.soft_table(*_sides(x, y, axes, kernels, shape), weights)
         if found is not None:
             return splines.folded(found, axes, bins, kernels)
+    else:
+        sides = _sides(x, y, axes, kernels, bins)
+        whole: Tensor | None = gpu.attempt(
+            "soft", (x, y), lambda module: module.soft_table(*sides, weights)
+        )
+        if whole is not None:
+            return whole
     table = torch.zeros(rows, *shape, dtype=torch.float64, device=x.device)
     # Float atomics would add in a random order, so other devices than the CPU multiply matrices.
     add = _scatter if on_cpu(x) else _multiply
@@ -157,9 +164,16 @@ def gradients(
     wanted: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradients of samples from that of their tables, without a graph."""
-    kernels, unfolded = _unfolded(table, axes, kernel)
-    sides = _sides(x, y, axes, kernels, unfolded.shape[1:])
-    found = native_soft.soft_gradients(unfolded, *sides, weights, wanted) if on_cpu(x) else None
+    if on_cpu(x):
+        kernels, unfolded = _unfolded(table, axes, kernel)
+        sides = _sides(x, y, axes, kernels, unfolded.shape[1:])
+        found = native_soft.soft_gradients(unfolded, *sides, weights, wanted)
+    else:
+        kernels = splines.along(kernel, table.shape[1]), splines.along(kernel, table.shape[2])
+        sides = _sides(x, y, axes, kernels, table.shape[1:])
+        found = gpu.attempt(
+            "soft", (x, y), lambda module: module.soft_gradients(table, *sides, weights, wanted)
+        )
     if found is None:
         to_x, to_y = written(pull_back(table, x, y, weights, axes, kernel, wanted), x.shape)
         return to_x, to_y

@@ -21,6 +21,7 @@ from mi_metrics.functional.tables.conditions import (
 from mi_metrics.functional.tables.doubts import doubts
 from mi_metrics.functional.tables.hard import Unchecked
 from mi_metrics.functional.tables.pairs import Cells, Pairs, Samples
+from mi_metrics.functional.tensors import cast, on_cpu
 
 # Pairs of automatic bins that are tabulated at once: of at most 512 x 512 bins, 128 MiB.
 PAIRS = 64
@@ -186,7 +187,9 @@ def tables(
             part = binned.rows
             counts = binned.tables
             if options.soft:
-                u, v, bins = a[part], b[part], binned.shape
+                # Estimates are exact; a GPU has kernels for float32 that are not.
+                u, v = (s[part] if on_cpu(s) else cast(s[part], torch.float64) for s in (a, b))
+                bins = binned.shape
                 counts = (
                     soft_counts(
                         u, v, binned.axes, bins, options.kernel, None if w is None else w[part]
