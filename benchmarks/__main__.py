@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import binned, conditional, estimate, gaussian, kde, knn, losses, matrix, start
+from benchmarks import binned, conditional, estimate, gaussian, gpu, kde, knn, losses, matrix, start
 from benchmarks.timing import Row, print_rows
 
 SUITES = {
@@ -41,24 +41,33 @@ def main() -> None:
     parser.add_argument(
         "--json", type=Path, default=Path("runs/benchmarks.json"), help="where to write the rows"
     )
+    parser.add_argument(
+        "--device", type=torch.device, help="run the suites of GPUs on a device: cuda, cuda:1, ..."
+    )
     arguments = parser.parse_args()
-    if unknown := set(arguments.names) - set(SUITES):
-        parser.error(f"unknown suites: {', '.join(sorted(unknown))}; known: {', '.join(SUITES)}")
+    suites = SUITES
+    if (device := arguments.device) is not None:
+        if device.type != "cuda" or not torch.cuda.is_available():
+            parser.error(f"--device {device}: these suites need a CUDA device")
+        suites = gpu.suites(device)
+    if unknown := set(arguments.names) - set(suites):
+        parser.error(f"unknown suites: {', '.join(sorted(unknown))}; known: {', '.join(suites)}")
     torch.set_num_threads(1)
     rows: list[Row] = []
-    for name in arguments.names or SUITES:
-        print(f"\n{name}", flush=True)
-        found = SUITES[name]()
-        print_rows(found)
-        rows += found
     arguments.json.parent.mkdir(parents=True, exist_ok=True)
     machine = {
         "torch": version("torch"),
         "python": platform.python_version(),
         "machine": platform.machine(),
     }
-    text = json.dumps({"machine": machine, "rows": [row._asdict() for row in rows]}, indent=1)
-    arguments.json.write_text(text + "\n")
+    for name in arguments.names or suites:
+        print(f"\n{name}", flush=True)
+        found = suites[name]()
+        print_rows(found)
+        rows += found
+        # After each: what comes next may be stopped.
+        text = json.dumps({"machine": machine, "rows": [row._asdict() for row in rows]}, indent=1)
+        arguments.json.write_text(text + "\n")
     print(f"\nwritten to {arguments.json}")
 
 

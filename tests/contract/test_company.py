@@ -135,7 +135,7 @@ def test_multioutput_wrapper_equals_a_metric_per_column(case: Case):
     columns = [case.samples(seed=seed) for seed in range(3)]
     x, y = (torch.stack(v, 1) for v in zip(*columns, strict=True))
     x[::9, 1] = torch.nan  # rows that the wrapper removes
-    wrapper = MultioutputWrapper(case.build(), num_outputs=3)
+    wrapper = MultioutputWrapper(case.build(), num_outputs=3).to(case.device)
     for part in batches_of((x, y), (150,)):
         wrapper.update(*part)
     keep = torch.arange(len(x), device=x.device) % 9 != 0

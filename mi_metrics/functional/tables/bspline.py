@@ -14,7 +14,8 @@ Of the sums over a and b all but 4 (linear) or 16 (cubic) terms are 0, so a samp
 with any number of bins. Forward and backward go through the samples in chunks and compute the
 weights anew; between the two nothing is kept but the samples themselves. All arithmetic is in
 float64, whatever the input: a float32 table would stop counting at 2**24 samples, and neither
-autocast nor TF32 touches float64.
+autocast nor TF32 touches float64. The kernel for tables of float32 and half-precision samples on a
+GPU (``kernels/triton_soft.py``) has weights in float32 and sums in float64.
 
 The two passes are operators of torch.library to torch.compile: each is one node, whatever the
 number of chunks. Elsewhere they are functions of autograd, with forward mode, `torch.func` and

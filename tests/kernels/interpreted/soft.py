@@ -184,7 +184,7 @@ def test_infinite_samples_are_at_the_ends(card):
 def test_gradients_are_finite_but_in_half_precision(card):
     generator = torch.Generator().manual_seed(0)
     x, table = torch.rand(1, 50, generator=generator), torch.randn(1, 4, 4, generator=generator)
-    table = 1e38 * table
+    table = 1e37 * table
     steep = Axis(*(torch.full((1, 1), v, dtype=torch.float64) for v in (0.0, 1e-30, 4.0)))
     for dtype, most in ((torch.float32, 3.4e38), (torch.bfloat16, 3.38e38), (torch.float16, None)):
         v = (x * 1e-30).to(dtype)
