@@ -11,6 +11,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -68,6 +69,14 @@ def as_array(values: Tensor) -> NDArray[Any] | None:
         return values.numpy()
     except RuntimeError:
         return None
+
+
+def sort_rows(values: Tensor) -> Tensor:
+    """Return rows ``(R, n)`` in ascending order."""
+    if (array := as_array(values)) is not None:
+        # NumPy sorts with SIMD: 10 to 20 times faster than torch on the CPU.
+        return torch.from_numpy(np.sort(array, axis=1))
+    return values.sort(1).values
 
 
 def chunk_size(work: Work, device: torch.device) -> int:

@@ -16,15 +16,16 @@ Beyond :class:`torchmetrics.Metric`:
 - ``repr`` shows the options that differ from the defaults;
 - a module that holds a metric can be compiled by TorchScript.
 
-A metric is not thread-safe: an ``update`` reads the state and replaces it, so that two at a time
-lose one. Give each thread a metric of its own, and merge them.
+A metric is not thread-safe: an ``update`` reads the state and replaces it, and so may whatever
+reads the state, so that two at a time lose one. Give each thread a metric of its own, and merge
+them.
 """
 
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -52,6 +53,8 @@ class HardenedMetric(Metric):
     full_state_update: bool = False
     # A class attribute too: metrics that were pickled by version 0.1.0 have none of their own.
     _in_forward: bool = False
+    # What is restored after an update that raises, beside the states.
+    _restored: ClassVar[tuple[str, ...]] = ("_update_count", "_computed")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -151,14 +154,15 @@ class HardenedMetric(Metric):
         def restoring(*args: Any, **kwargs: Any) -> None:
             self._check_unsynced("update")
             self._check_has_values()
-            before = {
-                name: self.__dict__[name]
-                for name in (*self._defaults, "_update_count", "_computed")
-            }
+            held = self.__dict__
+            names = (*self._defaults, *self._restored)
+            before = {name: held[name] for name in names if name in held}
             try:
                 wrapped(*args, **self._renamed(kwargs))
             except BaseException:
-                self.__dict__.update(before)
+                for name in names:
+                    held.pop(name, None)
+                held.update(before)
                 raise
 
         return restoring

@@ -1,6 +1,7 @@
 """Metrics whose state is a joint table: what binned and kernel density estimates have in common."""
 
-from typing import Any, ClassVar
+import math
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +23,23 @@ from mi_metrics.states import grid, reading
 from mi_metrics.states.damage import grid_problems
 from mi_metrics.states.header import Value
 
+# So many samples of small batches wait until they are counted, on the CPU and elsewhere: to write
+# a table takes longer than to count them.
+MOST_WAITING, MOST_WAITING_ELSEWHERE = 1 << 13, 1 << 16
+
+
+class Waiting(NamedTuple):
+    """A table and the samples that it lacks: finite, and inside of a known range."""
+
+    table: Tensor
+    samples: tuple[Tensor, ...]  # (2, C, n), x first, of one dtype
+    number: int
+
+    @property
+    def pairs(self) -> Tensor:
+        """The samples, ``(2, C, n)``."""
+        return torch.cat(self.samples, 2)
+
 
 class JointTableMetric(PValueMetric):
     """A joint table per output, over a known range or over cells that the data choose; estimators
@@ -31,16 +49,23 @@ class JointTableMetric(PValueMetric):
     kernels), a sum over batches and ranks. With an unknown range, the int64 ``(C, L)`` of
     :mod:`mi_metrics.states.grid`, which has a merge of its own; kernels and bins are chosen when it
     is read.
+
+    Integers that add up may be added up later: samples of small batches wait until there are enough
+    of them, or somebody asks for the table. Meanwhile the metric has no attribute of this name,
+    which is what :meth:`__getattr__` is for. Where it has one, nothing waits.
     """
 
     table: Tensor
     resolution: int
     # A class attribute too: metrics that were pickled by version 0.1.0 have none of their own.
     _memory: grid.Memory | None = None
+    _waiting: Waiting | None = None
+    _restored = (*PValueMetric._restored, "_waiting")
     # TorchScript compiles the class of every attribute that is not named here.
     __jit_ignored_attributes__: ClassVar[list[str]] = [
         *PValueMetric.__jit_ignored_attributes__,
         "_memory",
+        "_waiting",
     ]
 
     def __init__(
@@ -104,8 +129,20 @@ class JointTableMetric(PValueMetric):
         if samples is not None:
             self._add(samples)
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "table" and self._waiting is not None:
+            self.table, self._waiting = self._counted(self._waiting), None
+            return self.table
+        return super().__getattr__(name)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        return state | {"table": self.table, "_waiting": None}
+
     def _add(self, samples: Samples, labels: Tensor | None = None) -> None:
         """Add rows of samples to the state, or refuse them."""
+        if self._can_wait(samples, labels) and self._add_to_waiting(samples):
+            return
         if self._bins is None:
             # Few samples are refused where they are read anyway.
             if (
@@ -114,7 +151,8 @@ class JointTableMetric(PValueMetric):
                 or not grid.are_few(samples.x)
             ):
                 samples = self._finite(samples)
-            table, outside = self._in_cells(samples, labels), None
+            x, y, valid, _ = samples
+            table, outside = self._in_cells(self.table, x, y, valid, labels), None
         elif (found := self._inside(samples, labels)) is not None:
             table, outside = found, None
         else:
@@ -125,15 +163,75 @@ class JointTableMetric(PValueMetric):
         self.counters = self._count(samples, outside)
         self.table = table
 
-    def _in_cells(self, samples: Samples, labels: Tensor | None = None) -> Tensor:
-        """Return the grid with samples added."""
+    # -- samples that wait -------------------------------------------------------------------------
+
+    def _can_wait(self, samples: Samples, labels: Tensor | None) -> bool:
+        """Say whether samples may be counted later, should they be finite and inside."""
+        x, y, valid, _ = samples
+        here = on_cpu(x)
+        return (
+            labels is None
+            and valid is None
+            # What is read at once need not be put away.
+            and not self._in_forward
+            and x.dtype == y.dtype
+            and x.numel() <= (MOST_WAITING if here else MOST_WAITING_ELSEWHERE) // 2
+            # Sums of soft counts are rounded, as the batches came.
+            and (self._bins is None or self._kernel == "hard")
+            # Samples that are not refused are no reason to wait for a GPU.
+            and (here or self.nan_strategy == "error")
+        )
+
+    def _add_to_waiting(self, samples: Samples) -> bool:
+        """Put samples away and return True; or False where one is not finite, or not inside."""
+        x, y, _, _ = samples
+        pairs = torch.stack([x, y])
+        if self._bins is None:
+            # Finite samples, too, may have a sum that overflows, and are looked at again.
+            if not math.isfinite(float(pairs.sum())):
+                return False
+        elif self._ranges is None or not all_inside(x, y, self._ranges):
+            return False
+        waiting = None if "table" in self.__dict__ else self._waiting
+        if waiting is None or waiting.samples[0].dtype != pairs.dtype:
+            waiting = Waiting(self.table, (), 0)
+        waiting = Waiting(waiting.table, (*waiting.samples, pairs), waiting.number + x.numel())
+        counters = self._count(samples)
+        enough = waiting.number > (MOST_WAITING if on_cpu(x) else MOST_WAITING_ELSEWHERE)
+        table = self._counted(waiting) if enough else None
+        self.counters = counters
+        if table is None:
+            self._waiting = waiting
+            self.__dict__.pop("table", None)
+        else:
+            self.table, self._waiting = table, None
+        return True
+
+    def _counted(self, waiting: Waiting) -> Tensor:
+        """Return the table with the samples that wait added."""
+        x, y = waiting.pairs
+        if self._bins is None:
+            return self._in_cells(waiting.table, x, y)
+        assert self._ranges is not None
+        table = added(waiting.table, x, y, self._ranges) if are_few(x) else None
+        return waiting.table + self._batch(x, y, None) if table is None else table
+
+    def _in_cells(
+        self,
+        table: Tensor,
+        x: Tensor,
+        y: Tensor,
+        valid: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> Tensor:
+        """Return a grid with samples added."""
         memory = self._memory
-        if memory is None or not memory.is_of(self.table):
+        if memory is None or not memory.is_of(table):
             memory = grid.Memory()
             # In `forward` this may be the batch by itself, and what was kept of the whole state.
             if not self._in_forward or self._memory is None or self._memory.is_of(None):
                 self._memory = memory
-        return grid.update(self.table, samples.x, samples.y, samples.valid, labels, memory=memory)
+        return grid.update(table, x, y, valid, labels, memory=memory)
 
     def _forward_reduce_state_update(self, *args: Any, **kwargs: Any) -> Any:
         # To add a batch to a grid takes a fraction of merging a grid of it, to the same bits.

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.tensors import check_finite
+from mi_metrics.functional.tensors import check_finite, sort_rows
 from mi_metrics.states.keys import (
     _EMPTY,
     _distinct,
@@ -22,6 +22,10 @@ from mi_metrics.states.keys import (
     regroup,
     resolution,
 )
+
+
+# The first samples of all are sorted, not looked up, up to so many.
+FIRST = 1 << 14
 
 
 class Index(NamedTuple):
@@ -82,6 +86,22 @@ def inserted(
     return _counted(united, place.view(C, 2, n), valid, labels), same
 
 
+def begun(
+    state: Tensor,
+    x: Tensor,
+    y: Tensor,
+    valid: Tensor | None,
+    labels: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Return a state without cells, which lookups could find, with the first of pairs (C, n) added,
+    and the others.
+    """
+    kept, own = (v if v is None else v[:, :FIRST] for v in (valid, labels))
+    state, _ = inserted(state, x[:, :FIRST], y[:, :FIRST], kept, own)
+    valid, labels = (v if v is None else v[:, FIRST:] for v in (valid, labels))
+    return state, x[:, FIRST:], y[:, FIRST:], valid, labels
+
+
 def _head(state: Tensor, outputs: int) -> tuple[Tensor, Tensor]:
     """Return the levels (2C,) and borders (2C, m) of the outputs, x and y in turn."""
     m = resolution(state)
@@ -96,7 +116,7 @@ def _united(state: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, bool, bool]:
     m, C = resolution(state), len(keys) // 2
     level, borders = _head(state, C)
     cells = _floor(keys, level)
-    ordered = torch.cat([borders, cells], 1).sort(1).values
+    ordered = sort_rows(torch.cat([borders, cells], 1))
     table, count = _distinct(ordered, m)
     table, more = table[:, :m].contiguous(), count[:, -1] + (ordered[:, -1] != _EMPTY)
     # All that is asked for at once.

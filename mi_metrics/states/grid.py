@@ -47,7 +47,7 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.options import check_integer
-from mi_metrics.functional.tensors import chunk_size, on_cpu
+from mi_metrics.functional.tensors import chunk_size, on_cpu, sort_rows
 from mi_metrics.kernels import native_grid
 from mi_metrics.states import few
 from mi_metrics.states.keys import (
@@ -65,11 +65,10 @@ from mi_metrics.states.keys import (
 
 # A lookup table stays in cache up to about this size; cells beyond it are found by sorting.
 _SPAN = 1 << 16
-# Up to so many samples are searched for among the borders, without lookups: on the CPU, and on
-# other devices, where operations take as long for many.
+# Up to so many samples are searched for among the borders: on the CPU, and on other devices, where
+# operations take as long for many.
 SMALL, SMALL_ELSEWHERE = 1 << 11, 1 << 20
-# Lookups that miss a larger share of a chunk are made anew.
-MOST_MISSED = 8
+MOST_MISSED = 8  # Lookups that miss a larger share of a chunk are made anew.
 
 
 class Axis(NamedTuple):
@@ -240,6 +239,11 @@ def _add_many(
     labels: Tensor | None,
     memory: Memory,
 ) -> Tensor:
+    if memory.lookups is None and on_cpu(x) and int(state[0, 2]) == _EMPTY:
+        memory.forget()
+        state, x, y, valid, labels = few.begun(state, x, y, valid, labels)
+        if x.numel() == 0:
+            return state
     (C, n), m = x.shape, resolution(state)
     chunk = max(1, chunk_size("cells", x.device) // max(C, 1))
     missed = len(state) // C * m * m
@@ -452,7 +456,7 @@ def _lookup(
     """
     m = borders.shape[1]
     vacant = borders == _EMPTY
-    meet = torch.where(vacant[:, 1:], _NEVER, _meet(borders[:, :-1], borders[:, 1:])).sort(1).values
+    meet = sort_rows(torch.where(vacant[:, 1:], _NEVER, _meet(borders[:, :-1], borders[:, 1:])))
     close = ((~vacant).sum(1, keepdim=True) - 1).clamp_(min=0) // 16
     # Its power and the inverse are normal numbers.
     step = (meet.gather(1, close) - 1).clamp_(-1000, 1000)

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from mi_metrics.functional.tensors import sort_rows
+
 # Every float64 is a multiple of 2^LEAST; at that level nothing is cleared.
 LEAST = -1074
 # The order-preserving bits of +inf: no finite sample has this border, and clearing bits leaves it
@@ -61,7 +63,7 @@ def _occupied(keys: Tensor, level: Tensor, m: int) -> tuple[Tensor, Tensor]:
     """Return the least level from ``level`` (C,) up at which the keys (C, n) occupy at most m
     cells, and these.
     """
-    return _least(_floor(keys, level).sort(1).values, level, m)
+    return _least(sort_rows(_floor(keys, level)), level, m)
 
 
 def _least(keys: Tensor, level: Tensor, m: int) -> tuple[Tensor, Tensor]:

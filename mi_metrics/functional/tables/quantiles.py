@@ -15,11 +15,10 @@ for a value in the last case: with an even number of bins, the middle one of an 
 samples, or a run of ties around the median, between two equally full bins.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.tensors import as_array
+from mi_metrics.functional.tensors import sort_rows
 
 
 def ordered(x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -28,10 +27,7 @@ def ordered(x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
     Samples of weight 0 are infinite and last.
     """
     if weights is None:
-        if (array := as_array(x)) is not None:
-            # NumPy sorts with SIMD: 20 times faster than torch on the CPU.
-            return torch.from_numpy(np.sort(array, axis=1)), None
-        return x.sort(1).values, None
+        return sort_rows(x), None
     values, order = x.masked_fill(weights == 0, torch.inf).sort(dim=1, stable=True)
     # Whole weights are frequencies. Others are shares of as many samples as they are worth.
     whole = (weights == weights.round()).all(1, keepdim=True)

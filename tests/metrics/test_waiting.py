@@ -1,0 +1,206 @@
+"""Samples of small batches wait until the table is read: whoever looks, and however, sees them."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torchmetrics import MetricCollection
+
+from mi_metrics import BinnedMutualInformation, KDEMutualInformation
+from mi_metrics.metrics import table as joint_tables
+
+BUILT = {
+    "unknown": lambda **kwargs: BinnedMutualInformation(8, resolution=16, **kwargs),
+    "known": lambda **kwargs: BinnedMutualInformation(8, value_range=(-3, 3), **kwargs),
+    "soft": lambda **kwargs: BinnedMutualInformation(
+        8, value_range=(-3, 3), kernel="cubic", **kwargs
+    ),
+    "outputs": lambda **kwargs: BinnedMutualInformation(8, resolution=16, num_outputs=2, **kwargs),
+    "densities": lambda **kwargs: KDEMutualInformation(**kwargs),
+    "ignore": lambda **kwargs: BinnedMutualInformation(
+        8, resolution=16, nan_strategy="ignore", **kwargs
+    ),
+}
+
+
+@pytest.fixture(params=BUILT.values(), ids=BUILT)
+def build(request):
+    return request.param
+
+
+def batch(metric, n, seed, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    shape = (n, metric.num_outputs) if metric.num_outputs > 1 else (n,)
+    x, noise = torch.randn(2, *shape, generator=generator).to(dtype)
+    return x, 0.6 * x + 0.8 * noise
+
+
+def waits(metric):
+    return "table" not in vars(metric)
+
+
+def without(metric):
+    """Return a copy in which nothing waits, with the states that a metric of none waiting has."""
+    at_once = metric.clone()
+    at_once.reset()
+    return at_once
+
+
+def saved(metric):
+    metric.persistent(True)
+    return metric.state_dict()
+
+
+def loaded(metric):
+    other = without(metric)
+    other.persistent(True)
+    other.load_state_dict(saved(metric))
+    return other
+
+
+def written(metric):
+    file = io.BytesIO()
+    torch.save(metric, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def merged(metric):
+    other = without(metric)
+    other.merge_state(metric)
+    return other
+
+
+LOOKS = {
+    "attribute": lambda metric: metric.table,
+    "states": lambda metric: metric.metric_state["table"],
+    "saved": lambda metric: saved(metric)["table"],
+    "loaded": lambda metric: loaded(metric).table,
+    "clone": lambda metric: metric.clone().table,
+    "copy": lambda metric: copy.deepcopy(metric).table,
+    "pickle": lambda metric: pickle.loads(pickle.dumps(metric)).table,
+    "file": lambda metric: written(metric).table,
+    "merged": lambda metric: merged(metric).table,
+    "moved": lambda metric: metric.double().to("cpu").table,
+    "hash": lambda metric: hash(metric) and metric.table,
+}
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_every_look_sees_all_samples(build, look):
+    metric, expected = build(), build()
+    for seed in range(3):
+        metric.update(*batch(metric, 20, seed))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(joint_tables, "MOST_WAITING", 0)
+        for seed in range(3):
+            expected.update(*batch(metric, 20, seed))
+            assert not waits(expected)
+    assert torch.equal(look(metric), expected.table)
+    assert torch.equal(metric.table, expected.table)
+    # Those that came later, too.
+    metric.update(*batch(metric, 20, 4))
+    expected.update(*batch(metric, 20, 4))
+    assert torch.equal(look(metric), expected.table)
+
+
+def test_the_state_does_not_depend_on_what_waits(build):
+    generator = torch.Generator().manual_seed(0)
+    for seed in range(6):
+        metric, expected = build(), build()
+        for step in range(12):
+            n = int(torch.randint(1, 3000, (), generator=generator))
+            wide = bool(torch.randint(0, 3, (), generator=generator) == 0)
+            what = int(torch.randint(0, 8, (), generator=generator))
+            x, y = batch(metric, n, 100 * seed + step, torch.float64 if wide else torch.float32)
+            mask = torch.rand(x.shape, generator=generator) < 0.8 if what == 0 else None
+            call = metric.forward if what == 1 else metric.update
+            call(x, y.float() if what == 2 else y, mask)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(joint_tables, "MOST_WAITING", 0)
+                expected.update(x, y.float() if what == 2 else y, mask)
+            if what == 3:
+                metric = pickle.loads(pickle.dumps(metric))
+        assert torch.equal(metric.counters, expected.counters)
+        assert torch.equal(metric.table, expected.table)
+
+
+def test_nothing_waits_after_a_reset_and_no_batch_that_was_refused(build):
+    metric = build()
+    x, y = batch(metric, 20, 0)
+    metric.update(x, y)
+    metric.reset()
+    assert torch.equal(metric.table, build().table)
+    metric.update(x, y)
+    before = metric.clone()
+    for bad in ((x, y[:3]), (x.tolist(), y), (x.to("meta"), y)):
+        with pytest.raises((TypeError, ValueError)):
+            metric.update(*bad)
+    if metric.nan_strategy == "error":
+        with pytest.raises(ValueError, match="finite"):
+            metric.update(x, torch.full_like(y, torch.inf))
+    metric.update(x, y)
+    before.update(x, y)
+    assert torch.equal(metric.table, before.table)
+    assert torch.equal(metric.counters, before.counters)
+
+
+def test_an_update_that_fails_at_the_last_moment_is_undone(build, monkeypatch):
+    metric = build()
+    x, y = batch(metric, 20, 0)
+    metric.update(x, y)
+    expected = metric.clone()
+
+    def broken(*_):
+        metric.table  # noqa: B018
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(metric, "_count", broken)
+    with pytest.raises(RuntimeError, match="broken"):
+        metric.update(x, y)
+    monkeypatch.undo()
+    for m in (metric, expected):
+        m.update(x, y)
+    assert torch.equal(metric.table, expected.table)
+
+
+def test_batches_may_be_written_over():
+    metric = BinnedMutualInformation(8)
+    x, y = batch(metric, 20, 0)
+    expected = metric.clone()
+    expected.update(x.clone(), y.clone())
+    metric.update(x, y)
+    assert waits(metric)
+    x.zero_()
+    y.zero_()
+    assert torch.equal(metric.table, expected.table)
+
+
+def test_what_waits_takes_less_memory_than_the_table():
+    metric = BinnedMutualInformation(8)
+    for seed in range(200):
+        metric.update(*batch(metric, 100, seed, torch.float64))
+        if waits(metric):
+            waiting = metric._waiting
+            assert waiting.number <= joint_tables.MOST_WAITING
+            held = sum(v.numel() * v.element_size() for v in waiting.samples)
+            assert held <= waiting.table.numel() * waiting.table.element_size()
+    assert int(metric.seen) == 20000
+    assert int(metric.table[:, 514:].sum()) == 20000
+
+
+def test_metrics_of_a_collection_share_what_waits():
+    together = MetricCollection(
+        {"nats": BinnedMutualInformation(), "bits": BinnedMutualInformation(unit="bits")}
+    )
+    alone = BinnedMutualInformation(unit="bits")
+    for seed in range(4):
+        x, y = batch(alone, 20, seed)
+        together.update(x, y)
+        alone.update(x, y)
+        if seed == 2:
+            together.compute()
+    assert together.compute()["bits"] == alone.compute()
+    assert torch.equal(together["nats"].table, alone.table)
