@@ -23,7 +23,6 @@ from mi_metrics.states.keys import (
     resolution,
 )
 
-
 # The first samples of all are sorted, not looked up, up to so many.
 FIRST = 1 << 14
 

@@ -76,7 +76,7 @@ def test_memory_is_of_one_state_and_no_part_of_the_metric():
     for _ in range(3):
         metric.update(x, x)
         # What waits is counted when it is read.
-        assert int(metric.table[0, 10:].sum()) == int(metric.seen)
+        assert int(metric.table[0, 514:].sum()) == int(metric.seen)
     assert metric._memory.index is not None
     for other in (copy.deepcopy(metric), pickle.loads(pickle.dumps(metric)), metric.clone()):
         assert other._memory.index is None
