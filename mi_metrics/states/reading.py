@@ -87,11 +87,17 @@ def as_pairs(
         for axis, w in zip((cells.x, cells.y), wide, strict=True)
     )
     kind, joint = (Cells, cells.joint) if labelled is None else (LabelledCells, labelled)
+    sides = (cells.x, cells.y)
+    wide_x, wide_y = (axis.upper > axis.lower for axis in sides)
+    facts = [*(axis.size.amax() for axis in sides), *(axis.lossless.all() for axis in sides)]
+    # Few samples leave most of the slots, which come last, without any.
+    m_x, m_y, *points = torch.stack(facts).tolist()
+    some_x, some_y = slice(max(m_x, 1)), slice(max(m_y, 1))
     return kind(
-        (x, y),
-        joint,
-        (bool(cells.x.lossless.all()), bool(cells.y.lossless.all())),
-        (cells.x.upper > cells.x.lower, cells.y.upper > cells.y.lower),
+        (x[:, some_x], y[:, some_y]),
+        joint[..., some_x, some_y],
+        (bool(points[0]), bool(points[1])),
+        (wide_x[:, some_x], wide_y[:, some_y]),
         uniform,
     )
 
