@@ -136,7 +136,7 @@ def read(
             kernel_matrix(v.double(), axis, b, options.kernel)
             for v, axis, b in zip(pairs.values, binned.axes, binned.shape, strict=True)
         )
-        counts = wx.mT @ cells.joint.double() @ wy
+        counts = wx.mT @ pairs.joint.double() @ wy
     return OutputView(views.Table(binned, counts, None), cells)
 
 
@@ -273,8 +273,8 @@ def _falls(view: OutputView) -> Tensor:
     assert isinstance(pairs, Cells)
     values = []
     for value, axis in zip(pairs.values, (cells.x, cells.y), strict=True):
-        merged = value.clone()
-        touch = (axis.upper[:, :-1] == axis.lower[:, 1:])[:, ::2]
+        merged, m = value.clone(), value.shape[1]
+        touch = (axis.upper[:, : m - 1] == axis.lower[:, 1:m])[:, ::2]
         first, second = value[:, :-1:2], value[:, 1::2]
         merged[:, 1::2] = torch.where(touch, first, second)
         values.append(merged)
