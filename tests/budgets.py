@@ -80,7 +80,11 @@ def test_update_over_an_unknown_range():
 
 @pytest.mark.parametrize(
     ("loss", "most"),
-    [(MutualInformationLoss(32, value_range=(0, 1)), 60), (MutualInformationLoss(), 64), (KDEMutualInformationLoss(), 1023)],
+    [
+        (MutualInformationLoss(32, value_range=(0, 1)), 60),
+        (MutualInformationLoss(), 64),
+        (KDEMutualInformationLoss(), 1023),
+    ],
     ids=["bins", "own range", "densities"],
 )
 def test_losses_do_not_wait(loss, most):
