@@ -400,7 +400,7 @@ class JointTableMetric(PValueMetric):
     def _axes(self, x_dtype: torch.dtype, y_dtype: torch.dtype) -> tuple[Axis, Axis]:
         assert self._bins is not None
         assert self._ranges is not None
-        device = self.table.device
+        device = self.counters.device  # The table may be what is asked for.
         return (
             fixed_axis(self._ranges[0], self._bins[0], x_dtype, device),
             fixed_axis(self._ranges[1], self._bins[1], y_dtype, device),

@@ -14,6 +14,7 @@ from mi_metrics.metrics import table as joint_tables
 BUILT = {
     "unknown": lambda **kwargs: BinnedMutualInformation(8, resolution=16, **kwargs),
     "known": lambda **kwargs: BinnedMutualInformation(8, value_range=(-3, 3), **kwargs),
+    "wide": lambda **kwargs: BinnedMutualInformation(8, value_range=(-1.7e308, 1.7e308), **kwargs),
     "soft": lambda **kwargs: BinnedMutualInformation(
         8, value_range=(-3, 3), kernel="cubic", **kwargs
     ),
@@ -163,6 +164,17 @@ def test_an_update_that_fails_at_the_last_moment_is_undone(build, monkeypatch):
     monkeypatch.undo()
     for m in (metric, expected):
         m.update(x, y)
+    assert torch.equal(metric.table, expected.table)
+
+
+@pytest.mark.parametrize("name", ["known", "unknown"])
+def test_more_samples_wait_than_are_counted_at_once(name):
+    metric, expected = BUILT[name](), BUILT[name]()
+    for seed in range(4):
+        metric.update(*batch(metric, 1000, seed))
+    assert waits(metric)
+    x, y = zip(*(batch(metric, 1000, seed) for seed in range(4)), strict=True)
+    expected.update(torch.cat(x).clone(), torch.cat(y).clone())
     assert torch.equal(metric.table, expected.table)
 
 
