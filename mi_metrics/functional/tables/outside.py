@@ -1,5 +1,6 @@
 """Samples outside a given range: how many there are, and when that is a doubt."""
 
+import math
 from functools import lru_cache
 
 import torch
@@ -55,7 +56,9 @@ def all_inside(x: Tensor, y: Tensor, ranges: Ranges) -> bool:
     """
     found = torch.stack([*torch.aminmax(x.detach()), *torch.aminmax(y.detach())]).tolist()
     (x_lo, x_hi), (y_lo, y_hi) = (ends_of(r, v.dtype) for r, v in zip(ranges, (x, y), strict=True))
-    # No comparison holds for NaN.
+    # No comparison holds for NaN. Where the range is wider than the dtype, its ends are infinite.
+    if not all(map(math.isfinite, found)):
+        return False
     return bool(found[0] >= x_lo and found[1] <= x_hi and found[2] >= y_lo and found[3] <= y_hi)
 
 
