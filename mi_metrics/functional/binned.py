@@ -41,9 +41,10 @@ from mi_metrics.functional.options import (
 )
 from mi_metrics.functional.tables import views
 from mi_metrics.functional.tables.automatic import MOST_BINS
-from mi_metrics.functional.tables.hard import Unchecked
+from mi_metrics.functional.tables.axis import fixed_axis
+from mi_metrics.functional.tables.hard import Unchecked, hard_counts
 from mi_metrics.functional.tables.outside import outside_doubt
-from mi_metrics.functional.tensors import Rows, cast, of_no_pairs, paired_rows
+from mi_metrics.functional.tensors import Rows, arithmetic, cast, of_no_pairs, paired_rows
 
 
 @hints_keywords
@@ -181,7 +182,8 @@ def binned_mutual_information(
         unit=unit,
     )
     unchecked = _unchecked(options, weights)
-    rows = paired_rows(x, y, weights, finite=unchecked is None)
+    known = unchecked is not None
+    rows = paired_rows(x, y, weights, finite=not known, bytes_stay=known)
     if not len(rows.x):
         return of_no_pairs(rows.x, *x.shape[:-1])
     # Twice the bins can be told apart, but in the cells that a metric keeps of known ranges.
@@ -251,11 +253,17 @@ def binned_joint(
     """
     options = views.parse(num_bins, value_range, binning, clip_quantile, margin, kernel)
     unchecked = _unchecked(options, weights)
-    rows = paired_rows(x, y, weights, finite=unchecked is None)
+    known = unchecked is not None
+    rows = paired_rows(x, y, weights, finite=not known, bytes_stay=known)
     if not len(rows.x):
         return of_no_pairs(rows.x, *x.shape[:-1], *(options.bins or (1, 1)))
+    if unchecked is not None and options.bins is not None:
+        counts = _counts(rows, options, unchecked)
+        caution_each(outside_doubt(rows, options.ranges, unchecked))
+        # Every sample counts in one cell.
+        return counts.double().div_(x.shape[-1]).view(*x.shape[:-1], *options.bins)
     parts = list(_tables(rows, options, unchecked))
-    caution_each(outside_doubt(rows, options.ranges, unchecked))
+    caution_each(outside_doubt(rows, options.ranges))
     bx, by = (max(part.counts.shape[i] for part in parts) for i in (1, 2))
     joint = parts[0].counts.new_zeros(x.shape[:-1].numel(), bx, by, dtype=torch.float64)
     for part in parts:
@@ -285,6 +293,18 @@ def _tables(
     if options.soft:
         x, y = cast(x, torch.float64), cast(y, torch.float64)
     return views.tables(x, y, weights, options, unchecked=unchecked)
+
+
+def _counts(rows: Rows, options: views.Options, unchecked: Unchecked) -> Tensor:
+    """Return the hard tables of known ranges, ``(R, B_x, B_y)``."""
+    assert options.ranges is not None
+    assert options.bins is not None
+    x, y = (v.detach() for v in rows[:2])
+    axis_x, axis_y = (
+        fixed_axis(interval, bins, arithmetic(v.dtype), v.device)
+        for interval, bins, v in zip(options.ranges, options.bins, (x, y), strict=True)
+    )
+    return hard_counts(x, y, (axis_x, axis_y), options.bins, None, unchecked=unchecked)
 
 
 def _unchecked(options: views.Options, weights: Tensor | None) -> Unchecked | None:

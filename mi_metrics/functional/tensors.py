@@ -41,10 +41,15 @@ NO_FLOAT64 = (
 F = TypeVar("F", bound=torch.autograd.Function)
 
 
+# Samples of one byte: those of a pair may stay as they are, because a table of 256 entries says of
+# each where it belongs.
+BYTES = (torch.uint8, torch.int8, torch.bool)
+
+
 class Rows(NamedTuple):
     """Paired samples, a row for each pair of variables."""
 
-    x: Tensor  # (R, N), float32 or float64
+    x: Tensor  # (R, N), float32 or float64, or where they may stay so bytes, as y
     y: Tensor  # (R, N)
     weights: Tensor | None  # (R, N), float64
 
@@ -194,6 +199,18 @@ def lift(values: Tensor, name: str = "x") -> Tensor:
     return values.double()
 
 
+def lift_pair(x: Tensor, y: Tensor, *, bytes_stay: bool = False) -> tuple[Tensor, Tensor]:
+    """Return both lifted, or pairs of bytes as they are where they may stay so."""
+    if bytes_stay and on_cpu(x) and x.dtype in BYTES and y.dtype in BYTES:
+        return x, y
+    return lift(x, "x"), lift(y, "y")
+
+
+def arithmetic(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which samples of :func:`lift_pair` are reckoned with."""
+    return dtype if dtype.is_floating_point else torch.float64
+
+
 # -- pairs -----------------------------------------------------------------------------------------
 
 
@@ -228,7 +245,9 @@ def check_pair(x: Any, y: Any, *, batched: bool = False) -> tuple[Tensor, Tensor
     return x, y
 
 
-def paired_rows(x: Any, y: Any, weights: Any = None, *, finite: bool = True) -> Rows:
+def paired_rows(
+    x: Any, y: Any, weights: Any = None, *, finite: bool = True, bytes_stay: bool = False
+) -> Rows:
     """Return paired samples of scalars as rows, with their gradient.
 
     Args:
@@ -236,6 +255,7 @@ def paired_rows(x: Any, y: Any, weights: Any = None, *, finite: bool = True) -> 
         y: Samples of the same shape.
         weights: Weights ≥ 0 of the same shape. A weight of 0 excludes a sample, even if it is NaN.
         finite: Refuse NaN and infinite samples. Else the caller does, where it reads them anyway.
+        bytes_stay: Leave pairs of bytes as they are.
 
     Raises:
         TypeError: If one of them is not a real tensor, or the device has no float64.
@@ -258,7 +278,7 @@ def paired_rows(x: Any, y: Any, weights: Any = None, *, finite: bool = True) -> 
         weights = check_weights(weights, x)
         x, y = (torch.where(weights > 0, v, torch.zeros_like(v)) for v in (x, y))
         weights = weights.reshape(-1, weights.shape[-1])
-    x, y = lift(x, "x"), lift(y, "y")
+    x, y = lift_pair(x, y, bytes_stay=bytes_stay)
     if finite:
         check_finite(x, y)
     return Rows(x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1]), weights)

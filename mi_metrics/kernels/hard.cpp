@@ -11,12 +11,13 @@
 namespace {
 
 // Samples whose cells are found at once, by vector instructions.
-constexpr int64_t BLOCK = 1024;
+constexpr int64_t BLOCK = 256;
 // Fewer samples are not worth a thread.
 constexpr int64_t SHARE = 1 << 16;
-// Tables of at most so many cells are counted apart in 32 bits: twice, because a cell that is hit
-// twice in a row has to wait for itself.
-constexpr int64_t SMALL = 1 << 16;
+// Tables of at most so many cells are counted apart in 32 bits, in as many copies as stay in a
+// core's cache: a cell that is hit twice in a row has to wait for itself.
+constexpr int64_t SMALL = 1 << 18, CACHED = 1 << 16;
+constexpr int64_t COPIES = 4;
 
 // R rows of n samples. An axis has values per row (step 1) or one for all (step 0). Outside are the
 // samples beyond lowest … highest, the ends of the axis or of all numbers.
@@ -62,6 +63,8 @@ struct Table {
   const uint8_t* valid;   // or null: all are
   const int64_t* labels;  // or null: which of several tables a sample counts in
   int64_t* counts;
+
+  int64_t all_cells() const { return cells * conditions; }
 };
 
 // An integer of the same size: comparisons give a whole vector of them.
@@ -150,79 +153,148 @@ MI_INLINE void look(const X* MI_RESTRICT x, const Y* MI_RESTRICT y,
   found.outside += out;
 }
 
-// Counts samples first … last of a row.
+// Where samples are counted: copies of a table apart, each with a cell for invalid ones at its end,
+// or the table itself.
+struct Counts {
+  uint32_t* copies[COPIES];  // some may be one
+  int64_t* table;            // null: apart
+};
+
+// Moves cells to the tables of their labels; returns false if one that counts is no label.
+MI_INLINE bool label(const int64_t* MI_RESTRICT labels, const uint8_t* MI_RESTRICT valid,
+                     int64_t size, const Table& table, int32_t* MI_RESTRICT cells) {
+  const int64_t conditions = table.conditions;
+  const int32_t step = int32_t(table.cells);
+  int32_t strays = 0;
+  for (int64_t i = 0; i < size; i++) {
+    const bool stray = (labels[i] < 0) | (labels[i] >= conditions);
+    cells[i] += stray ? 0 : int32_t(labels[i]) * step;
+    strays |= stray & (!valid || valid[i]);
+  }
+  return !strays;
+}
+
+// Adds a block of cells, and fetches the next block from memory meanwhile.
+template <class X, class Y>
+MI_INLINE void add(int32_t* MI_RESTRICT cells, int64_t size, const X* next_x, const Y* next_y,
+                   const int64_t* next_labels, const uint8_t* MI_RESTRICT valid,
+                   const Table& table, const Counts& into) {
+  if (into.table) {
+    for (int64_t i = 0; i < size; i++)
+      if (!valid || valid[i]) ++into.table[cells[i]];
+    return;
+  }
+  if (valid) {
+    const int32_t apart = int32_t(table.all_cells());
+    for (int64_t i = 0; i < size; i++) cells[i] = valid[i] ? cells[i] : apart;
+  }
+  uint32_t *const a = into.copies[0], *const b = into.copies[1], *const c = into.copies[2],
+                  *const d = into.copies[3];
+  int64_t i = 0;
+  for (; i + 7 < size; i += 8) {
+    mi::prefetch(next_x + i);
+    mi::prefetch(next_y + i);
+    if (next_labels) mi::prefetch(next_labels + i);
+    ++a[cells[i]];
+    ++b[cells[i + 1]];
+    ++c[cells[i + 2]];
+    ++d[cells[i + 3]];
+    ++a[cells[i + 4]];
+    ++b[cells[i + 5]];
+    ++c[cells[i + 6]];
+    ++d[cells[i + 7]];
+  }
+  for (; i < size; i++) ++a[cells[i]];
+}
+
+// Counts samples first … last of a row of floating-point numbers.
 template <class X, class Y>
 struct Count {
   static MI_INLINE void run(const Axis<X>* ax, const Axis<Y>* ay, const Table* table, int64_t row,
-                            int64_t first, int64_t last, uint32_t* small, int64_t* wide,
-                            Found* found) {
+                            int64_t first, int64_t last, const Counts* into, Found* found) {
     const X* x = ax->samples + row * table->n;
     const Y* y = ay->samples + row * table->n;
     const Line<X> on_x(*ax, row);
     const Line<Y> on_y(*ay, row);
     const uint8_t* valid = table->valid ? table->valid + row * table->n : nullptr;
+    const int64_t* labels = table->labels;
     const int32_t across = int32_t(table->cells_y);
     int32_t a[BLOCK], b[BLOCK];
     for (int64_t start = first; start < last; start += BLOCK) {
-      const int64_t size = std::min(BLOCK, last - start);
+      const int64_t size = std::min(BLOCK, last - start), end = start + size;
+      const uint8_t* marks = valid ? valid + start : nullptr;
       const bool beyond_x = find_cells(x + start, size, on_x, a);
       const bool beyond_y = find_cells(y + start, size, on_y, b);
-      if (beyond_x || beyond_y)
-        look(x + start, y + start, valid ? valid + start : nullptr, size, on_x, on_y, *found);
+      if (beyond_x || beyond_y) look(x + start, y + start, marks, size, on_x, on_y, *found);
       for (int64_t i = 0; i < size; i++) a[i] = a[i] * across + b[i];
-      if (table->labels)
-        found->stray |= !label(table->labels + start, valid ? valid + start : nullptr, size,
-                               *table, a);
-      add(a, size, x + start + size, y + start + size, valid ? valid + start : nullptr, small, wide,
-          table);
-    }
-  }
-
-  // Moves cells to the tables of their labels; returns false if one that counts is no label.
-  static MI_INLINE bool label(const int64_t* labels, const uint8_t* valid, int64_t size,
-                              const Table& table, int32_t* cells) {
-    bool right = true;
-    for (int64_t i = 0; i < size; i++) {
-      const bool is_one = labels[i] >= 0 && labels[i] < table.conditions;
-      cells[i] += is_one ? int32_t(labels[i] * table.cells) : 0;
-      right &= is_one || (valid && !valid[i]);
-    }
-    return right;
-  }
-
-  // Adds a block of cells, and fetches the next block from memory meanwhile.
-  static MI_INLINE void add(const int32_t* cells, int64_t size, const X* x, const Y* y,
-                            const uint8_t* valid, uint32_t* small, int64_t* wide,
-                            const Table* table) {
-    if (valid) {
-      for (int64_t i = 0; i < size; i++)
-        if (valid[i]) small ? void(++small[cells[i]]) : void(++wide[cells[i]]);
-    } else if (small) {
-      // Two tables in turn: a cell that is hit twice in a row has to wait for itself.
-      uint32_t* other = table->labels ? small : small + table->cells;
-      int64_t i = 0;
-      for (; i + 7 < size; i += 8) {
-        __builtin_prefetch(x + i);
-        __builtin_prefetch(y + i);
-        for (int64_t j = i; j < i + 8; j += 2) {
-          ++small[cells[j]];
-          ++other[cells[j + 1]];
-        }
-      }
-      for (; i < size; i++) ++small[cells[i]];
-    } else {
-      for (int64_t i = 0; i < size; i++) ++wide[cells[i]];
+      if (labels) found->stray |= !label(labels + start, marks, size, *table, a);
+      add(a, size, x + end, y + end, labels ? labels + end : nullptr, marks, *table, *into);
     }
   }
 };
 
-template <class X, class Y>
-int64_t count(const Axis<X>& x, const Axis<Y>& y, const Table& table, int64_t rows,
-              int64_t threads, int64_t* outside) {
-  const int64_t cells = table.cells * table.conditions;
-  // A table apart costs a pass over its cells.
+// An axis of samples of one byte: the cell of each of the 256, of every row or one for all (step
+// 0), and which of them lie outside of the range, or null.
+struct ByteAxis {
+  const uint8_t* samples;
+  const int32_t* cells;
+  int64_t step;
+  const uint8_t* outside;
+
+  bool has_outside(uint8_t value) const { return outside && outside[value]; }
+};
+
+// Counts samples first … last of a row of bytes.
+struct CountBytes {
+  static MI_INLINE void run(const ByteAxis* ax, const ByteAxis* ay, const Table* table, int64_t row,
+                            int64_t first, int64_t last, const Counts* into, Found* found) {
+    const uint8_t* x = ax->samples + row * table->n;
+    const uint8_t* y = ay->samples + row * table->n;
+    const uint8_t* valid = table->valid ? table->valid + row * table->n : nullptr;
+    const int64_t* labels = table->labels;
+    int32_t on_x[256], on_y[256], cells[BLOCK];
+    for (int v = 0; v < 256; v++) {
+      const int64_t at = ax->cells[row * ax->step + v], other = ay->cells[row * ay->step + v];
+      const bool inside = 0 <= at && 0 <= other && other < table->cells_y &&
+                          at * table->cells_y + other < table->cells;
+      found->stray |= !inside;
+      on_x[v] = inside ? int32_t(at * table->cells_y) : 0;
+      on_y[v] = inside ? int32_t(other) : 0;
+    }
+    for (int64_t start = first; start < last; start += BLOCK) {
+      const int64_t size = std::min(BLOCK, last - start), end = start + size;
+      const uint8_t *u = x + start, *v = y + start, *marks = valid ? valid + start : nullptr;
+      if (ax->outside || ay->outside)
+        for (int64_t i = 0; i < size; i++)
+          found->outside += (!marks || marks[i]) && (ax->has_outside(u[i]) || ay->has_outside(v[i]));
+      if (!labels && !marks && !into->table) {
+        // Nothing but two lookups and a count.
+        int64_t i = 0;
+        for (; i + 3 < size; i += 4) {
+          ++into->copies[0][on_x[u[i]] + on_y[v[i]]];
+          ++into->copies[1][on_x[u[i + 1]] + on_y[v[i + 1]]];
+          ++into->copies[2][on_x[u[i + 2]] + on_y[v[i + 2]]];
+          ++into->copies[3][on_x[u[i + 3]] + on_y[v[i + 3]]];
+        }
+        for (; i < size; i++) ++into->copies[0][on_x[u[i]] + on_y[v[i]]];
+        continue;
+      }
+      for (int64_t i = 0; i < size; i++) cells[i] = on_x[u[i]] + on_y[v[i]];
+      if (labels) found->stray |= !label(labels + start, marks, size, *table, cells);
+      add(cells, size, x + end, y + end, labels ? labels + end : nullptr, marks, *table, *into);
+    }
+  }
+};
+
+// Calls count(row, first, last, counts, found) for parts of all rows, and adds up what they find.
+// Returns how many values are not finite, or -1 without memory or with labels that are none.
+template <class Part>
+int64_t in_slabs(const Table& table, int64_t rows, int64_t threads, int64_t* outside,
+                 const Part& count) {
+  const int64_t cells = table.all_cells();
+  // Tables apart cost a pass over their cells.
   const bool apart = cells <= SMALL && table.n >= 4 * cells && table.n < (int64_t(1) << 31);
-  const int64_t copies = table.labels ? 1 : 2;
+  const int64_t copies = COPIES * cells <= CACHED ? COPIES : 2 * cells <= CACHED ? 2 : 1;
   const int64_t most = rows < threads && apart ? threads / rows : 1;
   const int64_t slabs = std::max<int64_t>(1, std::min(most, table.n / SHARE));
   std::atomic<int64_t> not_finite{0}, failed{0};
@@ -230,15 +302,17 @@ int64_t count(const Axis<X>& x, const Axis<Y>& y, const Table& table, int64_t ro
   mi::in_parts(rows * slabs, rows * table.n < SHARE ? 1 : threads, [&](int64_t part) {
     const int64_t row = part / slabs, slab = part % slabs;
     const int64_t first = table.n * slab / slabs, last = table.n * (slab + 1) / slabs;
-    int64_t* counts = table.counts + row * cells;
+    int64_t* const counts = table.counts + row * cells;
     Found found;
     try {
-      std::vector<uint32_t> small(apart ? copies * cells : 0);
-      mi::dispatch<Count<X, Y>>(&x, &y, &table, row, first, last, apart ? small.data() : nullptr,
-                                counts, &found);
+      std::vector<uint32_t> small(apart ? copies * (cells + 1) : 0);
+      Counts into{{}, apart ? nullptr : counts};
+      for (int64_t i = 0; apart && i < COPIES; i++)
+        into.copies[i] = small.data() + i % copies * (cells + 1);
+      count(row, first, last, &into, &found);
       const std::lock_guard<std::mutex> lock(adding);
-      for (int64_t i = 0; apart && i < cells; i++)
-        counts[i] += int64_t(small[i]) + (copies == 2 ? small[cells + i] : 0);
+      for (int64_t copy = 0; apart && copy < copies; copy++)
+        for (int64_t i = 0; i < cells; i++) counts[i] += small[copy * (cells + 1) + i];
       outside[row] += found.outside;
     } catch (const std::bad_alloc&) {
       failed = 1;
@@ -249,12 +323,20 @@ int64_t count(const Axis<X>& x, const Axis<Y>& y, const Table& table, int64_t ro
   return failed ? -1 : not_finite.load();
 }
 
+template <class X, class Y>
+int64_t count(const Axis<X>& x, const Axis<Y>& y, const Table& table, int64_t rows,
+              int64_t threads, int64_t* outside) {
+  return in_slabs(table, rows, threads, outside,
+                  [&](int64_t row, int64_t first, int64_t last, const Counts* into, Found* found) {
+                    mi::dispatch_wide<Count<X, Y>>(&x, &y, &table, row, first, last, into, found);
+                  });
+}
+
 template <class X>
-Axis<X> axis(const void* samples, const void* parts, int64_t rows, int64_t cells, double lowest,
-             double highest) {
-  const X* values = static_cast<const X*>(parts);
-  return {static_cast<const X*>(samples), values, values + rows, values + 2 * rows,
-          rows > 1 ? 1 : 0, cells, X(lowest), X(highest)};
+Axis<X> axis(const void* samples, const void* lo, const void* bins, const void* width,
+             int64_t rows, int64_t cells, double lowest, double highest) {
+  return {static_cast<const X*>(samples), static_cast<const X*>(lo), static_cast<const X*>(bins),
+          static_cast<const X*>(width), rows > 1 ? 1 : 0, cells, X(lowest), X(highest)};
 }
 
 struct Range {
@@ -299,26 +381,45 @@ int64_t outside(const void* x, const void* y, const uint8_t* valid, int64_t rows
 //
 // `double_x` says whether x and its axis are float64, else float32. The axis is lo, bins and width,
 // each of `rows_x` values: rows or 1. With labels there is one row. `outside` (rows) gets how many
-// samples lie outside of `ranges`: lo and hi of x, of y; all numbers where nothing is given.
+// samples lie outside of x_lo … x_hi or y_lo … y_hi; all numbers where nothing is given.
 // Returns how many values are NaN or infinite, or -1 without memory.
-MI_EXPORT int64_t mi_hard_counts(const void* x, const void* axis_x, int64_t rows_x,
-                                 int64_t double_x, const void* y, const void* axis_y,
-                                 int64_t rows_y, int64_t double_y, const uint8_t* valid,
-                                 const int64_t* labels, int64_t rows, int64_t n,
-                                 int64_t conditions, int64_t cells_x, int64_t cells_y,
-                                 const double* ranges, int64_t* counts, int64_t* outside,
-                                 int64_t threads) {
+MI_EXPORT int64_t mi_hard_counts(const void* x, int64_t double_x, const void* lo_x,
+                                 const void* bins_x, const void* width_x, int64_t rows_x,
+                                 const void* y, int64_t double_y, const void* lo_y,
+                                 const void* bins_y, const void* width_y, int64_t rows_y,
+                                 const uint8_t* valid, const int64_t* labels, int64_t rows,
+                                 int64_t n, int64_t conditions, int64_t cells_x, int64_t cells_y,
+                                 double x_lo, double x_hi, double y_lo, double y_hi,
+                                 int64_t* counts, int64_t* outside, int64_t threads) {
   const Table table{n, cells_y, cells_x * cells_y, conditions, valid, labels, counts};
   const auto with_y = [&](const auto& ax, const auto& ay) {
     return count(ax, ay, table, rows, threads, outside);
   };
   const auto with_x = [&](const auto& ax) {
-    return double_y
-               ? with_y(ax, axis<double>(y, axis_y, rows_y, cells_y, ranges[2], ranges[3]))
-               : with_y(ax, axis<float>(y, axis_y, rows_y, cells_y, ranges[2], ranges[3]));
+    return double_y ? with_y(ax, axis<double>(y, lo_y, bins_y, width_y, rows_y, cells_y, y_lo, y_hi))
+                    : with_y(ax, axis<float>(y, lo_y, bins_y, width_y, rows_y, cells_y, y_lo, y_hi));
   };
-  return double_x ? with_x(axis<double>(x, axis_x, rows_x, cells_x, ranges[0], ranges[1]))
-                  : with_x(axis<float>(x, axis_x, rows_x, cells_x, ranges[0], ranges[1]));
+  return double_x ? with_x(axis<double>(x, lo_x, bins_x, width_x, rows_x, cells_x, x_lo, x_hi))
+                  : with_x(axis<float>(x, lo_x, bins_x, width_x, rows_x, cells_x, x_lo, x_hi));
+}
+
+// As mi_hard_counts, of samples of one byte. `cells_of_x` are the cells of all 256 of them, for each
+// of `rows_x` rows or 1; the 256 marks `outside_x` and `outside_y` say which lie outside of the
+// range, or are null.
+MI_EXPORT int64_t mi_byte_counts(const uint8_t* x, const int32_t* cells_of_x, int64_t rows_x,
+                                 const uint8_t* outside_x, const uint8_t* y,
+                                 const int32_t* cells_of_y, int64_t rows_y,
+                                 const uint8_t* outside_y, const uint8_t* valid,
+                                 const int64_t* labels, int64_t rows, int64_t n,
+                                 int64_t conditions, int64_t cells_x, int64_t cells_y,
+                                 int64_t* counts, int64_t* outside, int64_t threads) {
+  const Table table{n, cells_y, cells_x * cells_y, conditions, valid, labels, counts};
+  const ByteAxis ax{x, cells_of_x, rows_x > 1 ? 256 : 0, outside_x};
+  const ByteAxis ay{y, cells_of_y, rows_y > 1 ? 256 : 0, outside_y};
+  return in_slabs(table, rows, threads, outside,
+                  [&](int64_t row, int64_t first, int64_t last, const Counts* into, Found* found) {
+                    mi::dispatch_wide<CountBytes>(&ax, &ay, &table, row, first, last, into, found);
+                  });
 }
 
 // Counts how many samples of each row lie outside of x_lo … x_hi or y_lo … y_hi.

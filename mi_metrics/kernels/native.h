@@ -43,6 +43,21 @@ __attribute__((target("avx2"), noinline)) void run_avx2(Arguments... arguments) 
   Body::run(arguments...);
 }
 
+// The wide registers of 512 bits, and their comparisons and conversions.
+inline bool has_avx512() {
+  static const bool found = __builtin_cpu_supports("avx512f") &&
+                            __builtin_cpu_supports("avx512bw") &&
+                            __builtin_cpu_supports("avx512dq") &&
+                            __builtin_cpu_supports("avx512vl");
+  return found;
+}
+
+template <class Body, class... Arguments>
+__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl"), noinline)) void run_avx512(
+    Arguments... arguments) {
+  Body::run(arguments...);
+}
+
 template <class Body, class... Arguments>
 __attribute__((noinline)) void run_baseline(Arguments... arguments) {
   Body::run(arguments...);
@@ -55,14 +70,37 @@ void dispatch(Arguments... arguments) {
   else
     run_baseline<Body>(arguments...);
 }
+
+// As `dispatch`, compiled for AVX-512 too: for bodies that gain from it.
+template <class Body, class... Arguments>
+void dispatch_wide(Arguments... arguments) {
+  if (has_avx512())
+    run_avx512<Body>(arguments...);
+  else
+    dispatch<Body>(arguments...);
+}
 #else
 inline bool has_avx2() { return false; }
+
+template <class Body, class... Arguments>
+void dispatch_wide(Arguments... arguments) {
+  Body::run(arguments...);
+}
 
 template <class Body, class... Arguments>
 void dispatch(Arguments... arguments) {
   Body::run(arguments...);
 }
 #endif
+
+// Fetches a line of memory that is read soon; it may lie beyond the end of an array.
+MI_INLINE void prefetch(const void* where) {
+#if defined(__GNUC__) || defined(__clang__)
+  __builtin_prefetch(where);
+#else
+  (void)where;
+#endif
+}
 
 // Calls work(part) for the parts 0 … count - 1, on up to so many threads: each takes the next part
 // that is left. `work` does not throw; what it makes of a part must not depend on the others.

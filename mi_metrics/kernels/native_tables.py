@@ -23,10 +23,19 @@ _NUMBERS = (-math.inf, math.inf)
 
 _hard_counts = native.function(
     "mi_hard_counts",
-    *(POINTER, POINTER, INTEGER, INTEGER) * 2,
+    *(POINTER, INTEGER, POINTER, POINTER, POINTER, INTEGER) * 2,
     *(POINTER, POINTER),
     *(INTEGER,) * 5,
-    *(POINTER, POINTER, POINTER),
+    *(REAL,) * 4,
+    *(POINTER, POINTER),
+    INTEGER,
+)
+_byte_counts = native.function(
+    "mi_byte_counts",
+    *(POINTER, POINTER, INTEGER, POINTER) * 2,
+    *(POINTER, POINTER),
+    *(INTEGER,) * 5,
+    *(POINTER, POINTER),
     INTEGER,
 )
 _outside = native.function(
@@ -45,6 +54,13 @@ class Line(NamedTuple):
     lo: Tensor
     bins: Tensor
     width: Tensor
+
+
+class _Side(NamedTuple):
+    """What is passed of one axis, and the arrays that it points to."""
+
+    passed: list[int]
+    held: list[NDArray[Any] | None]
 
 
 class Counted(NamedTuple):
@@ -74,26 +90,22 @@ def hard_counts(
     (rows, n), cells = x.shape, bins[0] * bins[1]
     if not native.serves() or cells * conditions > _MOST_CELLS or 0 in (rows, n):
         return None
-    sides, found = [_side(v, line) for v, line in zip((x, y), lines, strict=True)], []
+    sides = _side(x, lines[0]), _side(y, lines[1])
     marks, numbers = _bytes(valid), None if labels is None else native.array_of(labels.contiguous())
     if (marks is None) != (valid is None) or (numbers is None) != (labels is None):
         return None
-    for side in sides:
-        if side is None:
-            return None
-        values, axis = side
-        length = axis.size // 3
-        found += [address(values, values.dtype, rows * n), address(axis, values.dtype, 3 * length)]
-        found += [length if length in (1, rows) else _refuse(length), values.dtype == np.float64]
+    if sides[0] is None or sides[1] is None:
+        return None
     counts = np.zeros((rows * conditions, *bins), dtype=np.int64)
     outside = np.zeros(rows, dtype=np.int64)
-    ends = np.array(ranges or (_NUMBERS, _NUMBERS), dtype=np.float64)
+    (x_lo, x_hi), (y_lo, y_hi) = ranges or (_NUMBERS, _NUMBERS)
     strange = _hard_counts(
-        *found,
+        *sides[0].passed,
+        *sides[1].passed,
         None if marks is None else address(marks, np.uint8, rows * n),
         None if numbers is None else address(numbers, np.int64, n),
         *(rows, n, conditions, *bins),
-        address(ends, np.float64, 4),
+        *(x_lo, x_hi, y_lo, y_hi),
         address(counts, np.int64, rows * conditions * cells),
         address(outside, np.int64, rows),
         native.threads(),
@@ -101,6 +113,59 @@ def hard_counts(
     if strange < 0:  # no memory, or labels that are none: the reference says so
         return None
     return Counted(torch.from_numpy(counts), torch.from_numpy(outside), strange)
+
+
+def byte_counts(
+    x: Tensor,
+    y: Tensor,
+    cells: tuple[Tensor, Tensor],
+    out: tuple[Tensor | None, Tensor | None] | None,
+    bins: tuple[int, int],
+    valid: Tensor | None,
+    labels: Tensor | None,
+    conditions: int,
+) -> Counted | None:
+    """Return tables of samples ``(R, n)`` of one byte, or None where the reference has to serve.
+
+    ``cells`` are the cells of all 256 values, int32 ``(1 or R, 256)``; ``out`` says which of them
+    lie outside of the ranges, bool ``(256,)``; None: none of them.
+    """
+    (rows, n), size = x.shape, bins[0] * bins[1]
+    if not native.serves() or size * conditions > _MOST_CELLS or 0 in (rows, n):
+        return None
+    marks, numbers = _bytes(valid), None if labels is None else native.array_of(labels.contiguous())
+    if (marks is None) != (valid is None) or (numbers is None) != (labels is None):
+        return None
+    passed: list[int | None] = []
+    held = []
+    for side, v in enumerate((x, y)):
+        values = native.array_of(v.contiguous().view(torch.uint8))
+        places = native.array_of(cells[side].contiguous())
+        if values is None or places is None:
+            return None
+        length = _length(len(places), rows)
+        flags = None if out is None else _bytes(out[side])
+        passed += [
+            address(values, np.uint8, rows * n),
+            address(places, np.int32, 256 * length),
+            length,
+            None if flags is None else address(flags, np.uint8, 256),
+        ]
+        held.append((values, places, flags))
+    counts = np.zeros((rows * conditions, *bins), dtype=np.int64)
+    outside = np.zeros(rows, dtype=np.int64)
+    failed = _byte_counts(
+        *passed,
+        None if marks is None else address(marks, np.uint8, rows * n),
+        None if numbers is None else address(numbers, np.int64, n),
+        *(rows, n, conditions, *bins),
+        address(counts, np.int64, rows * conditions * size),
+        address(outside, np.int64, rows),
+        native.threads(),
+    )
+    if failed:  # no memory, or labels or cells that are none: the reference says so
+        return None
+    return Counted(torch.from_numpy(counts), torch.from_numpy(outside), 0)
 
 
 def mass_outside(x: Tensor, y: Tensor, ranges: Ranges, valid: Tensor | None) -> Tensor | None:
@@ -128,14 +193,22 @@ def mass_outside(x: Tensor, y: Tensor, ranges: Ranges, valid: Tensor | None) -> 
     return torch.from_numpy(outside)
 
 
-def _side(x: Tensor, line: Line) -> tuple[NDArray[Any], NDArray[Any]] | None:
-    """Return samples and their axis as arrays, or None."""
+def _side(x: Tensor, line: Line) -> _Side | None:
+    """Return what the library asks of samples ``(R, n)`` and their axis, or None."""
     if x.dtype not in _FLOATS or line.lo.dtype != x.dtype:
         return None
     samples = native.array_of(x.contiguous())
-    rows = max(len(part) for part in line)
-    axis = native.array_of(torch.cat([part.expand(rows, 1) for part in line]))
-    return None if samples is None or axis is None else (samples, axis)
+    length = _length(max(map(len, line)), len(x))
+    parts = [part if len(part) == length else part.expand(length, 1) for part in line]
+    arrays = [native.array_of(part.contiguous()) for part in parts]
+    if samples is None:
+        return None
+    passed = [address(samples, samples.dtype, x.numel()), int(x.dtype == torch.float64)]
+    for array in arrays:
+        if array is None:
+            return None
+        passed.append(address(array, samples.dtype, length))
+    return _Side([*passed, length], [samples, *arrays])
 
 
 def _bytes(valid: Tensor | None) -> NDArray[Any] | None:
@@ -145,5 +218,8 @@ def _bytes(valid: Tensor | None) -> NDArray[Any] | None:
     return native.array_of(valid.contiguous().view(torch.uint8))
 
 
-def _refuse(length: int) -> int:
-    raise ValueError(f"Expected an axis for each row, or one for all, but got {length}.")
+def _length(length: int, rows: int) -> int:
+    """Return of how many rows an axis is: of each, or of all."""
+    if length not in (1, rows):
+        raise ValueError(f"Expected an axis for each row, or one for all, but got {length}.")
+    return length

@@ -7,10 +7,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mi_metrics.functional import binned_joint
+from mi_metrics.functional import binned_joint, binned_mutual_information
 from mi_metrics.functional.tables.axis import Axis, fixed_axis
 from mi_metrics.functional.tables.hard import Unchecked, hard_counts
 from mi_metrics.functional.tables.outside import mass_outside
+from mi_metrics.functional.tensors import BYTES
 from mi_metrics.kernels import native_tables
 
 several = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -84,6 +85,74 @@ def test_counts_are_those_of_the_reference(reference, case):
         unchecked = Unchecked(ranges)
         assert torch.equal(hard_counts(*arguments, unchecked=unchecked), counted)
         assert torch.equal(unchecked.outside, reference(mass_outside, x, y, ranges))
+
+
+@several
+@given(st.data())
+def test_counts_of_bytes_are_those_of_the_reference_and_of_floats(reference, data):
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))
+    rows = data.draw(st.integers(1, 3))
+    n = data.draw(st.one_of(st.integers(1, 40), st.sampled_from([255, 257, 30_000, 300_000])))
+    bins = data.draw(st.integers(1, 300)), data.draw(st.sampled_from([1, 2, 7, 256, 300]))
+    cut = st.sampled_from([(0, 255), (-128, 127), (0, 1), (3.0000000001, 200), (-1e300, 1e300)])
+    ranges = data.draw(cut), data.draw(cut)
+    sides = []
+    for _ in range(2):
+        spread = data.draw(st.sampled_from([1, 3, 256]))
+        values = torch.randint(spread, (rows, n), generator=generator, dtype=torch.uint8)
+        dtype = data.draw(st.sampled_from(BYTES))
+        sides.append(values % 2 == 0 if dtype == torch.bool else values.view(dtype))
+    if data.draw(st.booleans()):
+        sides = [v.T.contiguous().T for v in sides]
+    axes = [
+        fixed_axis(r, b, torch.float64, torch.device("cpu"))
+        for r, b in zip(ranges, bins, strict=True)
+    ]
+    if data.draw(st.booleans()):
+        fewer = torch.randint(1, bins[0] + 1, (rows, 1), generator=generator)
+        lo, width = (part.expand(rows, 1) for part in axes[0][:2])
+        axes[0] = Axis(lo, width, fewer.double())
+    valid = None
+    if data.draw(st.booleans()):
+        valid = torch.rand(rows, n, generator=generator) < 0.7
+    arguments = *sides, tuple(axes), bins, valid
+    unchecked = Unchecked(ranges)
+    counted = hard_counts(*arguments, unchecked=unchecked)
+    assert torch.equal(counted, reference(hard_counts, *arguments))
+    wide = [v.double() for v in sides]
+    assert torch.equal(counted, reference(hard_counts, *wide, *arguments[2:]))
+    for pair in (sides, wide):
+        assert torch.equal(unchecked.outside, reference(mass_outside, *pair, ranges, valid))
+
+
+@pytest.mark.parametrize("dtype", BYTES)
+@pytest.mark.parametrize("value_range", [(0, 255), (3, 77)])
+def test_functions_of_bytes_give_what_floats_give(reference, dtype, value_range):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (2, 4000), generator=generator, dtype=torch.uint8)
+    x = x > 99 if dtype == torch.bool else x.view(dtype)
+    options = {"num_bins": 16, "value_range": value_range}
+    for function in (binned_joint, binned_mutual_information):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = [
+                function(x, x.flip(1), **options),
+                reference(function, x, x.flip(1), **options),
+                function(x.double(), x.double().flip(1), **options),
+            ]
+        assert torch.equal(found[0], found[1])
+        assert torch.equal(found[0], found[2])
+        assert len(caught) % 3 == 0
+
+
+def test_cells_of_bytes_beyond_the_table_are_not_counted(reference):
+    x = torch.arange(256, dtype=torch.uint8).unsqueeze(0)
+    for stray in (-1, 4, 2**31 - 1):
+        cells = torch.zeros(1, 256, dtype=torch.int32)
+        cells[0, 7] = stray
+        inside = torch.zeros_like(cells)
+        for pair in ((cells, inside), (inside, cells)):
+            assert native_tables.byte_counts(x, x, pair, None, (4, 4), None, None, 1) is None
 
 
 @several

@@ -1,12 +1,14 @@
 """The joint table of the hard kernel: every sample counts in one cell."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from mi_metrics.functional.options import Interval
 from mi_metrics.functional.tables.axis import Axis
 from mi_metrics.functional.tables.sums import chunks
-from mi_metrics.functional.tensors import check_finite, chunk_size, on_cpu
+from mi_metrics.functional.tensors import BYTES, check_finite, chunk_size, on_cpu
 from mi_metrics.kernels import gpu, native_tables
 
 # Up to here a chunk is counted in a table of its own and added.
@@ -36,8 +38,8 @@ def hard_counts(
     labels: Tensor | None = None,
     conditions: int = 1,
 ) -> Tensor:
-    """Count samples ``(R, N)`` in int64 tables ``(R, B_x, B_y)``; those that are not ``valid``
-    count nowhere.
+    """Count samples ``(R, N)``, bytes too, in int64 tables ``(R, B_x, B_y)``; those that are not
+    ``valid`` count nowhere.
 
     ``unchecked`` ones are refused if they are NaN or infinite. With ``labels`` (1, N) below K,
     the number of ``conditions``, R is 1 and each label has a table, ``(K, B_x, B_y)``.
@@ -114,16 +116,25 @@ def _compiled(
     conditions: int,
 ) -> Tensor | None:
     """Return what :func:`hard_counts` does, or None where no compiled function serves."""
-    if any(axis.edges is not None or axis.scale is not None for axis in axes):
-        return None
-    on_x, on_y = (native_tables.Line(axis.lo, axis.bins, axis.width) for axis in axes)
     ranges = None if unchecked is None else unchecked.ranges
-    arguments = x, y, (on_x, on_y), bins, valid, labels, conditions, ranges
-    if on_cpu(x):
-        found = native_tables.hard_counts(*arguments)
+    if x.dtype in BYTES and y.dtype in BYTES:
+        cells = _of_bytes(x, axes[0], bins[0]), _of_bytes(y, axes[1], bins[1])
+        out = None
+        if ranges is not None:
+            out = bytes_outside(x.dtype, ranges[0]), bytes_outside(y.dtype, ranges[1])
+        found = native_tables.byte_counts(x, y, cells, out, bins, valid, labels, conditions)
+    elif any(axis.edges is not None or axis.scale is not None for axis in axes):
+        return None
     else:
-        look = unchecked is not None
-        found = gpu.attempt("hard", (x, y), lambda kernels: kernels.hard_counts(*arguments, look))
+        on_x, on_y = (native_tables.Line(axis.lo, axis.bins, axis.width) for axis in axes)
+        arguments = x, y, (on_x, on_y), bins, valid, labels, conditions, ranges
+        if on_cpu(x):
+            found = native_tables.hard_counts(*arguments)
+        else:
+            look = unchecked is not None
+            found = gpu.attempt(
+                "hard", (x, y), lambda kernels: kernels.hard_counts(*arguments, look)
+            )
     if found is None:
         return None
     if unchecked is not None:
@@ -131,6 +142,28 @@ def _compiled(
             check_finite(x, y)
         unchecked.outside = None if ranges is None else found.outside
     return found.counts
+
+
+def _of_bytes(x: Tensor, axis: Axis, bins: int) -> Tensor:
+    """Return the cells of all 256 values of a dtype of one byte, int32 ``(1 or R, 256)``."""
+    return axis.cell(every_byte(x.dtype).expand(len(axis.lo), -1), bins).int()
+
+
+@lru_cache(maxsize=64)
+def bytes_outside(dtype: torch.dtype, interval: Interval) -> Tensor | None:
+    """Return which of all 256 values of a dtype of one byte lie outside of a range, ``(256,)``;
+    None where all lie inside.
+    """
+    values = every_byte(dtype)
+    outside = (values < interval[0]) | (values > interval[1])
+    return outside if bool(outside.any()) else None
+
+
+@lru_cache(maxsize=4)
+def every_byte(dtype: torch.dtype) -> Tensor:
+    """Return all 256 values of a dtype of one byte in the order of their bits, float64."""
+    bits = torch.arange(256, dtype=torch.uint8, device="cpu")
+    return (bits != 0 if dtype == torch.bool else bits.view(dtype)).double()
 
 
 def _memory(size: int, axes: tuple[Axis, Axis], index: torch.dtype) -> list[Tensor]:

@@ -10,7 +10,7 @@ from mi_metrics.functional.cautions import Kind
 from mi_metrics.functional.options import Interval
 from mi_metrics.functional.tables.hard import Unchecked
 from mi_metrics.functional.tables.sums import chunks
-from mi_metrics.functional.tensors import Rows, on_cpu
+from mi_metrics.functional.tensors import Rows, arithmetic, on_cpu
 from mi_metrics.kernels import native_tables
 
 Ranges = tuple[Interval, Interval]
@@ -54,8 +54,12 @@ def all_inside(x: Tensor, y: Tensor, ranges: Ranges) -> bool:
     """Say whether all samples are finite and none lies outside, in a tenth of the time that it
     takes to count those that do.
     """
-    found = torch.stack([*torch.aminmax(x.detach()), *torch.aminmax(y.detach())]).tolist()
-    (x_lo, x_hi), (y_lo, y_hi) = (ends_of(r, v.dtype) for r, v in zip(ranges, (x, y), strict=True))
+    dtypes = [arithmetic(v.dtype) for v in (x, y)]
+    ends = [
+        torch.stack(torch.aminmax(v.detach())).to(d) for v, d in zip((x, y), dtypes, strict=True)
+    ]
+    found = torch.cat(ends).tolist()
+    (x_lo, x_hi), (y_lo, y_hi) = (ends_of(r, d) for r, d in zip(ranges, dtypes, strict=True))
     # No comparison holds for NaN. Where the range is wider than the dtype, its ends are infinite.
     if not all(map(math.isfinite, found)):
         return False
@@ -86,7 +90,7 @@ def mass_outside(x: Tensor, y: Tensor, ranges: Ranges, weights: Tensor | None = 
     dtype = torch.float64 if weights is not None and weights.is_floating_point() else torch.int64
     total = torch.zeros(len(x), dtype=dtype, device=x.device)
     for r, c in chunks(x.shape[0], x.shape[1], x.device):
-        a, b = x[r, c], y[r, c]
+        a, b = (v[r, c].to(arithmetic(v.dtype)) for v in (x, y))
         outside = (a < x_lo) | (a > x_hi) | (b < y_lo) | (b > y_hi)
         mass = outside if weights is None else weights[r, c] * outside
         total[r] += mass.sum(1)

@@ -21,7 +21,7 @@ from mi_metrics.functional.tables.conditions import (
 from mi_metrics.functional.tables.doubts import doubts
 from mi_metrics.functional.tables.hard import Unchecked
 from mi_metrics.functional.tables.pairs import Cells, Pairs, Samples
-from mi_metrics.functional.tensors import cast, on_cpu
+from mi_metrics.functional.tensors import arithmetic, cast, on_cpu
 
 # Pairs of automatic bins that are tabulated at once: of at most 512 x 512 bins, 128 MiB.
 PAIRS = 64
@@ -334,11 +334,12 @@ def _samples(
     unchecked: Unchecked | None,
 ) -> Samples:
     def uniform(side: int, values: Tensor, bins: Tensor, w: Tensor | None) -> Axis:
-        number = bins.to(values.dtype)
+        dtype = arithmetic(values.dtype)
+        number = bins.to(dtype)
         if options.ranges is None:
             return data_axis(values, number, w, "uniform", options.clip_quantile, options.margin)
         most = options.bins[side] if options.bins else int(bins.max())
-        axis = fixed_axis(options.ranges[side], most, values.dtype, values.device)
+        axis = fixed_axis(options.ranges[side], most, dtype, values.device)
         return axis._replace(bins=number.to(axis.lo.dtype))
 
     def weighted(
