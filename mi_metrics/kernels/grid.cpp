@@ -1,137 +1,305 @@
 // Samples counted in the cells of a dyadic grid, through its lookups. Reference: states/grid.py.
 #include <algorithm>
 #include <cmath>
+#include <new>
 
 #include "native.h"
 
+// Keeps a loop from being vectorised: gathers take longer than single lookups.
+#if defined(__GNUC__) || defined(__clang__)
+#define MI_SCALAR __asm__ volatile("")
+#else
+#define MI_SCALAR
+#endif
+
 namespace {
 
-constexpr int64_t BLOCK = 512;
+constexpr int64_t BLOCK = 256;
+// Rows take turns after so many samples.
+constexpr int64_t PART = 1 << 14;
+// Tables of at most so many cells are counted apart in 32 bits, in two copies: a cell that is hit
+// twice in a row has to wait for itself.
+constexpr int64_t SMALL = 1 << 17, COPIES = 2;
 
-// One lookup of C rows, as native_grid.py packs it: addresses, a flag, and the entries of a row.
-struct Lookup {
-  const double* enlarge;
-  const double* shrink;  // or null: 1
-  const double* start;
-  int64_t far;
-  const int64_t* code;
-  const double* lower;  // or null: what the table says holds
-  const double* upper;  // or null: a cell is a point
-  int64_t size;
+// All lookups of an axis for C rows, as native_grid.py packs them. Their tables follow each other:
+// the entries of the lookup l of a row begin at offset[l].
+struct Lookups {
+  const double* enlarge;  // (count, C)
+  const double* shrink;   // (count, C)
+  const double* start;    // (count, C)
+  const int64_t* far;     // (count,): 1 or 0
+  const int64_t* offset;  // (count + 1,)
+  const int32_t* code;    // (C, size); `missed` or more: no cell
+  const double* lower;    // (C, size), or null: every entry is right
+  const double* upper;
+  int64_t count, twice;  // whether the steps of some are above 1
 };
 
-// The entries of a row of a lookup.
+// The lookups of one row.
 struct Line {
-  double enlarge, shrink, start, far;
-  bool twice;
-  const int64_t* code;
+  const Lookups* all;
+  int64_t row, rows;
+  const int32_t* code;
   const double *lower, *upper;
-  int64_t size;
 
-  Line(const Lookup& all, int64_t row)
-      : enlarge(all.enlarge[row]),
-        shrink(all.shrink ? all.shrink[row] : 1),
-        start(all.start[row]),
-        far(all.far ? 1 : 0),
-        twice(all.shrink),
-        code(all.code + row * all.size),
-        lower(all.lower ? all.lower + row * all.size : nullptr),
-        upper(all.upper ? all.upper + row * all.size : nullptr),
-        size(all.size) {}
+  Line(const Lookups& lookups, int64_t r, int64_t number) : all(&lookups), row(r), rows(number) {
+    const int64_t first = r * lookups.offset[lookups.count];
+    code = lookups.code + first;
+    lower = lookups.lower ? lookups.lower + first : nullptr;
+    upper = lookups.upper ? lookups.upper + first : nullptr;
+  }
 };
 
-MI_INLINE double step(double x, const Line& line) {
-  double index = std::floor(x * line.enlarge);
-  if (line.twice) index = std::floor(index * line.shrink);
-  index = index - line.start + line.far;
-  index = index > 0 ? index : 0;
-  return std::min(index, double(line.size - 1));
+// The lookup l of a row.
+struct One {
+  double enlarge, shrink, start, far, most;
+  int32_t first, last;
+
+  One(const Line& line, int64_t l) {
+    const int64_t at = l * line.rows + line.row;
+    enlarge = line.all->enlarge[at];
+    shrink = line.all->shrink[at];
+    start = line.all->start[at];
+    far = double(line.all->far[l]);
+    first = int32_t(line.all->offset[l]);
+    last = int32_t(line.all->offset[l + 1] - 1);
+    most = double(last - first);
+  }
+};
+
+// The entry of x in the table of a lookup, the first or the last for what lies outside.
+template <bool twice>
+MI_INLINE int32_t entry(double x, double enlarge, double shrink, double start, double far,
+                        double most) {
+  double index = std::floor(x * enlarge);
+  if (twice) index = std::floor(index * shrink);
+  index = index - start + far;
+  index = index > 0 ? index : 0.0;
+  index = index < most ? index : most;
+  return int32_t(index);
 }
 
-// The code of x by the entry of a lookup, or `missed`.
-MI_INLINE int64_t look(double x, int64_t entry, const Line& line, int64_t missed) {
-  if (line.upper) {
-    if (!(x >= line.lower[entry] && x < line.upper[entry])) return missed;
-  } else if (line.lower && x != line.lower[entry]) {
-    return missed;
-  }
-  return std::min(line.code[entry], missed);
-}
-
-template <class X>
-MI_INLINE void find(const X* MI_RESTRICT x, int64_t size, const Lookup* lookups, int64_t count,
-                    int64_t row, int64_t missed, int64_t* MI_RESTRICT codes) {
-  int32_t entries[BLOCK];
-  const Line first(lookups[0], row);
-  for (int64_t i = 0; i < size; i++) entries[i] = int32_t(step(x[i], first));
-  int64_t lost = 0;
-  for (int64_t i = 0; i < size; i++) {
-    codes[i] = look(x[i], entries[i], first, missed);
-    lost += codes[i] == missed;
-  }
-  for (int64_t other = 1; other < count && lost; other++) {
-    const Line line(lookups[other], row);
-    lost = 0;
-    for (int64_t i = 0; i < size; i++) {
-      if (codes[i] < missed) continue;
-      codes[i] = look(x[i], int64_t(step(x[i], line)), line, missed);
-      lost += codes[i] == missed;
-    }
-  }
-}
-
-template <class X, class Y>
-struct Count {
-  static MI_INLINE void run(const X* x, const Y* y, const uint8_t* valid,
-                            const int64_t* labels, int64_t n, int64_t row, const Lookup* on_x,
-                            int64_t count_x, const Lookup* on_y, int64_t count_y, int64_t cells,
-                            int64_t missed, int64_t* codes, int64_t* counts) {
-    int64_t other[BLOCK];
-    for (int64_t start = 0; start < n; start += BLOCK) {
-      const int64_t size = std::min(BLOCK, n - start);
-      int64_t* found = codes + start;
-      find(x + start, size, on_x, count_x, row, missed, found);
-      find(y + start, size, on_y, count_y, row, missed, other);
+// Finds the entries of a block: of the first lookup whose table reaches so far.
+template <bool twice>
+MI_INLINE void enter(const double* MI_RESTRICT x, int64_t size, const Line& line,
+                     int32_t* MI_RESTRICT entries) {
+  int32_t low = 0, high = 0, out = 1;
+  for (int64_t l = 0; l < line.all->count && out; l++) {
+    const One one(line, l);
+    const double enlarge = one.enlarge, shrink = one.shrink, start = one.start, far = one.far,
+                 most = one.most;
+    const int32_t first = one.first, last = one.last;
+    out = 0;
+    if (l == 0) {
       for (int64_t i = 0; i < size; i++) {
-        int64_t code = found[i] + other[i];
-        if (labels) code += labels[start + i] * cells;
-        code = code < missed && code >= 0 ? code : missed;
-        if (valid && !valid[start + i]) code = missed + 1;
-        found[i] = code;
-        counts[code]++;
+        const int32_t at = entry<twice>(x[i], enlarge, shrink, start, far, most);
+        out |= (at == 0) | (at == last);
+        entries[i] = at;
+      }
+    } else {
+      for (int64_t i = 0; i < size; i++) {
+        const int32_t at = first + entry<twice>(x[i], enlarge, shrink, start, far, most);
+        const int32_t was = entries[i];
+        const int32_t now = (was == low) | (was == high) ? at : was;
+        out |= (now == first) | (now == last);
+        entries[i] = now;
       }
     }
+    low = first, high = last;
+  }
+}
+
+MI_INLINE int32_t checked(double x, int32_t at, const Line& line, int32_t missed) {
+  if (line.lower && !(x >= line.lower[at] && x < line.upper[at])) return missed;
+  return line.code[at];
+}
+
+// Writes the codes of a block; those that are not found are `missed` or more.
+MI_INLINE void find(const double* MI_RESTRICT x, int64_t size, const Line& line, int32_t missed,
+                    int32_t* MI_RESTRICT codes) {
+  int32_t entries[BLOCK];
+  if (line.all->twice)
+    enter<true>(x, size, line, entries);
+  else
+    enter<false>(x, size, line, entries);
+  if (!line.lower) {
+    for (int64_t i = 0; i < size; i++) {
+      codes[i] = line.code[entries[i]];
+      MI_SCALAR;
+    }
+  } else {
+    const double *const lower = line.lower, *const upper = line.upper;
+    const int32_t* const code = line.code;
+    for (int64_t i = 0; i < size; i++) {
+      const int32_t at = entries[i];
+      const int32_t own = code[at];
+      const bool right = (x[i] >= lower[at]) & (x[i] < upper[at]);
+      codes[i] = right ? own : missed;
+      MI_SCALAR;
+    }
+  }
+}
+
+// The code of a sample that the entry of `find` does not know: any of the lookups may.
+MI_INLINE int32_t search(double x, const Line& line, int32_t missed) {
+  for (int64_t l = 0; l < line.all->count; l++) {
+    const One one(line, l);
+    const int32_t at = entry<true>(x, one.enlarge, one.shrink, one.start, one.far, one.most);
+    const int32_t code = checked(x, one.first + at, line, missed);
+    if (code < missed) return code;
+  }
+  return missed;
+}
+
+// What is counted, and where.
+struct Work {
+  int64_t rows, n, missed;
+  const uint8_t* valid;
+  const int64_t* labels;
+  int64_t conditions;
+  int64_t* tables;  // of a row or a label every `stride`
+  int64_t stride;
+  int64_t* lost;       // row * n + column of samples that are not found
+  int64_t number = 0;  // of these
+  bool stray = false;  // a label that is none
+};
+
+// Counts samples first … last of a row, apart or in the tables.
+template <class X, class Y>
+struct Count {
+  static MI_INLINE void run(const X* x, const Y* y, int64_t row, int64_t first, int64_t last,
+                            const Lookups* on_x, const Lookups* on_y, uint32_t* apart, Work* work) {
+    const Line line_x(*on_x, row, work->rows), line_y(*on_y, row, work->rows);
+    const int32_t missed = int32_t(work->missed);
+    const int64_t from = row * work->n;
+    double u[BLOCK], v[BLOCK];
+    int32_t a[BLOCK], b[BLOCK];
+    for (int64_t start = first; start < last; start += BLOCK) {
+      const int64_t size = std::min(BLOCK, last - start);
+      for (int64_t i = 0; i < size; i++) u[i] = x[from + start + i];
+      for (int64_t i = 0; i < size; i++) v[i] = y[from + start + i];
+      find(u, size, line_x, missed, a);
+      find(v, size, line_y, missed, b);
+      int32_t lost = 0;
+      for (int64_t i = 0; i < size; i++) {
+        a[i] += b[i];
+        lost |= a[i] >= missed;
+      }
+      if (work->labels) label(work->labels + start, size, *work, a);
+      if (work->valid) {
+        const uint8_t* valid = work->valid + from + start;
+        for (int64_t i = 0; i < size; i++) a[i] = valid[i] ? a[i] : missed + 1;
+      }
+      if (lost) again(u, v, size, line_x, line_y, from + start, work, a);
+      const int64_t end = from + start + size;
+      add(a, size, x + end, y + end, missed, apart, work->tables + row * work->stride);
+    }
+  }
+
+  // Adds a block of codes, and fetches the next block from memory meanwhile.
+  static MI_INLINE void add(const int32_t* codes, int64_t size, const X* next_x, const Y* next_y,
+                            int32_t missed, uint32_t* apart, int64_t* table) {
+    if (!apart) {
+      for (int64_t i = 0; i < size; i++)
+        if (codes[i] < missed) ++table[codes[i]];
+      return;
+    }
+    uint32_t* const other = apart + missed + 2;
+    int64_t i = 0;
+    for (; i + 7 < size; i += 8) {
+      mi::prefetch(next_x + i);
+      mi::prefetch(next_y + i);
+      for (int64_t j = i; j < i + 8; j += 2) {
+        ++apart[codes[j]];
+        ++other[codes[j + 1]];
+      }
+    }
+    for (; i < size; i++) ++apart[codes[i]];
+  }
+
+  static MI_INLINE void label(const int64_t* MI_RESTRICT labels, int64_t size, Work& work,
+                              int32_t* MI_RESTRICT codes) {
+    const int32_t step = int32_t(work.stride), missed = int32_t(work.missed);
+    const int64_t conditions = work.conditions;
+    int32_t strays = 0;
+    for (int64_t i = 0; i < size; i++) {
+      const bool stray = (labels[i] < 0) | (labels[i] >= conditions);
+      strays |= stray;
+      codes[i] += (stray | (codes[i] >= missed)) ? 0 : int32_t(labels[i]) * step;
+    }
+    work.stray |= strays != 0;
+  }
+
+  // Asks all lookups about the samples of a block that were not found, and notes which none knows.
+  static MI_INLINE void again(const double* u, const double* v, int64_t size, const Line& line_x,
+                              const Line& line_y, int64_t start, Work* work, int32_t* codes) {
+    const int32_t missed = int32_t(work->missed);
+    for (int64_t i = 0; i < size; i++) {
+      if (codes[i] < missed || (work->valid && !work->valid[start + i])) continue;
+      const int32_t found = search(u[i], line_x, missed), other = search(v[i], line_y, missed);
+      const int64_t label = work->labels ? work->labels[start + i] : 0;
+      const bool known = found < missed && other < missed && 0 <= label && label < work->conditions;
+      codes[i] = known ? found + other + int32_t(label * work->stride) : missed;
+      if (!known) work->lost[work->number++] = start + i;
+    }
   }
 };
 
+// Counts columns from `first` on until all are, or so many are lost that there may be no place for
+// more; returns the column that is next.
 template <class X, class Y>
-void count(const void* x, const void* y, const uint8_t* valid, const int64_t* labels, int64_t rows,
-           int64_t n, const Lookup* on_x, int64_t count_x, const Lookup* on_y, int64_t count_y,
-           int64_t cells, int64_t missed, int64_t* codes, int64_t* counts) {
-  for (int64_t row = 0; row < rows; row++)
-    mi::dispatch<Count<X, Y>>(static_cast<const X*>(x) + row * n,
-                              static_cast<const Y*>(y) + row * n,
-                              valid ? valid + row * n : nullptr, labels, n, row, on_x, count_x,
-                              on_y, count_y, cells, missed, codes + row * n,
-                              counts + row * (missed + 2));
+int64_t count(const void* x, const void* y, int64_t first, int64_t room, const Lookups& on_x,
+              const Lookups& on_y, int64_t cells, Work& work) {
+  const int64_t all = work.missed;
+  const bool apart = all <= SMALL && work.n - first >= 4 * all && work.n < (int64_t(1) << 31);
+  const int64_t step = COPIES * (all + 2);
+  std::vector<uint32_t> small(apart ? work.rows * step : 0);
+  int64_t next = first;
+  while (next < work.n && room - work.number >= work.rows) {
+    const int64_t most = (room - work.number) / work.rows;
+    const int64_t end = std::min(work.n, next + std::min(most, PART));
+    for (int64_t row = 0; row < work.rows; row++)
+      mi::dispatch_wide<Count<X, Y>>(static_cast<const X*>(x), static_cast<const Y*>(y), row, next,
+                                     end, &on_x, &on_y,
+                                     apart ? small.data() + row * step : nullptr, &work);
+    next = end;
+  }
+  for (int64_t table = 0; apart && table < work.rows * work.conditions; table++) {
+    const int64_t row = work.labels ? 0 : table, label = work.labels ? table : 0;
+    int64_t* into = work.tables + table * work.stride;
+    for (int64_t copy = 0; copy < COPIES; copy++) {
+      const uint32_t* counts = small.data() + row * step + copy * (all + 2) + label * work.stride;
+      for (int64_t i = 0; i < cells; i++) into[i] += counts[i];
+    }
+  }
+  return next;
 }
 
 }  // namespace
 
-// Counts samples (rows, n), float64 or else float32, in `counts` (rows, missed + 2) and writes
-// their codes (rows, n): the cell of the joint table, `missed` for those that no lookup finds, one
-// more for invalid ones. With labels there is one row, and a table of so many cells for each of
-// them. Returns how many samples no lookup has found until now.
+// Adds samples (rows, n) from column `first` on, float64 or else float32, to tables of `cells`
+// each, which begin every `stride`: one for each row, or with labels, of one row, for each of the
+// `conditions`.
+//
+// `on_x` and `on_y` are lookups as native_grid.py packs them: their codes add up to a cell, or to
+// conditions * stride or more. Samples that no lookup knows, NaN among them, are written to `lost` (room) as
+// row * n + column, and `numbers` gets how many they are and the column that is next: counting ends
+// early where there may be no room for more. Returns 0, or -1 without memory or with a label that
+// is none; what is in the tables is useless then.
 MI_EXPORT int64_t mi_grid_counts(const void* x, int64_t double_x, const void* y, int64_t double_y,
                                  const uint8_t* valid, const int64_t* labels, int64_t rows,
-                                 int64_t n, const void* on_x, int64_t count_x, const void* on_y,
-                                 int64_t count_y, int64_t cells, int64_t missed, int64_t* codes,
-                                 int64_t* counts) {
+                                 int64_t n, int64_t first, const void* on_x, const void* on_y,
+                                 int64_t cells, int64_t conditions, int64_t* tables,
+                                 int64_t stride, int64_t* lost, int64_t room, int64_t* numbers) {
+  Work work{rows, n, conditions * stride, valid, labels, conditions, tables, stride, lost};
   const auto call = double_x ? (double_y ? count<double, double> : count<double, float>)
                              : (double_y ? count<float, double> : count<float, float>);
-  call(x, y, valid, labels, rows, n, static_cast<const Lookup*>(on_x), count_x,
-       static_cast<const Lookup*>(on_y), count_y, cells, missed, codes, counts);
-  int64_t lost = 0;
-  for (int64_t row = 0; row < rows; row++) lost += counts[row * (missed + 2) + missed];
-  return lost;
+  try {
+    numbers[1] = call(x, y, first, room, *static_cast<const Lookups*>(on_x),
+                      *static_cast<const Lookups*>(on_y), cells, work);
+  } catch (const std::bad_alloc&) {
+    return -1;
+  }
+  numbers[0] = work.number;
+  return work.stray ? -1 : 0;
 }

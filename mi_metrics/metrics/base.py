@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, ClassVar, NamedTuple, ParamSpec
 
 import torch
 from torch import Tensor
@@ -11,9 +11,11 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from mi_metrics.functional.cautions import Kind, caution
 from mi_metrics.functional.options import check_choice, check_integer, hints_keywords
+from mi_metrics.functional.tables.inside import FEW
 from mi_metrics.functional.tables.outside import outside_message
 from mi_metrics.functional.tensors import (
     PAIRED,
+    arithmetic,
     check_device,
     check_exact,
     check_finite,
@@ -21,7 +23,7 @@ from mi_metrics.functional.tensors import (
     check_pair,
     check_same_device,
     check_tensor,
-    lift,
+    lift_pair,
     no_sample,
 )
 from mi_metrics.metrics.hardened import HardenedMetric
@@ -50,6 +52,11 @@ def _increments(n: int, wide: tuple[bool, bool], device: torch.device) -> Tensor
     return torch.tensor(rows, dtype=torch.int64, device="cpu").unsqueeze(1).to(device)
 
 
+def _is_wide(samples: Tensor) -> bool:
+    """Say whether samples are reckoned with in float64."""
+    return arithmetic(samples.dtype) == torch.float64
+
+
 # What torchmetrics calls the two arguments of most of its metrics.
 _ALIASES = {"preds": "x", "target": "y"}
 
@@ -57,8 +64,8 @@ _ALIASES = {"preds": "x", "target": "y"}
 class Samples(NamedTuple):
     """A batch as rows of paired samples, masked ones left out."""
 
-    x: Tensor  # (C, n) float32 or float64
-    y: Tensor  # (C, n) float32 or float64
+    x: Tensor  # (C, n) float32 or float64; bytes, as y, where the metric takes them
+    y: Tensor  # (C, n)
     valid: Tensor | None  # (C, n) bool: which pairs count; None: all
     given: Tensor | None  # (C,) int64: how many pairs were given; None: n of each output
 
@@ -74,6 +81,9 @@ class MutualInformationMetric(HardenedMetric):
     is_differentiable: bool = False
     higher_is_better: bool = True
     full_state_update: bool = False
+
+    # Whether many samples of a byte each may come as they are.
+    _takes_bytes: ClassVar[bool] = False
 
     header: Tensor
     counters: Tensor
@@ -145,7 +155,8 @@ class MutualInformationMetric(HardenedMetric):
                 x, y = (self._by_output(v) for v in (x, y))
                 x, y = (torch.where(mask, v, torch.zeros_like(v)) for v in (x, y))
                 valid = mask
-        return Samples(lift(x, "x"), lift(y, "y"), valid, given)
+        x, y = lift_pair(x, y, bytes_stay=self._takes_bytes and x.numel() > FEW)
+        return Samples(x, y, valid, given)
 
     def _finite(self, samples: Samples) -> Samples:
         """Refuse NaN and inf, or leave them out."""
@@ -242,13 +253,13 @@ class MutualInformationMetric(HardenedMetric):
         """Return the counters after a batch."""
         x, y, valid, given = samples
         if valid is None and given is None and outside is None:
-            wide = x.dtype == torch.float64, y.dtype == torch.float64
+            wide = _is_wide(x), _is_wide(y)
             return self.counters + _increments(x.shape[1], wide, x.device)
         if given is None:
             given = torch.full((self.num_outputs,), x.shape[1], dtype=torch.int64, device=x.device)
         none = torch.zeros_like(given)
         kept = given if valid is None else valid.sum(1)
-        wide_x, wide_y = (kept if v.dtype == torch.float64 else none for v in (x, y))
+        wide_x, wide_y = (kept if _is_wide(v) else none for v in (x, y))
         return self.counters + torch.stack(
             [given, given - kept, none if outside is None else outside, wide_x, wide_y]
         )

@@ -165,7 +165,7 @@ class BinnedConditionalMutualInformation(BinnedMetric):
         if samples is not None:
             if mask is not None:
                 labels = labels[mask.expand(labels.shape)]
-            self._add(samples, self._in_range(labels))
+            self._add(samples, labels.reshape(1, -1))
 
     def counts(self) -> Tensor:
         """Return the counts in bins of each class, int64 ``(K, B_x, B_y)``; under automatic bins
@@ -358,6 +358,9 @@ class BinnedConditionalMutualInformation(BinnedMetric):
             return super()._tables_to_test(law=law)
         found = [table_to_test(*self._class_pairs(k), law=law)[0] for k in self._occupied()]
         return classes.padded(found).unsqueeze(0)
+
+    def _refuse(self, labels: Tensor) -> None:
+        self._in_range(labels)
 
     def _in_range(self, labels: Tensor) -> Tensor:
         """Return labels as ``(1, n)``; refuse those that are none of the classes."""

@@ -11,12 +11,13 @@ from mi_metrics.functional.tables import views
 from mi_metrics.functional.tables.automatic import MOST_BINS, Choice
 from mi_metrics.functional.tables.axis import Axis, fixed_axis
 from mi_metrics.functional.tables.bspline import soft_counts
-from mi_metrics.functional.tables.hard import hard_counts
+from mi_metrics.functional.tables.hard import Unchecked, hard_counts
 from mi_metrics.functional.tables.independence import table_to_test
 from mi_metrics.functional.tables.inside import added, are_few
 from mi_metrics.functional.tables.outside import all_inside, mass_outside
 from mi_metrics.functional.tables.pairs import Cells
-from mi_metrics.functional.tensors import lift, on_cpu
+from mi_metrics.functional.tensors import arithmetic, lift, on_cpu
+from mi_metrics.kernels import native
 from mi_metrics.metrics.base import IGNORED, SEEN, WIDE_X, WIDE_Y, Samples
 from mi_metrics.metrics.inference import PValueMetric, stacked
 from mi_metrics.states import grid, reading
@@ -54,6 +55,8 @@ class JointTableMetric(PValueMetric):
     of them, or somebody asks for the table. Meanwhile the metric has no attribute of this name,
     which is what :meth:`__getattr__` is for. Where it has one, nothing waits.
     """
+
+    _takes_bytes: ClassVar[bool] = True
 
     table: Tensor
     resolution: int
@@ -143,18 +146,17 @@ class JointTableMetric(PValueMetric):
         """Add rows of samples to the state, or refuse them."""
         if self._can_wait(samples, labels) and self._add_to_waiting(samples):
             return
+        looked_at_later = samples.valid is None and self.nan_strategy == "error"
+        if labels is not None and not looked_at_later:
+            self._refuse(labels)
         if self._bins is None:
-            # Few samples are refused where they are read anyway.
-            if (
-                self.nan_strategy == "ignore"
-                or samples.valid is not None
-                or not grid.are_few(samples.x)
-            ):
+            # Others are refused where they are read anyway.
+            if not looked_at_later:
                 samples = self._finite(samples)
             x, y, valid, _ = samples
             table, outside = self._in_cells(self.table, x, y, valid, labels), None
         elif (found := self._inside(samples, labels)) is not None:
-            table, outside = found, None
+            table, outside = found
         else:
             samples = self._finite(samples)
             x, y, valid, _ = samples
@@ -231,7 +233,7 @@ class JointTableMetric(PValueMetric):
             # In `forward` this may be the batch by itself, and what was kept of the whole state.
             if not self._in_forward or self._memory is None or self._memory.is_of(None):
                 self._memory = memory
-        return grid.update(table, x, y, valid, labels, memory=memory)
+        return grid.update(table, x, y, valid, labels, memory, self._refuse)
 
     def _forward_reduce_state_update(self, *args: Any, **kwargs: Any) -> Any:
         # To add a batch to a grid takes a fraction of merging a grid of it, to the same bits.
@@ -369,9 +371,15 @@ class JointTableMetric(PValueMetric):
         x, y = self.counters[[WIDE_X, WIDE_Y], output].tolist()
         return bool(x), bool(y)
 
-    def _inside(self, samples: Samples, labels: Tensor | None = None) -> Tensor | None:
-        """Return the table with samples of which all lie in the known range, and so are finite;
-        None where one does not, or a mask leaves some out.
+    def _refuse(self, labels: Tensor) -> None:
+        """Refuse labels that are none of the conditions."""
+
+    def _inside(
+        self, samples: Samples, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None] | None:
+        """Return the table with samples that were looked at while they were counted, and how many
+        lie outside of the known range, None: none does; None where nothing looked at them, or a
+        mask leaves some out.
         """
         assert self._ranges is not None
         x, y, valid, _ = samples
@@ -379,19 +387,39 @@ class JointTableMetric(PValueMetric):
         if valid is not None or (self.nan_strategy == "ignore" and not on_cpu(x)):
             return None
         if self._kernel == "hard" and are_few(x):
-            return added(self.table, x, y, self._ranges, labels)
+            if labels is not None:
+                self._refuse(labels)
+            table = added(self.table, x, y, self._ranges, labels)
+            return None if table is None else (table, None)
+        if self._kernel == "hard" and self.nan_strategy == "error" and native.serves():
+            unchecked = Unchecked(self._ranges)
+            table = self.table + self._batch(x, y, None, labels, unchecked)
+            if unchecked.outside is not None:
+                return table, unchecked.outside if bool(unchecked.outside.any()) else None
+            return table, self._outside(x, y, None)
         if not all_inside(x, y, self._ranges):
             return None
-        return self.table + self._batch(x, y, None, labels)
+        return self.table + self._batch(x, y, None, labels), None
 
     def _batch(
-        self, x: Tensor, y: Tensor, valid: Tensor | None, labels: Tensor | None = None
+        self,
+        x: Tensor,
+        y: Tensor,
+        valid: Tensor | None,
+        labels: Tensor | None = None,
+        unchecked: Unchecked | None = None,
     ) -> Tensor:
         """Return the table of a batch over the known range."""
         assert self._bins is not None
         if self._kernel == "hard":
             axes, tables = self._axes(x.dtype, y.dtype), 1 if labels is None else len(self.table)
-            return hard_counts(x, y, axes, self._bins, valid, labels=labels, conditions=tables)
+            return hard_counts(
+                *(x, y, axes, self._bins, valid),
+                unchecked=unchecked,
+                labels=labels,
+                conditions=tables,
+                refuse=self._refuse,
+            )
         if valid is not None:
             x, y = (torch.where(valid, v, 0) for v in (x, y))
         axes = self._axes(torch.float64, torch.float64)
@@ -402,8 +430,8 @@ class JointTableMetric(PValueMetric):
         assert self._ranges is not None
         device = self.counters.device  # The table may be what is asked for.
         return (
-            fixed_axis(self._ranges[0], self._bins[0], x_dtype, device),
-            fixed_axis(self._ranges[1], self._bins[1], y_dtype, device),
+            fixed_axis(self._ranges[0], self._bins[0], arithmetic(x_dtype), device),
+            fixed_axis(self._ranges[1], self._bins[1], arithmetic(y_dtype), device),
         )
 
     def _outside(self, x: Tensor, y: Tensor, valid: Tensor | None) -> Tensor:

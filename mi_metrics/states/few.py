@@ -101,6 +101,24 @@ def begun(
     return state, x[:, FIRST:], y[:, FIRST:], valid, labels
 
 
+def inserted_table(state: Tensor, keys: Tensor, joint: Tensor) -> tuple[Tensor, bool]:
+    """Return the state (R, L) with pairs of values added that occur ``joint`` (C, R / C, k, k)
+    times, and whether it has the cells that it had.
+
+    ``keys`` (C, 2, k) are those of the values of x and y, +inf's where one does not occur.
+    """
+    C, k = len(keys), keys.shape[2]
+    m, stride = resolution(state), state.shape[1]
+    united, place, same, _ = _united(state, keys.view(2 * C, k))
+    row, column = place.view(C, 2, k).unbind(1)
+    code = row.mul(m).unsqueeze(2) + column.unsqueeze(1)
+    first = stride * torch.arange(joint.shape[1], dtype=torch.int64, device=joint.device)
+    codes = code.unsqueeze(1) + first.view(-1, 1, 1)
+    # As in `_counted`.
+    united.view(C, -1)[:, m + 1 :].scatter_add_(1, codes.view(C, -1), joint.reshape(C, -1))
+    return united, same
+
+
 def _head(state: Tensor, outputs: int) -> tuple[Tensor, Tensor]:
     """Return the levels (2C,) and borders (2C, m) of the outputs, x and y in turn."""
     m = resolution(state)

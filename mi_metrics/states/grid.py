@@ -47,9 +47,10 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.options import check_integer
-from mi_metrics.functional.tensors import chunk_size, on_cpu, sort_rows
+from mi_metrics.functional.tables.hard import Refuse
+from mi_metrics.functional.tensors import BYTES, check_finite, chunk_size, on_cpu, sort_rows
 from mi_metrics.kernels import native_grid
-from mi_metrics.states import few
+from mi_metrics.states import few, many
 from mi_metrics.states.keys import (
     _EMPTY,
     _NEVER,
@@ -68,7 +69,6 @@ _SPAN = 1 << 16
 # Up to so many samples are searched for among the borders: on the CPU, and on other devices, where
 # operations take as long for many.
 SMALL, SMALL_ELSEWHERE = 1 << 11, 1 << 20
-MOST_MISSED = 8  # Lookups that miss a larger share of a chunk are made anew.
 
 
 class Axis(NamedTuple):
@@ -144,6 +144,7 @@ class Memory:
         """Keep nothing."""
         self.index: few.Index | None = None
         self.lookups: tuple[list[_Lookup], list[_Lookup]] | None = None
+        self.packed: native_grid.Lookups | None = None
 
     def is_of(self, state: Tensor | None) -> bool:
         """Say whether what is kept is for a state; of None, whether for none that still is."""
@@ -181,6 +182,7 @@ def update(
     valid: Tensor | None = None,
     labels: Tensor | None = None,
     memory: Memory | None = None,
+    refuse: Refuse | None = None,
 ) -> Tensor:
     """Return the state with the pairs x, y (C, n) added, those apart where ``valid`` (C, n) is
     False: what `merge` makes of it and theirs, bit for bit, for a few lookups per sample.
@@ -192,15 +194,33 @@ def update(
     state has seen similar data, are gathered and sorted. Takes a few times the memory of the state
     and of a chunk.
 
-    Few samples (:func:`are_few`) without ``valid`` may hold NaN and inf, which are refused; others
-    may not. A ``memory`` of the updates before saves time and changes nothing.
+    Samples without ``valid`` may hold NaN and inf, which are refused; others may not. So may
+    ``labels`` hold such as are none, if ``refuse`` refuses them. A ``memory`` of the updates before
+    saves time and changes nothing.
     """
     if x.numel() == 0:
         return state
     memory = Memory() if memory is None else memory
     memory.recall(state)
-    add = _add_few if are_few(x) else _add_many
-    result = add(state, x, y, valid, labels, memory)
+    if are_few(x):
+        if labels is not None and refuse is not None:
+            refuse(labels)
+        result = _add_few(state, x, y, valid, labels, memory)
+    elif x.dtype in BYTES and y.dtype in BYTES:
+        result, same = many.of_bytes(state, x, y, valid, labels, refuse)
+        if not same:
+            memory.forget()
+    else:
+        found = None
+        if on_cpu(x):
+            found = many.found(state, x, y, valid, labels, memory, _lookups)
+        if found is None:
+            if labels is not None and refuse is not None:
+                refuse(labels)
+            if valid is None:
+                check_finite(x, y)
+            found = _add_many(state, x, y, valid, labels, memory)
+        result = found
     memory.keep(result)
     return result
 
@@ -249,7 +269,7 @@ def _add_many(
     missed = len(state) // C * m * m
     counts = torch.zeros(C, missed + 2, dtype=torch.int64, device=x.device)
     memory.lookups = memory.lookups or _lookups(state, C)
-    finder = _Finder(memory.lookups, m, C * min(n, chunk))
+    one = torch.ones((), dtype=torch.int64, device=x.device)
     held: list[tuple[Tensor, ...]] = []
     total = waiting = 0
     for start in range(0, n, chunk):
@@ -259,8 +279,11 @@ def _add_many(
         if keep is not None:  # NaN has no index
             a, b = a.where(keep, 0), b.where(keep, 0)
         own = None if labels is None else labels[:, part]
-        code, lost = finder.count(a, b, keep, own, counts)
-        if lost > total:
+        code = _codes(memory.lookups, a.double(), b.double(), own, m, missed)
+        if keep is not None:
+            code = code.where(keep, missed + 1)
+        counts.scatter_add_(1, code, one.expand_as(code))
+        if (lost := int(counts[:, missed].sum())) > total:
             miss = code == missed
             some = miss.any(0).nonzero().squeeze(1)
             parts = (a, b, miss) if own is None else (a, b, miss, own)
@@ -270,45 +293,14 @@ def _add_many(
             a, b, miss, *own_ones = (torch.cat(parts, 1) for parts in zip(*held, strict=True))
             own = own_ones[0] if own_ones else None
             state, same = few.inserted(_add(state, counts), a, b, miss, own)
-            if not same or MOST_MISSED * waiting > chunk:
+            if not same or many.MOST_MISSED * waiting > chunk:
                 memory.forget()
             if start + chunk >= n:
                 return state
             memory.lookups = memory.lookups or _lookups(state, C)
-            finder = _Finder(memory.lookups, m, C * min(n, chunk))
             held, total, waiting = [], 0, 0
             counts.zero_()
     return _add(state, counts)
-
-
-class _Finder:
-    """Lookups of both axes of tables of m x m cells, for at most ``size`` samples at once."""
-
-    def __init__(self, lookups: tuple[list[_Lookup], list[_Lookup]], m: int, size: int) -> None:
-        code = lookups[0][0].code
-        self._lookups, self._m = lookups, m
-        self._compiled = native_grid.pack(lookups) if on_cpu(code) else None
-        self._memory = code.new_empty(0 if self._compiled is None else size)
-
-    def count(
-        self, x: Tensor, y: Tensor, keep: Tensor | None, labels: Tensor | None, counts: Tensor
-    ) -> tuple[Tensor, int]:
-        """Add samples (C, n) to ``counts``, whose last two columns are those that are missed and
-        those that are not to be kept; return their cells, and how many were missed in all.
-        """
-        m, missed = self._m, counts.shape[1] - 2
-        if self._compiled is not None:
-            done = native_grid.counted(
-                self._compiled, x, y, keep, labels, m * m, counts, self._memory
-            )
-            if done is not None:
-                return done
-        code = _codes(self._lookups, x.double(), y.double(), labels, m, missed)
-        if keep is not None:
-            code = code.where(keep, missed + 1)
-        one = torch.ones((), dtype=torch.int64, device=x.device)
-        counts.scatter_add_(1, code, one.expand_as(code))
-        return code, int(counts[:, missed].sum())
 
 
 def _codes(
@@ -418,8 +410,11 @@ def _find(lookups: list[_Lookup], x: Tensor, missed: int) -> tuple[Tensor, Tenso
     return code, right
 
 
-def _lookups(state: Tensor, outputs: int | None = None) -> tuple[list[_Lookup], list[_Lookup]]:
-    """Return for both axes of a state the lookups that find most of the samples like those counted.
+def _lookups(
+    state: Tensor, outputs: int | None = None, rare: int = 64
+) -> tuple[list[_Lookup], list[_Lookup]]:
+    """Return for both axes of a state the lookups that find most of the samples like those counted,
+    all but one of so many.
 
     One will do for most data. A second and a third serve what lies far off: a background, a fill
     value.
@@ -436,8 +431,10 @@ def _lookups(state: Tensor, outputs: int | None = None) -> tuple[list[_Lookup], 
     for axis, step in enumerate((m, 1)):
         codes = torch.where(slots == m, missed, slots * step)
         borders, counts = state[:, 2 + axis * m : 2 + (axis + 1) * m], joint.sum(2 - axis)
-        rare = counts.sum(1) // 64
-        while not lookups[axis] or (len(lookups[axis]) < 3 and bool((counts.sum(1) > rare).any())):
+        few_of = counts.sum(1) // rare
+        while not lookups[axis] or (
+            len(lookups[axis]) < 3 and bool((counts.sum(1) > few_of).any())
+        ):
             lookup, taken = _lookup(state[:, axis], borders, counts, codes)
             lookups[axis].append(lookup)
             counts = counts.masked_fill(taken, 0)

@@ -1,5 +1,6 @@
 """The joint table of the hard kernel: every sample counts in one cell."""
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -13,6 +14,10 @@ from mi_metrics.kernels import gpu, native_tables
 
 # Up to here a chunk is counted in a table of its own and added.
 SMALL_TABLE = 2**14
+
+
+# Refuses labels that are none.
+Refuse = Callable[[Tensor], object]
 
 
 class Unchecked:
@@ -37,16 +42,20 @@ def hard_counts(
     unchecked: Unchecked | None = None,
     labels: Tensor | None = None,
     conditions: int = 1,
+    refuse: Refuse | None = None,
 ) -> Tensor:
     """Count samples ``(R, N)``, bytes too, in int64 tables ``(R, B_x, B_y)``; those that are not
     ``valid`` count nowhere.
 
     ``unchecked`` ones are refused if they are NaN or infinite. With ``labels`` (1, N) below K,
-    the number of ``conditions``, R is 1 and each label has a table, ``(K, B_x, B_y)``.
+    the number of ``conditions``, R is 1 and each label has a table, ``(K, B_x, B_y)``; ``refuse``
+    is asked to refuse others, where no compiled function has looked at them.
     """
     found = _compiled(x, y, axes, bins, valid, unchecked, labels, conditions)
     if found is not None:
         return found
+    if labels is not None and refuse is not None:
+        refuse(labels)
     if unchecked is not None and not on_cpu(x):
         check_finite(x, y)
     check = unchecked is not None and on_cpu(x)
