@@ -1,10 +1,15 @@
 """Compiled counting in the cells of a grid against its reference: the same states."""
 
+import warnings
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mi_metrics import BinnedConditionalMutualInformation
+from mi_metrics.functional.tensors import BYTES
+from mi_metrics.kernels import native_grid
 from mi_metrics.states import grid
 
 KINDS = {
@@ -76,3 +81,82 @@ def test_the_order_of_samples_does_not_matter(reference, kind):
     found = grid.update(grid.update(grid.empty(1, 32), x, y), x, y)
     again = grid.update(grid.update(grid.empty(1, 32), x, y), x[:, order], y[:, order])
     assert torch.equal(found, again)
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_bytes_give_the_state_of_their_floats(reference, data):
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))
+    m, rows = data.draw(st.sampled_from([2, 16, 256])), data.draw(st.integers(1, 2))
+    conditions = data.draw(st.sampled_from([0, 3])) if rows == 1 else 0
+    masked, dtypes = data.draw(st.booleans()), [data.draw(st.sampled_from(BYTES)) for _ in "xy"]
+    state = expected = plain = grid.empty(conditions or rows, m)
+    for n in (3000, 9000, 3000):
+        sides = []
+        for dtype in dtypes:
+            spread = data.draw(st.sampled_from([1, 5, 256]))
+            values = torch.randint(spread, (rows, n), generator=generator, dtype=torch.uint8)
+            sides.append(values % 2 == 0 if dtype == torch.bool else values.view(dtype))
+        valid = torch.rand(rows, n, generator=generator) < 0.8 if masked else None
+        labels = None
+        if conditions:
+            labels = torch.randint(conditions, (1, n), generator=generator)
+        wide = [v.double() for v in sides]
+        state = grid.update(state, *sides, valid, labels)
+        plain = reference(grid.update, plain, *sides, valid, labels)
+        expected = reference(grid.update, expected, *wide, valid, labels)
+        assert torch.equal(state, expected)
+        assert torch.equal(plain, expected)
+
+
+@pytest.mark.parametrize("strange", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_nan_and_infinity_are_refused_in_the_same_words(reference, strange, rows):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, rows, 20_000, generator=generator)
+    state = grid.update(grid.empty(rows, 16), x, y)
+    x[-1, 12_345] = y[0, 7] = strange
+    said = []
+    for call in (lambda f, *a: f(*a), reference):
+        for before in (state, grid.empty(rows, 16)):
+            with pytest.raises(ValueError, match="finite") as raised:
+                call(grid.update, before, x, y)
+            said.append(str(raised.value))
+    assert len(set(said)) == 1
+
+
+@pytest.mark.parametrize("stray", [-1, 3, 2**40, -(2**63)])
+@pytest.mark.parametrize("value_range", [None, (-6, 6)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
+def test_labels_that_are_none_are_refused_in_the_same_words(reference, stray, value_range, dtype):
+    generator = torch.Generator().manual_seed(0)
+    x, y = (40 * torch.randn(2, 20_000, generator=generator)).clamp(0, 255).to(dtype)
+    z = torch.zeros(20_000, dtype=torch.int64)
+    metric = BinnedConditionalMutualInformation(8, num_conditions=3, value_range=value_range)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        metric.update(x, y, z)
+    before, said = metric.table.clone(), []
+    z[15_000] = stray
+    for call in (lambda f, *a: f(*a), reference):
+        with pytest.raises(ValueError, match="class labels from 0 to 2") as raised:
+            call(metric.update, x, y, z)
+        said.append(str(raised.value))
+    assert said[0] == said[1]
+    assert torch.equal(metric.table, before)
+    assert int(metric.seen) == 20_000
+    # What a mask leaves out may have any label.
+    metric.update(x, y, z, mask=z != stray)
+    assert int(metric.seen) == 39_999
+
+
+def test_labels_beyond_the_tables_are_written_nowhere(reference):
+    x = torch.rand(1, 5000, generator=torch.Generator().manual_seed(0))
+    state = grid.update(grid.empty(3, 16), x, x, labels=torch.zeros(1, 5000, dtype=torch.int64))
+    lookups = native_grid.pack(grid._lookups(state, 1), state)
+    for stray in (-1, 3, 2**40, -(2**63)):
+        labels = torch.zeros(1, 5000, dtype=torch.int64)
+        labels[0, 50] = stray
+        into = state.clone()
+        assert native_grid.counted(lookups, x, x, None, labels, into, 0) is None
+        assert torch.equal(into[1:], state[1:])
