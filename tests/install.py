@@ -25,6 +25,14 @@ print(f"{{runner.tries}} lines of the README's first example, {{runner.failures}
 sys.exit(runner.failures > 0)
 """
 
+# The library is there where the wheel says that it is.
+SERVES = """
+import sys
+from mi_metrics.kernels import native
+print(native.status())
+sys.exit(native.serves() != {expected})
+"""
+
 # What each extra has to bring when it is installed after those before it, and what must not be
 # there yet.
 STAGES = {
@@ -73,6 +81,8 @@ def main(wheel: Path) -> None:
         f"more than the package: {folders}"
     )
 
+    compiled = any(Path(name).suffix in (".so", ".dylib", ".dll") for name in names)
+    assert compiled != wheel.name.endswith("-none-any.whl"), "the tag belies what the wheel holds"
     folder = Path(tempfile.mkdtemp())
     try:
         subprocess.run([sys.executable, "-m", "venv", str(folder / "venv")], check=True)
@@ -88,7 +98,7 @@ def main(wheel: Path) -> None:
                 [binaries / "python", "-c", probe], capture_output=True, text=True, check=True
             )
             assert not found.stdout.strip(), f"installed without being asked for: {found.stdout}"
-            for snippet in snippets:
+            for snippet in [SERVES.format(expected=compiled), *snippets]:
                 subprocess.run(
                     [binaries / "python", "-W", "error", "-c", snippet], cwd=folder, check=True
                 )

@@ -132,9 +132,10 @@ MI_INLINE void find(const double* MI_RESTRICT x, int64_t size, const Line& line,
     const int32_t* const code = line.code;
     for (int64_t i = 0; i < size; i++) {
       const int32_t at = entries[i];
-      const int32_t own = code[at];
-      const bool right = (x[i] >= lower[at]) & (x[i] < upper[at]);
-      codes[i] = right ? own : missed;
+      if (x[i] >= lower[at] && x[i] < upper[at])
+        codes[i] = code[at];
+      else
+        codes[i] = missed;
       MI_SCALAR;
     }
   }

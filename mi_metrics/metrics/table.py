@@ -11,13 +11,12 @@ from mi_metrics.functional.tables import views
 from mi_metrics.functional.tables.automatic import MOST_BINS, Choice
 from mi_metrics.functional.tables.axis import Axis, fixed_axis
 from mi_metrics.functional.tables.bspline import soft_counts
-from mi_metrics.functional.tables.hard import Unchecked, hard_counts
+from mi_metrics.functional.tables.hard import Unchecked, hard_counts, looks_on_the_way
 from mi_metrics.functional.tables.independence import table_to_test
 from mi_metrics.functional.tables.inside import added, are_few
 from mi_metrics.functional.tables.outside import all_inside, mass_outside
 from mi_metrics.functional.tables.pairs import Cells
 from mi_metrics.functional.tensors import arithmetic, lift, on_cpu
-from mi_metrics.kernels import native
 from mi_metrics.metrics.base import IGNORED, SEEN, WIDE_X, WIDE_Y, Samples
 from mi_metrics.metrics.inference import PValueMetric, stacked
 from mi_metrics.states import grid, reading
@@ -391,7 +390,7 @@ class JointTableMetric(PValueMetric):
                 self._refuse(labels)
             table = added(self.table, x, y, self._ranges, labels)
             return None if table is None else (table, None)
-        if self._kernel == "hard" and self.nan_strategy == "error" and native.serves():
+        if self._kernel == "hard" and self.nan_strategy == "error" and looks_on_the_way(x):
             unchecked = Unchecked(self._ranges)
             table = self.table + self._batch(x, y, None, labels, unchecked)
             if unchecked.outside is not None:

@@ -10,7 +10,7 @@ from mi_metrics.functional.options import Interval
 from mi_metrics.functional.tables.axis import Axis
 from mi_metrics.functional.tables.sums import chunks
 from mi_metrics.functional.tensors import BYTES, check_finite, chunk_size, on_cpu
-from mi_metrics.kernels import gpu, native_tables
+from mi_metrics.kernels import gpu, native, native_tables
 
 # Up to here a chunk is counted in a table of its own and added.
 SMALL_TABLE = 2**14
@@ -30,6 +30,11 @@ class Unchecked:
     def __init__(self, ranges: tuple[Interval, Interval] | None) -> None:
         self.ranges = ranges
         self.outside: Tensor | None = None
+
+
+def looks_on_the_way(x: Tensor) -> bool:
+    """Say whether :func:`hard_counts` looks at unchecked samples in no time, in a compiled pass."""
+    return on_cpu(x) and native.serves()
 
 
 def hard_counts(
