@@ -61,10 +61,8 @@ def _tables(at_least: float) -> list[Row]:
             (images, 256, (0.0, 255.0), ", 8-bit images"),
         ):
             times = seconds(
-                lambda u=u, v=v, b=bins, e=ends: binned_joint(u, v, b, value_range=e),
-                lambda u=u.numpy(), v=v.numpy(), b=bins, e=ends: fast.histogram2d(
-                    u, v, bins=b, range=(e, e)
-                ),
+                partial(binned_joint, u, v, bins, value_range=ends),
+                partial(fast.histogram2d, u.numpy(), v.numpy(), bins, range=(ends, ends)),
                 repeat=15,
             )
             what = f"hard table, 1e6 samples{kind}, {bins} bins, against fast-histogram"
