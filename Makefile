@@ -54,7 +54,7 @@ $(VENV)/.triton: $(VENV)/.dev Makefile
 
 kernels: $(VENV)/.triton
 	PYTHONPATH=$(VENV)/triton $(BIN)/python -c "import triton"
-	PYTHONPATH=$(VENV)/triton $(BIN)/pytest tests/kernels/test_gpu.py
+	PYTHONPATH=$(VENV)/triton $(BIN)/pytest -n auto --maxprocesses 4 tests/kernels/test_gpu.py
 
 # What takes too long for every change: statistics over hundreds of draws, long fuzz.
 campaign: $(VENV)/.dev
