@@ -283,10 +283,10 @@ int64_t count(const void* x, const void* y, int64_t first, int64_t room, const L
 // `conditions`.
 //
 // `on_x` and `on_y` are lookups as native_grid.py packs them: their codes add up to a cell, or to
-// conditions * stride or more. Samples that no lookup knows, NaN among them, are written to `lost` (room) as
-// row * n + column, and `numbers` gets how many they are and the column that is next: counting ends
-// early where there may be no room for more. Returns 0, or -1 without memory or with a label that
-// is none; what is in the tables is useless then.
+// conditions * stride or more. Samples that no lookup knows, NaN among them, are written to `lost`
+// (room) as row * n + column, and `numbers` gets how many they are and the column that is next:
+// counting ends early where there may be no room for more. Returns 0, or -1 without memory or with
+// a label that is none; what is in the tables is useless then.
 MI_EXPORT int64_t mi_grid_counts(const void* x, int64_t double_x, const void* y, int64_t double_y,
                                  const uint8_t* valid, const int64_t* labels, int64_t rows,
                                  int64_t n, int64_t first, const void* on_x, const void* on_y,

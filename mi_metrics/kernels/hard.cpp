@@ -266,7 +266,8 @@ struct CountBytes {
       const uint8_t *u = x + start, *v = y + start, *marks = valid ? valid + start : nullptr;
       if (ax->outside || ay->outside)
         for (int64_t i = 0; i < size; i++)
-          found->outside += (!marks || marks[i]) && (ax->has_outside(u[i]) || ay->has_outside(v[i]));
+          found->outside +=
+              (!marks || marks[i]) && (ax->has_outside(u[i]) || ay->has_outside(v[i]));
       if (!labels && !marks && !into->table) {
         // Nothing but two lookups and a count.
         int64_t i = 0;
@@ -396,15 +397,16 @@ MI_EXPORT int64_t mi_hard_counts(const void* x, int64_t double_x, const void* lo
     return count(ax, ay, table, rows, threads, outside);
   };
   const auto with_x = [&](const auto& ax) {
-    return double_y ? with_y(ax, axis<double>(y, lo_y, bins_y, width_y, rows_y, cells_y, y_lo, y_hi))
-                    : with_y(ax, axis<float>(y, lo_y, bins_y, width_y, rows_y, cells_y, y_lo, y_hi));
+    if (double_y)
+      return with_y(ax, axis<double>(y, lo_y, bins_y, width_y, rows_y, cells_y, y_lo, y_hi));
+    return with_y(ax, axis<float>(y, lo_y, bins_y, width_y, rows_y, cells_y, y_lo, y_hi));
   };
   return double_x ? with_x(axis<double>(x, lo_x, bins_x, width_x, rows_x, cells_x, x_lo, x_hi))
                   : with_x(axis<float>(x, lo_x, bins_x, width_x, rows_x, cells_x, x_lo, x_hi));
 }
 
-// As mi_hard_counts, of samples of one byte. `cells_of_x` are the cells of all 256 of them, for each
-// of `rows_x` rows or 1; the 256 marks `outside_x` and `outside_y` say which lie outside of the
+// As mi_hard_counts, of samples of one byte. `cells_of_x` are the cells of all 256 of them, for
+// each of `rows_x` rows or 1; the 256 marks `outside_x` and `outside_y` say which lie outside of the
 // range, or are null.
 MI_EXPORT int64_t mi_byte_counts(const uint8_t* x, const int32_t* cells_of_x, int64_t rows_x,
                                  const uint8_t* outside_x, const uint8_t* y,

@@ -26,6 +26,8 @@ from mi_metrics.states.header import Value
 # So many samples of small batches wait until they are counted, on the CPU and elsewhere: to write
 # a table takes longer than to count them.
 MOST_WAITING, MOST_WAITING_ELSEWHERE = 1 << 13, 1 << 16
+# And so many batches: each takes memory of its own, however small it is.
+MOST_BATCHES = 256
 
 
 class Waiting(NamedTuple):
@@ -132,10 +134,20 @@ class JointTableMetric(PValueMetric):
             self._add(samples)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "table" and self._waiting is not None:
-            self.table, self._waiting = self._counted(self._waiting), None
-            return self.table
+        if name == "table" and (waiting := self._waiting) is not None:
+            table = self._counted(waiting)
+            # Another thread may have added samples meanwhile, or have read the table.
+            if self._waiting is waiting:
+                self.table, self._waiting = table, None
+            return table
         return super().__getattr__(name)
+
+    def reset(self) -> None:
+        """Forget all that was accumulated."""
+        # What waits need not be counted first.
+        if self._waiting is not None and "table" not in self.__dict__:
+            self.table, self._waiting = self._waiting.table, None
+        super().reset()
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
@@ -199,6 +211,7 @@ class JointTableMetric(PValueMetric):
         waiting = Waiting(waiting.table, (*waiting.samples, pairs), waiting.number + x.numel())
         counters = self._count(samples)
         enough = waiting.number > (MOST_WAITING if on_cpu(x) else MOST_WAITING_ELSEWHERE)
+        enough |= len(waiting.samples) >= MOST_BATCHES
         table = self._counted(waiting) if enough else None
         self.counters = counters
         if table is None:

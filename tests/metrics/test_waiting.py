@@ -203,6 +203,55 @@ def test_what_waits_takes_less_memory_than_the_table():
     assert int(metric.table[:, 514:].sum()) == 20000
 
 
+def test_batches_of_one_do_not_wait_for_ever():
+    metric = BinnedMutualInformation(8)
+    for x in torch.linspace(0, 1, 300):
+        metric.update(x.view(1), x.view(1))
+        assert waits(metric) == (int(metric.seen) % joint_tables.MOST_BATCHES > 0)
+        assert not waits(metric) or len(metric._waiting.samples) < joint_tables.MOST_BATCHES
+    assert int(metric.table[:, 514:].sum()) == 300
+
+
+def test_a_reset_counts_nothing(build, monkeypatch):
+    metric = build()
+    metric.update(*batch(metric, 20, 0))
+    monkeypatch.setattr(type(metric), "_counted", None)
+    metric.reset()
+    monkeypatch.undo()
+    assert torch.equal(metric.table, build().table)
+
+
+def test_an_update_while_the_table_is_read_is_kept(monkeypatch):
+    metric = BinnedMutualInformation(8)
+    counted = type(metric)._counted
+    x, y = batch(metric, 20, 0)
+
+    def interrupted(self, waiting):
+        monkeypatch.undo()
+        # As another thread would.
+        self.update(x, y)
+        return counted(self, waiting)
+
+    metric.update(x, y)
+    monkeypatch.setattr(type(metric), "_counted", interrupted)
+    assert int(metric.table[:, 514:].sum()) == 20
+    assert int(metric.table[:, 514:].sum()) == 40
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.bool])
+def test_bytes_wait_too(build, dtype):
+    metric, expected = build(), build()
+    generator = torch.Generator().manual_seed(0)
+    for n in (3000, 20, 2500, 4000):
+        shape = (n, metric.num_outputs) if metric.num_outputs > 1 else (n,)
+        x, y = torch.randint(0, 2, (2, *shape), generator=generator).to(dtype)
+        metric.update(x, y)
+        expected.update(x.double(), y.double())
+        expected.table  # noqa: B018
+    assert torch.equal(metric.table, expected.table)
+    assert torch.equal(metric.seen, expected.seen)
+
+
 def test_metrics_of_a_collection_share_what_waits():
     together = MetricCollection(
         {"nats": BinnedMutualInformation(), "bits": BinnedMutualInformation(unit="bits")}
