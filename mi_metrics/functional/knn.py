@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.cautions import Kind, caution_each
-from mi_metrics.functional.knn_sets import sets_information
+from mi_metrics.functional.knn_sets import CHUNK, sets_information
 from mi_metrics.functional.neighbors import pairs
 from mi_metrics.functional.neighbors.candidates import nearest_apart
 from mi_metrics.functional.neighbors.digamma import mean_psi, of_coincident
@@ -299,8 +299,12 @@ def doubtful_sets(
     # On the CPU steps that sets share save nothing.
     if len(sets) < 2 or on_cpu(sets):
         return list(range(len(sets)))
-    scales = standardize in (True, "joint")
-    return doubtful(sets, x_dim, n_neighbors, discrete_y=discrete_y, compares_scales=scales)
+    how: Any = {"discrete_y": discrete_y, "compares_scales": standardize in (True, "joint")}
+    found, start = [], 0
+    for some in torch.split(sets, max(1, CHUNK // sets.shape[1])):
+        found += [start + place for place in doubtful(some, x_dim, n_neighbors, **how)]
+        start += len(some)
+    return found
 
 
 def rows_doubts(

@@ -11,7 +11,7 @@ from torch import Tensor
 from mi_metrics.functional.neighbors.digamma import Term, mean_psi_each
 from mi_metrics.functional.neighbors.sets import Sets, tell_sets_apart
 from mi_metrics.functional.options import Standardize
-from mi_metrics.kernels import gpu
+from mi_metrics.kernels import gpu, leaves
 
 # Samples told apart at a time, in some thirty columns.
 CHUNK = 2**21
@@ -41,7 +41,7 @@ def sets_information(
         with more neighbours than they serve, or with a label that occurs once.
     """
     sets, size, _ = rows.shape
-    if not gpu.serves(rows) or not sets or size <= n_neighbors:
+    if not sets or size <= n_neighbors or not _served(rows, n_neighbors):
         return None
     values: list[float] = []
     for some in torch.split(rows, max(1, CHUNK // size)):
@@ -57,6 +57,13 @@ def sets_information(
         constant = samples.constant.tolist()
         values += [0.0 if c else value for c, value in zip(constant, found, strict=True)]
     return torch.tensor(values, dtype=torch.float64, device=rows.device)
+
+
+def _served(rows: Tensor, n_neighbors: int) -> bool:
+    """Say whether kernels answer, before anything is done that would be done once more without."""
+    if n_neighbors > leaves.MOST_NEIGHBORS or rows.shape[1] > leaves.MOST_POINTS:
+        return False
+    return gpu.serves(rows) and not {"neighbors", "counts"} & gpu.failures().keys()
 
 
 def _kraskov(samples: Sets, k: int, algorithm: str) -> list[float] | None:
@@ -111,7 +118,9 @@ def _nearest(
     points: Tensor, wanted: Tensor, k: int, x_dim: int | None
 ) -> tuple[Tensor, ...] | None:
     found: tuple[Tensor, ...] | None = gpu.attempt(
-        "neighbors", (points,), lambda kernels: kernels.nearest(points, k, wanted.int(), x_dim)
+        "neighbors",
+        (points, wanted),
+        lambda kernels: kernels.nearest(points, k, wanted.int(), x_dim),
     )
     return found
 
@@ -119,7 +128,7 @@ def _nearest(
 def _counts(points: Tensor, radius: Tensor, apart: Tensor) -> Tensor | None:
     asked = torch.where(apart, radius, -1.0)
     found: Tensor | None = gpu.attempt(
-        "counts", (points,), lambda kernels: kernels.range_counts(points, asked)
+        "counts", (points, asked), lambda kernels: kernels.range_counts(points, asked)
     )
     return found
 

@@ -8,6 +8,7 @@ does not compile (no C compiler, an old card), the reference serves; :func:`stat
 import functools
 import importlib
 import os
+import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, TypeVar
@@ -19,6 +20,11 @@ from mi_metrics.kernels import switch
 
 T = TypeVar("T")
 
+
+class ArgumentsError(ValueError):
+    """Arguments that a kernel can't be called with: a mistake of the caller, no failure of it."""
+
+
 # Families of kernels that have failed, each with the reason; none of them is tried again.
 _failed: dict[str, str] = {}
 
@@ -26,6 +32,8 @@ _failed: dict[str, str] = {}
 @functools.cache
 def load() -> str | None:
     """Import Triton; return None, or why it can't be used."""
+    if torch.version.hip is not None:
+        return "The kernels are for CUDA, and this PyTorch is for ROCm."
     try:
         importlib.import_module("triton")
     except ModuleNotFoundError as error:
@@ -46,38 +54,52 @@ def is_card(values: Tensor) -> bool:
 
 
 def serves(*tensors: Tensor) -> bool:
-    """Say whether kernels are there, not switched off, and all tensors have memory on a GPU."""
+    """Say whether kernels are there, not switched off, and all tensors have memory on one GPU.
+
+    What a kernel reads and writes is seen by nothing that records operations, so that it does not
+    serve where something does.
+    """
     return (
-        all(map(is_card, tensors))
+        not torch.compiler.is_compiling()
+        and all(map(is_card, tensors))
+        and len({values.device for values in tensors}) == 1
         and switch.enabled()
-        and not torch.compiler.is_compiling()
+        and not _is_recorded()
         and all(map(_has_memory, tensors))
         and load() is None
     )
 
 
 def attempt(
-    family: str, tensors: Sequence[Tensor], call: Callable[[ModuleType], T | None]
+    family: str, tensors: Sequence[Tensor | None], call: Callable[[ModuleType], T | None]
 ) -> T | None:
     """Return what a call of a family of kernels returns, or None where the reference has to serve.
 
     Args:
         family: ``"hard"`` for the kernels of ``mi_metrics.kernels.triton_hard``, and so on.
-        tensors: The tensors that decide where the kernel runs; all on one device.
+        tensors: All tensors that the kernel reads; None is passed over.
         call: Takes the module of the family.
+
+    Raises:
+        ArgumentsError: As the kernel does.
     """
-    if family in _failed or not serves(*tensors):
+    given = [values for values in tensors if values is not None]
+    if family in _failed or not serves(*given):
         return None
     try:
         kernels = importlib.import_module(f"mi_metrics.kernels.triton_{family}")
         # Triton launches on the current device, which need not be that of the tensors.
-        with torch.cuda.device_of(tensors[0]):  # type: ignore[no-untyped-call]
+        with torch.cuda.device_of(given[0]):  # type: ignore[no-untyped-call]
             return call(kernels)
-    except torch.cuda.OutOfMemoryError:
+    except ArgumentsError:
+        raise
+    # A tensor that has no memory after all raises NotImplementedError.
+    except (torch.cuda.OutOfMemoryError, NotImplementedError):
         # The reference may need less, and the next call may find more.
         return None
     except Exception as error:
-        _failed[family] = _words(error)
+        if not _is_for_this_call(error):
+            _failed[family] = _words(error)
         return None
 
 
@@ -104,13 +126,32 @@ def status() -> str:
     return f"{said}, but for those that failed ({lost})."
 
 
+def _is_recorded() -> bool:
+    """Say whether operations are recorded, by ``torch.jit.trace`` or ``torch.fx``."""
+    modes = torch._C._TorchDispatchModeKey
+    recorded = (torch._C._get_dispatch_mode(mode) for mode in (modes.PROXY, modes.FAKE))
+    traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return traced or any(mode is not None for mode in recorded)
+
+
 def _has_memory(values: Tensor) -> bool:
-    """Say whether there is something to read: not inside the transforms of ``torch.func``."""
+    """Say whether there is something to read: not in a FakeTensor, nor inside the transforms of
+    ``torch.func``.
+    """
+    if type(values).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return False
     try:
-        values.data_ptr()
+        return values.data_ptr() != 0 or values.numel() == 0
     except RuntimeError:
         return False
-    return True
+
+
+def _is_for_this_call(error: Exception) -> bool:
+    """Say whether another call may succeed: a card lacks the shared memory or the registers for the
+    constants of this one.
+    """
+    errors = sys.modules.get("triton.runtime.errors")
+    return errors is not None and isinstance(error, errors.OutOfResources)
 
 
 def _words(error: Any) -> str:

@@ -17,6 +17,9 @@ import torch
 from torch import Tensor
 
 INFINITY = float("inf")
+# The most that kernels serve: the k nearest are kept in registers, where a power of two holds them
+# and the point itself.
+MOST_NEIGHBORS, MOST_POINTS = 63, 2**30
 
 
 class Boxes(NamedTuple):

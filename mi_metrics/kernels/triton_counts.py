@@ -13,13 +13,14 @@ import triton.language as tl
 from torch import Tensor
 
 from mi_metrics.kernels import leaves
+from mi_metrics.kernels.gpu import ArgumentsError
+from mi_metrics.kernels.leaves import MOST_POINTS
 from mi_metrics.kernels.triton_neighbors import (
     COLUMNS,
     DIMENSIONS,
     FAN,
     INFINITY,
     LEAF,
-    MOST_POINTS,
     MOST_SETS,
     ROWS,
     TILE,
@@ -68,7 +69,7 @@ def _line(VALUES, PLACE, RADIUS, COUNT, number, BLOCK: tl.constexpr):
 @triton.jit
 def _ends(P, query, live, size, BOXES, boxes, box, D: tl.constexpr):
     """Return the least and the largest distance of points from boxes."""
-    there = box < boxes
+    there, size = box < boxes, tl.cast(size, tl.int64)
     near = tl.zeros((query.shape[0], box.shape[0]), dtype=tl.float64)
     far = tl.zeros((query.shape[0], box.shape[0]), dtype=tl.float64)
     for d in tl.static_range(D):
@@ -205,7 +206,7 @@ def range_counts(
     check_points(points, radius)
     batch, number, dimensions = points.shape
     if radius.dtype != torch.float64 or dimensions == 0:
-        raise ValueError(f"Can't count points {points.shape} within {radius.dtype}.")
+        raise ArgumentsError(f"Can't count points {points.shape} within {radius.dtype}.")
     if number > MOST_POINTS:
         return None
     count = _on_lines if dimensions == 1 else _by_leaves if dimensions <= DIMENSIONS else _by_pairs
@@ -219,7 +220,7 @@ def range_counts(
 
 def _on_lines(points: Tensor, radius: Tensor, counts: Tensor, shape: Shape) -> None:
     batch, number, _ = points.shape
-    values, place = points[..., 0].sort(1)
+    values, place = points[..., 0].contiguous().sort(1)
     _line[triton.cdiv(number, BLOCK), batch](
         values, place, radius, counts, number, BLOCK, enable_fp_fusion=False
     )

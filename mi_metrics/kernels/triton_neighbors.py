@@ -17,14 +17,13 @@ import triton.language as tl
 from torch import Tensor
 
 from mi_metrics.kernels import leaves
+from mi_metrics.kernels.gpu import ArgumentsError
+from mi_metrics.kernels.leaves import MOST_NEIGHBORS, MOST_POINTS
 
-# The k nearest are kept in registers; a power of two holds them and the point itself.
-MOST_NEIGHBORS = 63
 # Coordinates that leaves are made of.
 DIMENSIONS = 10
 # The second dimension of a grid.
 MOST_SETS = 65535
-MOST_POINTS = 2**30
 # Points of a leaf, leaves of a group, groups whose boxes are tested at once.
 LEAF, FAN, TILE = 32, 64, 64
 # Points compared at once where all are.
@@ -52,6 +51,8 @@ def box_gaps(BOXES, boxes, box, OWN, leaves, own, D: tl.constexpr):
 def distances(P, query, live, other, there, size, FIRST: tl.constexpr, LAST: tl.constexpr):
     """Return the distances in some coordinates; infinity from points that are not there."""
     gap = tl.zeros((query.shape[0], other.shape[0]), dtype=tl.float64)
+    # Several coordinates of so many points are more than int32 counts.
+    size = tl.cast(size, tl.int64)
     if LAST > UNROLLED:
         for d in range(FIRST, LAST):
             gap = tl.maximum(gap, _differences(P + d * size, query, live, other, there))
@@ -144,6 +145,7 @@ def _look(
 
 @triton.jit
 def _store(FOUND, place, live, stride, kth, x_reach, y_reach, X: tl.constexpr):
+    stride = tl.cast(stride, tl.int64)
     if X > 0:
         tl.store(FOUND + stride + place, x_reach, mask=live)
         tl.store(FOUND + 2 * stride + place, y_reach, mask=live)
@@ -363,17 +365,19 @@ def _by_pairs(
 def check_points(points: Tensor, *others: Tensor | None) -> None:
     """Refuse what a kernel could not read."""
     if points.ndim != 3 or points.dtype != torch.float64:
-        raise ValueError(f"Expected float64 (B, N, d), but got {points.dtype} {points.shape}.")
+        raise ArgumentsError(f"Expected float64 (B, N, d), but got {points.dtype} {points.shape}.")
     for other in others:
         if other is not None and (other.shape != points.shape[:2] or other.device != points.device):
-            raise ValueError(f"Expected {points.shape[:2]} beside the points, got {other.shape}.")
+            raise ArgumentsError(
+                f"Expected {points.shape[:2]} beside the points, got {other.shape}."
+            )
 
 
 def _check(points: Tensor, n_neighbors: int, wanted: Tensor | None, x_dim: int | None) -> None:
     check_points(points, wanted)
     if not 1 <= n_neighbors < points.shape[1] or points.shape[2] == 0:
-        raise ValueError(f"Can't find {n_neighbors} neighbors of points {points.shape}.")
+        raise ArgumentsError(f"Can't find {n_neighbors} neighbors of points {points.shape}.")
     if wanted is not None and wanted.dtype != torch.int32:
-        raise ValueError(f"Expected int32 numbers of neighbors, but got {wanted.dtype}.")
+        raise ArgumentsError(f"Expected int32 numbers of neighbors, but got {wanted.dtype}.")
     if x_dim is not None and not 1 <= x_dim < points.shape[2]:
-        raise ValueError(f"Can't cut {points.shape[2]} coordinates at {x_dim}.")
+        raise ArgumentsError(f"Can't cut {points.shape[2]} coordinates at {x_dim}.")

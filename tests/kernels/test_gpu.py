@@ -4,10 +4,13 @@ import importlib.util
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from mi_metrics.kernels import gpu, switch
 
@@ -142,6 +145,93 @@ def test_tensors_without_memory_are_not_served(served):
     assert seen == [False, False]
     with switch.disabled():
         assert not gpu.serves(x)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace:DeprecationWarning")
+def test_an_operation_that_is_recorded_is_not_served(served):
+    x, seen = torch.rand(2, 3), []
+
+    def look(v):
+        seen.append(gpu.serves(v))
+        return v + 1
+
+    torch.jit.trace(look, (x,), check_trace=False)
+    make_fx(look)(x)
+    torch.autograd.functional.jacobian(lambda v: v * look(torch.ones(2, 3)), x)
+    assert seen == [False, False, True]
+
+
+def test_a_tensor_of_no_memory_is_not_served(served):
+    with FakeTensorMode() as mode:
+        fakes = torch.empty(3), mode.from_tensor(torch.rand(3))
+        seen = [gpu.serves(v) for v in fakes]
+    assert seen + [gpu.serves(v) for v in fakes] == [False] * 4
+    assert gpu.serves(torch.empty(0))
+    assert gpu.serves(torch.nn.Parameter(torch.rand(3)))
+
+
+def test_any_tensor_that_is_read_may_refuse(served, monkeypatch):
+    monkeypatch.setattr(gpu.importlib, "import_module", lambda name: name)
+    x, found = torch.rand(2, 3), []
+
+    def gradient(v):
+        found.append(gpu.attempt("soft", (x, None, v), lambda kernels: 7))
+        return v
+
+    # Batches of gradients, by an older `vmap` than that of `torch.func`.
+    torch.autograd.functional.jacobian(_Backward(gradient), x, vectorize=True)
+    assert found == [None]
+    assert gpu.attempt("soft", (x, None, torch.empty(3, device="meta")), lambda kernels: 7) is None
+    assert gpu.attempt("soft", (x, None, x), lambda kernels: 7) == 7
+    assert gpu.failures() == {}
+
+
+class _Backward:
+    """The identity, whose gradient goes through a function."""
+
+    def __init__(self, gradient):
+        self.gradient = gradient
+
+    def __call__(self, x):
+        y = x * 1
+        y.register_hook(self.gradient)
+        return y
+
+
+def test_a_mistake_of_the_caller_is_no_failure_of_a_kernel(served, monkeypatch):
+    monkeypatch.setattr(gpu.importlib, "import_module", lambda name: name)
+
+    def raises(error):
+        def call(kernels):
+            raise error
+
+        return gpu.attempt("hard", (torch.ones(3),), call)
+
+    with pytest.raises(ValueError, match="No neighbors"):
+        raises(gpu.ArgumentsError("No neighbors."))
+    assert raises(NotImplementedError("Cannot access storage of BatchedTensorImpl")) is None
+    assert gpu.failures() == {}
+    # Triton raises it for a tensor that is not on the card.
+    assert raises(ValueError("Pointer argument (at 0) cannot be accessed from Triton")) is None
+    assert list(gpu.failures()) == ["hard"]
+
+
+def test_a_call_that_asks_a_card_for_too_much_does_not_switch_others_off(served, monkeypatch):
+    errors = types.ModuleType("triton.runtime.errors")
+    errors.OutOfResources = type("OutOfResources", (Exception,), {})
+    monkeypatch.setitem(sys.modules, "triton.runtime.errors", errors)
+    monkeypatch.setattr(gpu.importlib, "import_module", lambda name: name)
+
+    def call(kernels):
+        raise errors.OutOfResources
+
+    assert gpu.attempt("hard", (torch.ones(3),), call) is None
+    assert gpu.failures() == {}
+
+
+def test_pytorch_for_rocm_is_not_served(anew, monkeypatch):
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert "ROCm" in gpu.load()
 
 
 def test_work_on_the_cpu_imports_no_triton(tmp_path):

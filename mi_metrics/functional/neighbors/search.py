@@ -218,7 +218,9 @@ def _kernel(
         wanted = torch.full((1, len(points)), -1, dtype=torch.int32, device=points.device)
         wanted[0, queries] = k
     found = gpu.attempt(
-        "neighbors", (points,), lambda kernels: kernels.nearest(points[None], k, wanted, x_dim)
+        "neighbors",
+        (points, wanted),
+        lambda kernels: kernels.nearest(points[None], k, wanted, x_dim),
     )
     if found is None:
         return None

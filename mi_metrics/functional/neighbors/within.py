@@ -108,7 +108,9 @@ def _count_kernel(points: Tensor, radius: Tensor, queries: Tensor | None) -> Ten
         asked = torch.full_like(points[:, 0], -1.0)
         asked[queries] = radius
     counts: Tensor | None = gpu.attempt(
-        "counts", (points,), lambda kernels: kernels.range_counts(points[None], asked[None])
+        "counts",
+        (points, asked),
+        lambda kernels: kernels.range_counts(points[None], asked[None]),
     )
     if counts is None:
         return None

@@ -146,9 +146,8 @@ def _compiled(
             found = native_tables.hard_counts(*arguments)
         else:
             look = unchecked is not None
-            found = gpu.attempt(
-                "hard", (x, y), lambda kernels: kernels.hard_counts(*arguments, look)
-            )
+            read = x, y, *on_x, *on_y, valid, labels
+            found = gpu.attempt("hard", read, lambda kernels: kernels.hard_counts(*arguments, look))
     if found is None:
         return None
     if unchecked is not None:

@@ -47,7 +47,7 @@ def add_up(
     else:
         sides = _sides(x, y, axes, kernels, bins)
         whole: Tensor | None = gpu.attempt(
-            "soft", (x, y), lambda module: module.soft_table(*sides, weights)
+            "soft", _read_by(sides, weights), lambda module: module.soft_table(*sides, weights)
         )
         if whole is not None:
             return whole
@@ -172,7 +172,9 @@ def gradients(
         kernels = splines.along(kernel, table.shape[1]), splines.along(kernel, table.shape[2])
         sides = _sides(x, y, axes, kernels, table.shape[1:])
         found = gpu.attempt(
-            "soft", (x, y), lambda module: module.soft_gradients(table, *sides, weights, wanted)
+            "soft",
+            _read_by(sides, weights, table),
+            lambda module: module.soft_gradients(table, *sides, weights, wanted),
         )
     if found is None:
         to_x, to_y = written(pull_back(table, x, y, weights, axes, kernel, wanted), x.shape)
@@ -193,6 +195,14 @@ def _sides(
         for v, axis, name, cells in zip((x, y), axes, kernels, shape, strict=True)
     )
     return on_x, on_y
+
+
+def _read_by(
+    sides: tuple[native_soft.Side, native_soft.Side], *others: Tensor | None
+) -> list[Tensor | None]:
+    """Return all tensors that kernels for GPUs read."""
+    parts = ((side.samples, side.lo, side.width, side.bins, side.scale) for side in sides)
+    return [*(part for side in parts for part in side), *others]
 
 
 def read(table: Tensor, x: Tensor, y: Tensor, axes: tuple[Axis, Axis], kernel: str) -> Pieces:

@@ -9,10 +9,10 @@ from triton.compiler import ASTSource
 @pytest.fixture(params=[80, 90], ids=lambda capability: f"sm_{capability}")
 def assembly(request):
     """Return a function that compiles a kernel down to machine code for a kind of cards, and
-    returns the PTX.
+    returns the PTX or another form of it.
     """
 
-    def compiled(kernel, types, **options):
+    def compiled(kernel, types, form="ptx", **options):
         """Compile with the types of arguments (``"*fp32"``, ``"i64"``; ``"i32"`` where not said),
         and values of those that are constants.
         """
@@ -25,6 +25,6 @@ def assembly(request):
         source = ASTSource(fn=kernel, signature=signature, constexprs=constants)
         found = triton.compile(source, target=GPUTarget("cuda", request.param, 32), options=options)
         assert found.asm["cubin"]
-        return found.asm["ptx"]
+        return found.asm[form]
 
     return compiled

@@ -20,7 +20,7 @@ TILES = {"ROWS": triton_neighbors.ROWS, "COLUMNS": triton_neighbors.COLUMNS}
 FILLS = {"FILL": "*i32", "GROUP_FILL": "*i32"}
 
 
-@pytest.mark.parametrize(
+EACH = pytest.mark.parametrize(
     ("kernel", "types"),
     [
         (triton_neighbors._search, POINTS | BOXES | SHAPE | {"D": 2, "X": 0, "SLOTS": 4}),
@@ -35,10 +35,21 @@ FILLS = {"FILL": "*i32", "GROUP_FILL": "*i32"}
         else value.__name__
     ),
 )
+
+
+@EACH
 def test_distances_are_rounded_differences(assembly, kernel, types):
     text = assembly(kernel, types, enable_fp_fusion=False)
     assert "sub.rn.f64" in text or "sub.f64" in text
     assert not re.search(r"\bfma\.\S*f64|\b(mul|div)\.\S*f64", text)
+
+
+@EACH
+def test_offsets_of_many_points_are_64_bits_wide(assembly, kernel, types):
+    types = {name: kind for name, kind in types.items() if name != "stride"}
+    code = assembly(kernel, types, "ttir", enable_fp_fusion=False)
+    assert re.search(r"muli .*: i64", code)
+    assert not re.search(r"(muli|shli) .*%(size|number|stride)\b.*: i32", code)
 
 
 def test_a_line(assembly):

@@ -7,10 +7,12 @@ import torch
 
 from mi_metrics import KNNMutualInformation, MutualInformationWarning
 from mi_metrics.functional import (
+    knn,
     knn_conditional_mutual_information,
     knn_mutual_information,
     knn_sets,
 )
+from mi_metrics.functional.neighbors import sets_doubts
 from mi_metrics.kernels import gpu
 from tests.cautions import ignore_cautions
 from tests.kernels.test_neighbors import make
@@ -88,6 +90,40 @@ def test_more_neighbors_than_kernels_serve(card):
     found = knn_mutual_information(x, y, n_neighbors=70)
     right = card(alone, knn_mutual_information, x, y, n_neighbors=70)
     assert torch.equal(found, right)
+
+
+def test_where_kernels_do_not_serve_nothing_is_done_in_vain(card, monkeypatch):
+    told = []
+    monkeypatch.setattr(knn_sets, "tell_sets_apart", lambda *a, **o: told.append(1))
+    rows = three("continuous", 80, 2)
+    x, y = rows[..., :1], rows[..., 1:]
+    knn_mutual_information(x, y, n_neighbors=70)
+    for family in ("neighbors", "counts"):
+        gpu._failed[family] = "No C compiler."
+        knn_mutual_information(x, y)
+        gpu._failed.clear()
+    assert told == []
+
+
+def test_doubts_are_asked_about_in_parts(card, monkeypatch):
+    rows = three("continuous", 40, 2)
+    rows[1] = rows[1, torch.arange(40) // 2]
+    sizes, order = [], sets_doubts.lexicographic_order
+
+    def watched(table):
+        sizes.append(len(table[0]))
+        return order(table)
+
+    monkeypatch.setattr(sets_doubts, "lexicographic_order", watched)
+    how = {"discrete_y": False, "standardize": True}
+    whole = knn.doubtful_sets(rows, 1, 3, **how)
+    assert max(sizes) == 120
+    monkeypatch.setattr(knn, "CHUNK", 50)
+    sizes.clear()
+    parts = knn.doubtful_sets(rows, 1, 3, **how)
+    assert max(sizes) == 40
+    assert 1 in whole
+    assert set(whole) <= set(parts)
 
 
 def test_doubts_are_those_of_each(card):

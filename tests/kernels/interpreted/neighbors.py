@@ -120,6 +120,15 @@ def test_one_point_and_no_sets(dim):
     assert [side.shape for side in triton_neighbors.nearest(none, 2)] == [(0, 5)]
 
 
+@pytest.mark.parametrize("dim", [1, 2, 11])
+def test_points_lie_in_memory_as_they_like(dim):
+    points = sets("continuous", 40, dim)
+    turned = points.permute(2, 1, 0).contiguous().permute(2, 1, 0)
+    assert not turned.is_contiguous()
+    assert_nearest(turned, 3)
+    assert_counts(turned, gaps(points).quantile(0.3, 2, interpolation="nearest"))
+
+
 @settings(max_examples=20, derandomize=True)
 @given(data=st.data())
 def test_any_numbers(data):
