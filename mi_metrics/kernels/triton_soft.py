@@ -5,8 +5,7 @@ Reference: ``functional/tables/sums.py``. Where a sample lies is found in float6
 **Tables** of float32 and half-precision samples. A program goes through its part of a row in short
 blocks, and multiplies the weights of all cells along x with those along y: float32 within a block,
 float64 from there on. Parts are added in a fixed order: no atomics, the same bits each time. A
-cell's mass is right to some 1e-6 of itself. (Products of matrices in float64 were wrong on an H200
-with Triton 3.6, so float64 samples keep the reference.)
+cell's mass is right to some 1e-6 of itself. Float64 samples keep the reference.
 
 **Gradients** of samples of any floating dtype, from the 4 or 16 entries of the table's gradient
 that a sample reaches, in float64: as exact as the reference.
@@ -163,8 +162,8 @@ def _cell(first, k, bins, REACH: tl.constexpr):
 
 
 @triton.jit
-def _weight(t, K: tl.constexpr, REACH: tl.constexpr):
-    s = 1 - t
+def _weight(t, s, K: tl.constexpr, REACH: tl.constexpr):
+    """Return the weight of a cell at the distances from the cells below and above, t + s = 1."""
     if REACH == 2:
         found = s if K == 0 else t
     elif K == 0:
@@ -199,10 +198,12 @@ def _dense(position, bins, columns, REACH: tl.constexpr):
     """Return the weights of cells: a block of samples by columns."""
     first, place = _place(position, bins)
     t = place.to(tl.float32)
+    # Taken before it is rounded: the difference of rounded numbers is nearly nothing but rounding.
+    s = (1 - place).to(tl.float32)
     found = t[:, None] * 0 + tl.zeros_like(columns)[None, :].to(tl.float32)
     for k in tl.static_range(REACH):
         here = _cell(first, k, bins, REACH)[:, None] == columns[None, :]
-        found += tl.where(here, _weight(t, k, REACH)[:, None], 0.0)
+        found += tl.where(here, _weight(t, s, k, REACH)[:, None], 0.0)
     return found
 
 
@@ -350,8 +351,8 @@ def _read(table, u, bins_x, v, bins_y, ok, y_cells, X_REACH: tl.constexpr, Y_REA
         for l in tl.static_range(Y_REACH):
             b = _cell(first_y, l, bins_y, Y_REACH)
             entry = tl.load(table + a * y_cells + b, mask=ok, other=0.0)
-            along += entry * _weight(t, l, Y_REACH)
+            along += entry * _weight(t, 1 - t, l, Y_REACH)
             across += entry * _slope(t, l, Y_REACH)
         by_u += along * _slope(s, k, X_REACH)
-        by_v += across * _weight(s, k, X_REACH)
+        by_v += across * _weight(s, 1 - s, k, X_REACH)
     return by_u, by_v

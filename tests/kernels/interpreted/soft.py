@@ -86,9 +86,20 @@ def test_tables_are_those_of_the_reference(card, case):
     arguments = x, y, axes, bins, kernel, weights
     table, expected = soft_counts(*arguments), card(soft_counts, *arguments)
     assert table.dtype == torch.float64
+    # Each cell, but for products of weights that float32 does not hold.
     mass = x.shape[1] if weights is None else float(weights.double().sum(1).max())
-    torch.testing.assert_close(table, expected, rtol=4e-6, atol=1e-7 * (mass + 1e-9))
+    torch.testing.assert_close(table, expected, rtol=4e-6, atol=1e-35 * mass)
     assert torch.equal(table, soft_counts(*arguments))
+
+
+@pytest.mark.parametrize("kernel", ["linear", "cubic"])
+@pytest.mark.parametrize("short", [1e-5, 1e-3, 1e-2])
+def test_a_cell_that_is_hardly_reached_is_right_to_its_own_size(card, kernel, short):
+    # Just below and just above the middles of cells.
+    x = ((5.5 + short * (1 + torch.arange(-7, 8)[:, None] / 4)) / 16).float()
+    arguments = x, x, (unit(16), unit(16)), (16, 16), kernel, None
+    table, expected = soft_counts(*arguments), card(soft_counts, *arguments)
+    torch.testing.assert_close(table, expected, rtol=4e-6, atol=1e-35)
 
 
 @several
