@@ -26,6 +26,8 @@ Reference = Callable[[Tensor, Tensor], Tensor]
 
 # The most samples, on the CPU and on other devices.
 FEW, FEW_ELSEWHERE = 1 << 11, 1 << 15
+# The most numbers in a matrix of weights, and in the tables: about 100 bytes are held for each.
+HELD, HELD_ELSEWHERE = 1 << 20, 1 << 22
 # Cells outside of the bins that a cubic kernel reaches, at each end.
 BEYOND = 2
 # A mass so small that it changes no sum, and its square is no subnormal number.
@@ -36,7 +38,10 @@ LEAST, MOST = 1e-30, 1e30
 
 def serves(x: Tensor, y: Tensor, ranges: Ranges | None, bins: tuple[int, int]) -> bool:
     """Say whether :func:`information` takes samples ``(R, n)``, and pays."""
-    if not 0 < x.numel() <= (FEW if on_cpu(x) else FEW_ELSEWHERE) or not 1 < bins[0] == bins[1]:
+    few, held = (FEW, HELD) if on_cpu(x) else (FEW_ELSEWHERE, HELD_ELSEWHERE)
+    if not 0 < x.numel() <= few or not 1 < bins[0] == bins[1]:
+        return False
+    if max(x.numel(), len(x) * bins[0]) * bins[0] > held:
         return False
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False

@@ -100,3 +100,13 @@ def test_what_it_does_not_take():
     assert not dense.serves(x.double(), y, None, (8, 8))
     assert not dense.serves(x.repeat(1, 99), y.repeat(1, 99), ranges, (8, 8))
     assert not dense.serves(x[:, :0], y[:, :0], ranges, (8, 8))
+
+
+def test_its_matrices_are_of_bounded_size(monkeypatch):
+    # Many bins of many samples, and many tables of few samples.
+    for x, bins in ((torch.rand(1, 2000), 600), (torch.rand(2000, 1), 30)):
+        assert dense.serves(x, x, None, (8, 8))
+        assert not dense.serves(x, x, None, (bins, bins))
+        with monkeypatch.context() as patch:
+            patch.setattr(dense, "HELD", dense.HELD_ELSEWHERE)
+            assert dense.serves(x, x, None, (bins, bins))
