@@ -25,14 +25,12 @@ class Sets(NamedTuple):
         points: Scaled and moved coordinates of each variable, float64 ``(B, N, d)``.
         given: The coordinates of each as they were given, ``(d, B N)``.
         same: How many samples of a set have the row of each, itself included, int64 ``(B, N)``.
-        first: Whether a sample is the first of those with its row, bool ``(B, N)``.
         constant: Whether a set has a constant x or y, bool ``(B,)``.
     """
 
     points: tuple[Tensor, ...]
     given: tuple[Tensor, ...]
     same: Tensor
-    first: Tensor
     constant: Tensor
 
     @property
@@ -95,7 +93,7 @@ def tell_sets_apart(
         v = v.view(-1, sets, size)
         constant |= (v == v[..., :1]).all(2).all(0)
     points = (*moved, *(v.view(-1, sets, size).permute(1, 2, 0) for v in given[scaled:]))
-    return Sets(points, given, same.view(sets, size), (start == here).view(sets, size), constant)
+    return Sets(points, given, same.view(sets, size), constant)
 
 
 def _moved(coordinates: tuple[Tensor, Tensor], place: Tensor) -> Tensor:
