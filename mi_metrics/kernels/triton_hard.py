@@ -70,7 +70,7 @@ def hard_counts(
         sides.append(part.expand(rows, 1).contiguous() if step else part)
     ends = [_bits(end) for interval in ranges or (_NUMBERS, _NUMBERS) for end in interval]
     _count[(rows * blocks,)](
-        *(x.contiguous(), y.contiguous()),
+        *(x.resolve_neg().contiguous(), y.resolve_neg().contiguous()),
         *(*sides, step),
         None if valid is None else valid.contiguous().view(torch.uint8),
         None if labels is None else labels.contiguous(),

@@ -119,6 +119,14 @@ def test_samples_in_any_layout(card):
     assert torch.equal(hard_counts(*arguments), card(hard_counts, *arguments))
 
 
+def test_samples_that_memory_holds_with_the_other_sign(card):
+    x = torch.complex(torch.rand(1, 500), -torch.rand(1, 500)).conj().imag
+    assert x.is_neg()
+    axis = fixed_axis((0, 1), 8, torch.float32, torch.device("cpu"))
+    arguments = x, x, (axis, axis), (8, 8), None
+    assert torch.equal(hard_counts(*arguments), card(hard_counts, *arguments))
+
+
 def test_a_label_that_is_none_is_not_counted_beyond_the_tables(card):
     x = torch.rand(1, 100, generator=torch.Generator().manual_seed(0))
     lines = (line(0.0, 4, 1), line(0.0, 4, 1))
