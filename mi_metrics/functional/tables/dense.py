@@ -41,11 +41,10 @@ def serves(x: Tensor, y: Tensor, ranges: Ranges | None, bins: tuple[int, int]) -
     few, held = (FEW, HELD) if on_cpu(x) else (FEW_ELSEWHERE, HELD_ELSEWHERE)
     if not 0 < x.numel() <= few or not 1 < bins[0] == bins[1]:
         return False
-    if max(x.numel(), len(x) * bins[0]) * bins[0] > held:
-        return False
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
-    if forward_ad._current_level >= 0:
+    too_large = max(x.numel(), len(x) * bins[0]) * bins[0] > held
+    if too_large or forward_ad._current_level >= 0:
         return False
     if ranges is None:
         # In float64 the difference of the ends may overflow.
