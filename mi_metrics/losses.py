@@ -108,9 +108,9 @@ class MutualInformationLoss(Loss):
         nothing but the rounding of the result and of the gradient. (On a GPU with Triton the table
         of float32 and half-precision inputs is right to some 1e-6 of each cell.)
         Memory: the table and a bounded chunk beside the inputs, which are kept for backward, and
-        their gradients; of few samples dense matrices of weights, some 100 MiB at most, on a GPU
-        four times as much; a copy of inputs whose layout does not allow ``(R, n)`` without one, and
-        of masked inputs.
+        their gradients; of few samples dense matrices of weights, some 3 MiB at most, on a GPU
+        400; a copy of inputs whose layout does not allow ``(R, n)`` without one, and of masked
+        inputs.
         Exact under splits and ranks: with ``pool="image"`` always; with ``pool="batch"`` under
         ``gather=True``. See :mod:`mi_metrics.losses` for what DDP computes without it.
 

@@ -26,8 +26,9 @@ Reference = Callable[[Tensor, Tensor], Tensor]
 
 # The most samples, on the CPU and on other devices.
 FEW, FEW_ELSEWHERE = 1 << 11, 1 << 15
-# The most numbers in a matrix of weights, and in the tables: about 100 bytes are held for each.
-HELD, HELD_ELSEWHERE = 1 << 20, 1 << 22
+# The most numbers in a matrix of weights, and in the tables: about 100 bytes are held for each. On
+# the CPU, compiled tables take less time from about there on.
+HELD, HELD_ELSEWHERE = 1 << 15, 1 << 22
 # Cells outside of the bins that a cubic kernel reaches, at each end.
 BEYOND = 2
 # A mass so small that it changes no sum, and its square is no subnormal number.
@@ -42,6 +43,8 @@ def serves(x: Tensor, y: Tensor, ranges: Ranges | None, bins: tuple[int, int]) -
     if not 0 < x.numel() <= few or not 1 < bins[0] == bins[1]:
         return False
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
         return False
     too_large = max(x.numel(), len(x) * bins[0]) * bins[0] > held
     if too_large or forward_ad._current_level >= 0:
