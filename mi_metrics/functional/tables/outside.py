@@ -54,12 +54,10 @@ def all_inside(x: Tensor, y: Tensor, ranges: Ranges) -> bool:
     """Say whether all samples are finite and none lies outside, in a tenth of the time that it
     takes to count those that do.
     """
-    dtypes = [arithmetic(v.dtype) for v in (x, y)]
-    ends = [
-        torch.stack(torch.aminmax(v.detach())).to(d) for v, d in zip((x, y), dtypes, strict=True)
-    ]
-    found = torch.cat(ends).tolist()
-    (x_lo, x_hi), (y_lo, y_hi) = (ends_of(r, d) for r, d in zip(ranges, dtypes, strict=True))
+    found = torch.stack([*torch.aminmax(x.detach()), *torch.aminmax(y.detach())]).tolist()
+    (x_lo, x_hi), (y_lo, y_hi) = (
+        ends_of(r, arithmetic(v.dtype)) for r, v in zip(ranges, (x, y), strict=True)
+    )
     # No comparison holds for NaN. Where the range is wider than the dtype, its ends are infinite.
     if not all(map(math.isfinite, found)):
         return False
