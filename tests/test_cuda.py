@@ -114,9 +114,9 @@ def test_an_update_over_a_known_range_asks_for_no_value(
 @pytest.mark.parametrize(
     ("cls", "options", "asked"),
     [
-        (BinnedMutualInformation, {}, "tolist"),
+        (BinnedMutualInformation, {}, "_local_scalar_dense"),
         (BinnedMutualInformation, {"value_range": (-9.0, 99.0)}, "tolist"),
-        (KDEMutualInformation, {"grid_size": 64}, "tolist"),
+        (KDEMutualInformation, {"grid_size": 64}, "_local_scalar_dense"),
         (KNNMutualInformation, {}, "_local_scalar_dense"),
     ],
 )
