@@ -29,7 +29,6 @@ def assert_told_apart(sets, dims, standardize, *, discrete_y=False):
         for points, right in zip(found.points, one, strict=False):
             assert torch.equal(points[b], right)
         assert torch.equal(found.same[b], one.same_row)
-        assert torch.equal(found.first[b], one.first == torch.arange(len(rows)))
         if len(dims) == 2:
             assert torch.equal(found.alike(0)[b], one.same_x)
             assert torch.equal(found.alike(1)[b], one.same_y)
