@@ -406,8 +406,8 @@ MI_EXPORT int64_t mi_hard_counts(const void* x, int64_t double_x, const void* lo
 }
 
 // As mi_hard_counts, of samples of one byte. `cells_of_x` are the cells of all 256 of them, for
-// each of `rows_x` rows or 1; the 256 marks `outside_x` and `outside_y` say which lie outside of the
-// range, or are null.
+// each of `rows_x` rows or 1; the 256 marks `outside_x` and `outside_y` say which lie outside of
+// the range, or are null.
 MI_EXPORT int64_t mi_byte_counts(const uint8_t* x, const int32_t* cells_of_x, int64_t rows_x,
                                  const uint8_t* outside_x, const uint8_t* y,
                                  const int32_t* cells_of_y, int64_t rows_y,

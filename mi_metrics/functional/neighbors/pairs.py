@@ -9,7 +9,7 @@ from mi_metrics.functional.tensors import on_cpu
 from mi_metrics.kernels import native
 from mi_metrics.kernels import neighbors as native_neighbors
 
-# Of one coordinate the mean variance is its own.
+# The mean variance of one coordinate is its own variance.
 SCALINGS: dict[Standardize, int] = {"rank": 0, False: 1, True: 2, "joint": 2}
 
 
