@@ -28,8 +28,7 @@ NAME = {"win32": "mi_metrics.dll", "darwin": "libmi_metrics.dylib"}.get(
 )
 LIBRARY = FOLDER / NAME
 # Arithmetic rounds operation by operation, as PyTorch's does: no fused products, no -ffast-math.
-# Nothing traps on an exception, which lets loops with a floor be vectorised.
-OPTIMISED = ("-O3", "-ffp-contract=off", "-fno-trapping-math", "-DNDEBUG")
+OPTIMISED = ("-O3", "-ffp-contract=off", "-DNDEBUG")
 SANITISED = (
     *("-O1", "-g", "-ffp-contract=off", "-fno-omit-frame-pointer"),
     *("-fsanitize=address,undefined", "-fno-sanitize-recover"),
