@@ -129,21 +129,26 @@ class Loss(nn.Module):
             check_broadcasts("weights", check_tensor("weights", weights), x)
         if mask is not None:
             mask = check_mask(mask, x)
-        value = None
-        labelled = condition is not None or getattr(self, "num_conditions", None) is not None
-        if weights is None and mask is None and not labelled:
-            value = self.of_few(x, y)
-        if value is None:
-            rows = self._rows(x, y, weights, mask)
-            rows = self._under_conditions(rows, x, condition) if labelled else rows
-            value = self.information(rows)
+        weights = self._weights(x, weights, mask)
         dtype = torch.promote_types(torch.promote_types(x.dtype, y.dtype), torch.float32)
-        loss = (self.sign * value).to(device=x.device, dtype=dtype)
+        labelled = condition is not None or getattr(self, "num_conditions", None) is not None
+        u, v = self._pair(x, y)
+        loss = None if labelled else self.direct(u, v, weights, dtype)
+        if loss is None:
+            rows = self.rows_of(u, v, weights)
+            rows = self._under_conditions(rows, x, condition) if labelled else rows
+            loss = self.signed(self.information(rows), x, dtype)
         if self.pool == "image":
             loss = loss.reshape(x.shape[:2])
         if self.reduction == "none":
             return loss
+        if loss.numel() == 1:
+            return loss.reshape(())
         return loss.mean() if self.reduction == "mean" else loss.sum()
+
+    def signed(self, value: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return losses in a dtype from informations."""
+        return (self.sign * value).to(device=x.device, dtype=dtype)
 
     def extra_repr(self) -> str:
         """Return the options for ``print``."""
@@ -154,10 +159,10 @@ class Loss(nn.Module):
         """Return the information of each table, ``(R,)``."""
         raise NotImplementedError
 
-    def of_few(self, x: Tensor, y: Tensor) -> Tensor | None:
-        """Return the same of so few samples, all of weight 1, that a way of their own is faster; or
-        None.
-        """
+    def direct(
+        self, x: Tensor, y: Tensor, weights: Tensor | None, dtype: torch.dtype
+    ) -> Tensor | None:
+        """Return the losses of samples ``(R, n)`` by a way of their own, or None."""
         return None
 
     def _check(self, x: Any, y: Any) -> None:
@@ -213,15 +218,13 @@ class Loss(nn.Module):
                 "with x.movedim(-1, 1), and y's; if they are where they belong, pass x.flatten(2)."
             )
 
-    def _rows(self, x: Tensor, y: Tensor, weights: Tensor | None, mask: Tensor | None) -> Rows:
+    def _weights(self, x: Tensor, weights: Tensor | None, mask: Tensor | None) -> Tensor | None:
+        """Return weights ``(R, n)`` of weights and a mask."""
         if weights is None:
             weights = mask
         elif mask is not None:
             weights = torch.where(mask, weights, torch.zeros_like(weights))
-        if weights is not None:
-            weights = self._tables(weights.detach().expand(x.shape))
-        x, y = self._pair(x, y)
-        return self.rows_of(x, y, weights)
+        return None if weights is None else self._tables(weights.detach().expand(x.shape))
 
     def _pair(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         x, y = self._tables(x), self._tables(y)

@@ -47,6 +47,8 @@ largest one. Only in half precision it is infinite, as in all of PyTorch: it is 
 learns that its scale is too large.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -65,9 +67,10 @@ from mi_metrics.functional.options import (
     hints_keywords,
 )
 from mi_metrics.functional.ranks import ALONE, Reduce
-from mi_metrics.functional.tables import dense
+from mi_metrics.functional.tables import direct
 from mi_metrics.functional.tables.axis import Axis, check_binning, fixed_axis
 from mi_metrics.functional.tables.bspline import soft_counts
+from mi_metrics.functional.tables.measures import Form
 from mi_metrics.functional.tensors import cast
 from mi_metrics.gaussian_losses import (
     GaussianMutualInformationLoss as GaussianMutualInformationLoss,
@@ -245,28 +248,28 @@ class MutualInformationLoss(Loss):
         value = torch.where(constant, independent(self.normalization), value)
         return torch.where(empty.squeeze(1), 0, value)
 
-    def of_few(self, x: Tensor, y: Tensor) -> Tensor | None:
-        """Return the same of so few samples, all of weight 1, that a way of their own is faster; or
-        None.
-        """
-        plain = (
-            self.kernel == "cubic"
-            and self.normalization == "none"
-            and not self.clip_quantile
-            and self.reduce() is ALONE
-        )
-        if not plain:
+    def direct(
+        self, x: Tensor, y: Tensor, weights: Tensor | None, dtype: torch.dtype
+    ) -> Tensor | None:
+        """Return the losses of samples ``(R, n)`` by a way of their own, or None."""
+        if self.clip_quantile or self.reduce() is not ALONE:
             return None
-        x, y = self._pair(x, y)
-        if not dense.serves(x, y, self.value_range, self.num_bins):
+        if not direct.serves(x, y, self.value_range, self.num_bins):
             return None
-        return dense.information(
+        bits = self.unit == "bits" and self.normalization == "none"
+        return direct.values(
             x,
             y,
+            weights,
             self.value_range,
-            self.num_bins[0],
-            self.unit,
-            lambda x, y: self.information(self.rows_of(x, y)),
+            Form(
+                self.num_bins,
+                self.kernel,
+                self.normalization,
+                self.sign / math.log(2 if bits else math.e),
+            ),
+            dtype,
+            lambda x, y: self.signed(self.information(self.rows_of(x, y, weights)), x, dtype),
         )
 
     def _in_a_common_unit(self, rows: Rows, reduce: Reduce) -> tuple[Rows, Tensor, Tensor | None]:

@@ -78,25 +78,43 @@ def test_update_over_an_unknown_range():
     assert counted(BinnedMutualInformation(nan_strategy="ignore"), SEEN) <= (28, 1)
 
 
+MASK = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(1)) > 0.3
+WEIGHTS = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(2))
+
+
 @pytest.mark.parametrize(
-    ("loss", "most"),
+    ("loss", "options", "most"),
     [
-        (MutualInformationLoss(32, value_range=(0, 1)), 60),
-        (MutualInformationLoss(), 64),
-        (KDEMutualInformationLoss(), 1023),
+        (MutualInformationLoss(32, value_range=(0, 1)), {}, 45),
+        (MutualInformationLoss(), {}, 46),
+        (MutualInformationLoss((32, 24), value_range=((0, 1), (0, 2))), {}, 48),
+        (MutualInformationLoss(kernel="linear"), {}, 52),
+        (MutualInformationLoss(), {"mask": MASK}, 56),
+        (MutualInformationLoss(), {"weights": WEIGHTS}, 60),
+        (MutualInformationLoss(), {"weights": WEIGHTS, "mask": MASK}, 62),
+        (MutualInformationLoss(normalization="studholme"), {}, 50),
+        (MutualInformationLoss(normalization="geometric"), {}, 57),
+        (MutualInformationLoss(normalization="min"), {}, 58),
+        (MutualInformationLoss(normalization="joint", unit="bits"), {"mask": MASK}, 60),
+        (MutualInformationLoss(normalization="joint"), {"weights": WEIGHTS}, 64),
+        (KDEMutualInformationLoss(), {}, 1023),
     ],
-    ids=["bins", "own range", "densities"],
+    ids=repr,
 )
-def test_losses_do_not_wait(loss, most):
+def test_losses_do_not_wait(loss, options, most):
     x, y = torch.rand(2, 1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     with standin.StandIn() as device:
-        moved = standin.moved(x).requires_grad_()
-        value = loss(moved, standin.moved(y))
-        value.backward()
+        there = {name: standin.moved(v) for name, v in options.items()}
+        # The first call makes constants that are kept.
+        for _ in range(2):
+            device.clear()
+            moved = standin.moved(x).requires_grad_()
+            value = loss(moved, standin.moved(y), **there)
+            value.backward()
+            assert device.waits == 0
     assert device.operations <= most
-    assert device.waits == 0
     own = x.clone().requires_grad_()
-    expected = loss(own, y)
+    expected = loss(own, y, **options)
     expected.backward()
     # On other devices than the CPU the tables are products of matrices.
     assert torch.allclose(value.values, expected.detach(), rtol=1e-6)

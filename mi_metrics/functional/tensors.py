@@ -7,8 +7,9 @@ Three shapes of samples come in:
 - vectors, ``(..., N, d)``: :func:`paired_vectors`, for neighbours and Gaussians.
 """
 
+import functools
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -39,6 +40,7 @@ NO_FLOAT64 = (
 
 
 F = TypeVar("F", bound=torch.autograd.Function)
+C = TypeVar("C")
 
 
 # Samples of one byte: those of a pair may stay as they are, because a table of 256 entries says of
@@ -105,6 +107,23 @@ def check_same_device(tensors: Mapping[str, Tensor]) -> None:
                 f"Expected `{name}` and `{other}` on the same device, but got {first.device} and "
                 f"{tensor.device}. Move one of them with .to(device)."
             )
+
+
+def kept_by_device(function: Callable[..., C]) -> Callable[..., C]:
+    """Let a function, whose last argument is a device, keep the constants that it makes there.
+
+    It makes them by fills and arithmetic: copies from the host would wait for the device.
+    """
+    kept = functools.lru_cache(64)(function)
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> C:
+        if arguments[-1].type == "cuda" and torch.cuda.is_current_stream_capturing():
+            # What is made while a graph is captured is written when the graph runs.
+            return function(*arguments)
+        return kept(*arguments)
+
+    return call
 
 
 # -- single tensors --------------------------------------------------------------------------------

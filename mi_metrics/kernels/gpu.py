@@ -64,7 +64,7 @@ def serves(*tensors: Tensor) -> bool:
         and all(map(is_card, tensors))
         and len({values.device for values in tensors}) == 1
         and switch.enabled()
-        and not _is_recorded()
+        and not is_recorded()
         and all(map(_has_memory, tensors))
         and load() is None
     )
@@ -126,7 +126,7 @@ def status() -> str:
     return f"{said}, but for those that failed ({lost})."
 
 
-def _is_recorded() -> bool:
+def is_recorded() -> bool:
     """Say whether operations are recorded, by ``torch.jit.trace`` or ``torch.fx``."""
     modes = torch._C._TorchDispatchModeKey
     recorded = (torch._C._get_dispatch_mode(mode) for mode in (modes.PROXY, modes.FAKE))
