@@ -21,8 +21,9 @@ class Positions(NamedTuple):
 
     ``u`` ``(R, 2, n)``, float64, is within the bins of a given range; ``inside`` tells which
     samples were, None: all. ``rate`` is what positions grow by with samples, a number for each
-    variable or ``(R, 2, 1)``. ``flat`` ``(R, 1)`` tells which tables have a constant or no sample, ``empty``
-    which have no sample, where it was asked for. ``mass`` ``(R, n)`` adds up to 1; None: all alike.
+    variable or ``(R, 2, 1)``. ``flat`` ``(R, 1)`` tells which tables have a constant or no sample,
+    ``empty`` which have no sample, where it was asked for. ``mass`` ``(R, n)`` adds up to 1; None:
+    all alike.
     """
 
     u: Tensor
