@@ -1,8 +1,8 @@
 """Compile the library of native twins: ``python -m mi_metrics.kernels.build``.
 
-The build of the wheel and of an editable install (``hatch_build.py``) calls the same function. One
-call of the system's compiler, because no part of it depends on Python or PyTorch: the library has a
-plain C interface, so that one wheel per platform serves every version of both.
+The build of the wheel and of an editable install (``hatch_build.py``) calls the same function. It
+calls the system's compiler, once for each source, because no part of the library depends on Python
+or PyTorch: it has a plain C interface, so that one wheel per platform serves every version of both.
 
 This file runs where the package is not installed, and imports the standard library only.
 """
@@ -19,6 +19,7 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
@@ -41,11 +42,11 @@ def sources() -> list[Path]:
 
 
 def fingerprint() -> str | None:
-    """Return a name for the present sources, None where they are not."""
+    """Return a name for the present sources and how they are built, None where they are not."""
     if not (files := sources()):
         return None
     digest = hashlib.sha256()
-    for path in files:
+    for path in (*files, FOLDER / "build.py"):
         text = path.read_bytes().replace(b"\r\n", b"\n")
         digest.update(f"{path.name} {len(text)}\n".encode() + text)
     return digest.hexdigest()[:16]
@@ -69,17 +70,17 @@ def platform_tag() -> str:
     return sysconfig.get_platform().replace("-", "_").replace(".", "_")
 
 
-def command(target: Path, flags: Sequence[str]) -> list[str]:
-    """Return the compiler's call, to be run in this folder; the same sources give the same
-    bytes.
+def commands(folder: Path, target: Path, flags: Sequence[str]) -> tuple[list[list[str]], list[str]]:
+    """Return the calls that compile one source each into a folder, and the one that links them, to
+    be run in this folder; the same sources give the same bytes.
     """
     if not sources():
         raise FileNotFoundError("The sources are in the source distribution, not in a wheel.")
     if (found := compiler()) is None:
         raise FileNotFoundError("There is no C++ compiler: neither in CXX nor on the path.")
-    call = [*found, "-std=c++17", *flags, "-shared", f'-DMI_METRICS_FINGERPRINT="{fingerprint()}"']
+    call, link = [*found, "-std=c++17", *flags], ["-shared"]
     if sys.platform == "win32":
-        call += ["-static"] if Path(found[0]).stem == "g++" else []
+        link += ["-static"] if Path(found[0]).stem == "g++" else []
     else:
         call += ["-fPIC", "-pthread", "-fvisibility=hidden", "-fvisibility-inlines-hidden"]
     if sys.platform == "darwin":
@@ -87,10 +88,15 @@ def command(target: Path, flags: Sequence[str]) -> list[str]:
         names = architectures.get(platform_tag().rpartition("_")[2], (platform.machine(),))
         asked = os.environ.get("ARCHFLAGS") or " ".join(f"-arch {name}" for name in names)
         call += shlex.split(asked)
-    else:
-        call += ["-Wl,--strip-all"] if flags == OPTIMISED and sys.platform == "linux" else []
+    elif sys.platform == "linux" and flags == OPTIMISED:
+        link += ["-Wl,--strip-all"]
     names = [path.name for path in sources() if path.suffix == ".cpp"]
-    return [*call, *names, "-o", str(target)]
+    objects = [str(folder / f"{name}.o") for name in names]
+    named = f'-DMI_METRICS_FINGERPRINT="{fingerprint()}"'
+    compiled = [
+        [*call, named, "-c", name, "-o", made] for name, made in zip(names, objects, strict=True)
+    ]
+    return compiled, [*call, *link, *objects, "-o", str(target)]
 
 
 def build(target: Path = LIBRARY, flags: Sequence[str] = OPTIMISED) -> str | None:
@@ -101,19 +107,27 @@ def build(target: Path = LIBRARY, flags: Sequence[str] = OPTIMISED) -> str | Non
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".build-") as folder:
             made = Path(folder) / target.name
-            done = subprocess.run(
-                command(made, flags), cwd=FOLDER, capture_output=True, text=True, check=False
-            )
-            if done.returncode == 0:
+            compiled, link = commands(Path(folder), made, flags)
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                failures = [failure for failure in pool.map(_run, compiled) if failure is not None]
+            failure = failures[0] if failures else _run(link)
+            if failure is None:
                 made.replace(target)
                 return None
-            failure = done.stderr.strip() or f"exit status {done.returncode}"
     except OSError as error:
         failure = str(error)
     # One that can't be removed serves only if it is of these sources.
     with contextlib.suppress(OSError):
         target.unlink()
     return failure
+
+
+def _run(call: list[str]) -> str | None:
+    """Run a compiler; return None, or why it failed, in its words."""
+    done = subprocess.run(call, cwd=FOLDER, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return None
+    return done.stderr.strip() or f"exit status {done.returncode}"
 
 
 def is_current(library: Path = LIBRARY) -> bool:

@@ -11,6 +11,7 @@ import torch
 
 from mi_metrics.kernels import build, native, switch
 
+FEW = ("build.py", "native.cpp", "line.cpp")
 needs_compiler = pytest.mark.skipif(build.compiler() is None, reason="there is no C++ compiler")
 
 
@@ -34,6 +35,17 @@ def library(tmp_path_factory):
     return target
 
 
+@pytest.fixture
+def sources(tmp_path, monkeypatch):
+    """Two of the sources in a folder of their own: to compile all takes most of a minute."""
+    folder = tmp_path / "kernels"
+    folder.mkdir()
+    for path in (*build.FOLDER.glob("*.h"), *map(build.FOLDER.joinpath, FEW)):
+        shutil.copy(path, folder)
+    monkeypatch.setattr(build, "FOLDER", folder)
+    return folder
+
+
 @needs_compiler
 def test_a_library_that_was_just_built_serves(library):
     assert status(MI_METRICS_LIBRARY=str(library)) == (
@@ -48,11 +60,12 @@ def test_the_environment_switches_it_off(library):
 
 
 @needs_compiler
-@pytest.mark.slow
-def test_the_same_sources_give_the_same_bytes(library, tmp_path):
-    target = tmp_path / build.NAME
-    assert build.build(target) is None
-    assert target.read_bytes() == library.read_bytes()
+def test_the_same_sources_give_the_same_bytes(sources, tmp_path):
+    first, second = (tmp_path / name / build.NAME for name in ("first", "second"))
+    for target in (first, second):
+        target.parent.mkdir()
+        assert build.build(target) is None
+    assert first.read_bytes() == second.read_bytes()
 
 
 def test_a_library_that_is_not_there_is_said_to_be(tmp_path):
@@ -107,11 +120,8 @@ def test_where_nothing_can_be_written_the_build_says_so(tmp_path):
 
 
 @needs_compiler
-def test_what_does_not_compile_is_told_in_the_compilers_words(tmp_path, monkeypatch):
-    folder = tmp_path / "kernels"
-    shutil.copytree(build.FOLDER, folder, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    (folder / "native.cpp").write_text("int broken( {")
-    monkeypatch.setattr(build, "FOLDER", folder)
+def test_what_does_not_compile_is_told_in_the_compilers_words(sources, tmp_path):
+    (sources / "native.cpp").write_text("int broken( {")
     assert "native.cpp" in build.build(tmp_path / build.NAME)
 
 
