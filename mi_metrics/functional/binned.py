@@ -41,10 +41,9 @@ from mi_metrics.functional.options import (
 )
 from mi_metrics.functional.tables import views
 from mi_metrics.functional.tables.automatic import MOST_BINS
-from mi_metrics.functional.tables.axis import fixed_axis
-from mi_metrics.functional.tables.hard import Unchecked, hard_counts
+from mi_metrics.functional.tables.hard import Unchecked, hard_counts_within
 from mi_metrics.functional.tables.outside import outside_doubt
-from mi_metrics.functional.tensors import Rows, arithmetic, cast, of_no_pairs, paired_rows
+from mi_metrics.functional.tensors import Rows, cast, of_no_pairs, paired_rows
 
 
 @hints_keywords
@@ -300,11 +299,7 @@ def _counts(rows: Rows, options: views.Options, unchecked: Unchecked) -> Tensor:
     assert options.ranges is not None
     assert options.bins is not None
     x, y = (v.detach() for v in rows[:2])
-    axis_x, axis_y = (
-        fixed_axis(interval, bins, arithmetic(v.dtype), v.device)
-        for interval, bins, v in zip(options.ranges, options.bins, (x, y), strict=True)
-    )
-    return hard_counts(x, y, (axis_x, axis_y), options.bins, None, unchecked=unchecked)
+    return hard_counts_within(x, y, options.ranges, options.bins, None, unchecked=unchecked)
 
 
 def _unchecked(options: views.Options, weights: Tensor | None) -> Unchecked | None:

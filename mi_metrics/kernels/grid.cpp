@@ -212,7 +212,7 @@ struct Count {
         if (codes[i] < missed) ++table[codes[i]];
       return;
     }
-    uint32_t* const other = apart + missed + 2;
+    uint32_t* const other = apart + mi::distance(missed + 2);
     int64_t i = 0;
     for (; i + 7 < size; i += 8) {
       mi::prefetch(next_x + i);
@@ -260,7 +260,7 @@ int64_t count(const void* x, const void* y, int64_t first, int64_t room, const L
               const Lookups& on_y, int64_t cells, Work& work) {
   const int64_t all = work.missed;
   const bool apart = all <= SMALL && work.n - first >= 4 * all && work.n < (int64_t(1) << 31);
-  const int64_t step = COPIES * (all + 2);
+  const int64_t apart_by = mi::distance(all + 2), step = COPIES * apart_by;
   std::vector<uint32_t> small(apart ? work.rows * step : 0);
   int64_t next = first;
   while (next < work.n && room - work.number >= work.rows) {
@@ -276,7 +276,7 @@ int64_t count(const void* x, const void* y, int64_t first, int64_t room, const L
     const int64_t row = work.labels ? 0 : table, label = work.labels ? table : 0;
     int64_t* into = work.tables + table * work.stride;
     for (int64_t copy = 0; copy < COPIES; copy++) {
-      const uint32_t* counts = small.data() + row * step + copy * (all + 2) + label * work.stride;
+      const uint32_t* counts = small.data() + row * step + copy * apart_by + label * work.stride;
       for (int64_t i = 0; i < cells; i++) into[i] += counts[i];
     }
   }

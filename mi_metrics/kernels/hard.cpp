@@ -3,21 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <mutex>
 #include <type_traits>
 
-#include "native.h"
+#include "tables.h"
 
 namespace {
-
-// Samples whose cells are found at once, by vector instructions.
-constexpr int64_t BLOCK = 256;
-// Fewer samples are not worth a thread.
-constexpr int64_t SHARE = 1 << 16;
-// Tables of at most so many cells are counted apart in 32 bits, in as many copies as stay in a
-// core's cache: a cell that is hit twice in a row has to wait for itself.
-constexpr int64_t SMALL = 1 << 18, CACHED = 1 << 16;
-constexpr int64_t COPIES = 4;
 
 // R rows of n samples. An axis has values per row (step 1) or one for all (step 0). Outside are the
 // samples beyond lowest … highest, the ends of the axis or of all numbers.
@@ -56,15 +46,6 @@ struct Line {
     // A power of two has an exact inverse, if that is a normal number.
     divide = std::frexp(width, &exponent) != X(0.5) || std::abs(exponent) > 100;
   }
-};
-
-struct Table {
-  int64_t n, cells_y, cells, conditions;
-  const uint8_t* valid;   // or null: all are
-  const int64_t* labels;  // or null: which of several tables a sample counts in
-  int64_t* counts;
-
-  int64_t all_cells() const { return cells * conditions; }
 };
 
 // An integer of the same size: comparisons give a whole vector of them.
@@ -131,13 +112,6 @@ MI_INLINE bool find_cells(const X* MI_RESTRICT x, int64_t size, const Line<X>& l
   return divided(x, size, line, found);
 }
 
-// What is found out about samples on the way.
-struct Found {
-  int64_t not_finite = 0;  // values
-  int64_t outside = 0;     // samples
-  bool stray = false;      // a label that is none
-};
-
 template <class X, class Y>
 MI_INLINE void look(const X* MI_RESTRICT x, const Y* MI_RESTRICT y,
                     const uint8_t* MI_RESTRICT valid, int64_t size, const Line<X>& on_x,
@@ -151,60 +125,6 @@ MI_INLINE void look(const X* MI_RESTRICT x, const Y* MI_RESTRICT y,
   }
   found.not_finite += strange;
   found.outside += out;
-}
-
-// Where samples are counted: copies of a table apart, each with a cell for invalid ones at its end,
-// or the table itself.
-struct Counts {
-  uint32_t* copies[COPIES];  // some may be one
-  int64_t* table;            // null: apart
-};
-
-// Moves cells to the tables of their labels; returns false if one that counts is no label.
-MI_INLINE bool label(const int64_t* MI_RESTRICT labels, const uint8_t* MI_RESTRICT valid,
-                     int64_t size, const Table& table, int32_t* MI_RESTRICT cells) {
-  const int64_t conditions = table.conditions;
-  const int32_t step = int32_t(table.cells);
-  int32_t strays = 0;
-  for (int64_t i = 0; i < size; i++) {
-    const bool stray = (labels[i] < 0) | (labels[i] >= conditions);
-    cells[i] += stray ? 0 : int32_t(labels[i]) * step;
-    strays |= stray & (!valid || valid[i]);
-  }
-  return !strays;
-}
-
-// Adds a block of cells, and fetches the next block from memory meanwhile.
-template <class X, class Y>
-MI_INLINE void add(int32_t* MI_RESTRICT cells, int64_t size, const X* next_x, const Y* next_y,
-                   const int64_t* next_labels, const uint8_t* MI_RESTRICT valid,
-                   const Table& table, const Counts& into) {
-  if (into.table) {
-    for (int64_t i = 0; i < size; i++)
-      if (!valid || valid[i]) ++into.table[cells[i]];
-    return;
-  }
-  if (valid) {
-    const int32_t apart = int32_t(table.all_cells());
-    for (int64_t i = 0; i < size; i++) cells[i] = valid[i] ? cells[i] : apart;
-  }
-  uint32_t *const a = into.copies[0], *const b = into.copies[1], *const c = into.copies[2],
-                  *const d = into.copies[3];
-  int64_t i = 0;
-  for (; i + 7 < size; i += 8) {
-    mi::prefetch(next_x + i);
-    mi::prefetch(next_y + i);
-    if (next_labels) mi::prefetch(next_labels + i);
-    ++a[cells[i]];
-    ++b[cells[i + 1]];
-    ++c[cells[i + 2]];
-    ++d[cells[i + 3]];
-    ++a[cells[i + 4]];
-    ++b[cells[i + 5]];
-    ++c[cells[i + 6]];
-    ++d[cells[i + 7]];
-  }
-  for (; i < size; i++) ++a[cells[i]];
 }
 
 // Counts samples first … last of a row of floating-point numbers.
@@ -233,104 +153,14 @@ struct Count {
   }
 };
 
-// An axis of samples of one byte: the cell of each of the 256, of every row or one for all (step
-// 0), and which of them lie outside of the range, or null.
-struct ByteAxis {
-  const uint8_t* samples;
-  const int32_t* cells;
-  int64_t step;
-  const uint8_t* outside;
-
-  bool has_outside(uint8_t value) const { return outside && outside[value]; }
-};
-
-// Counts samples first … last of a row of bytes.
-struct CountBytes {
-  static MI_INLINE void run(const ByteAxis* ax, const ByteAxis* ay, const Table* table, int64_t row,
-                            int64_t first, int64_t last, const Counts* into, Found* found) {
-    const uint8_t* x = ax->samples + row * table->n;
-    const uint8_t* y = ay->samples + row * table->n;
-    const uint8_t* valid = table->valid ? table->valid + row * table->n : nullptr;
-    const int64_t* labels = table->labels;
-    int32_t on_x[256], on_y[256], cells[BLOCK];
-    for (int v = 0; v < 256; v++) {
-      const int64_t at = ax->cells[row * ax->step + v], other = ay->cells[row * ay->step + v];
-      const bool inside = 0 <= at && 0 <= other && other < table->cells_y &&
-                          at * table->cells_y + other < table->cells;
-      found->stray |= !inside;
-      on_x[v] = inside ? int32_t(at * table->cells_y) : 0;
-      on_y[v] = inside ? int32_t(other) : 0;
-    }
-    for (int64_t start = first; start < last; start += BLOCK) {
-      const int64_t size = std::min(BLOCK, last - start), end = start + size;
-      const uint8_t *u = x + start, *v = y + start, *marks = valid ? valid + start : nullptr;
-      if (ax->outside || ay->outside)
-        for (int64_t i = 0; i < size; i++)
-          found->outside +=
-              (!marks || marks[i]) && (ax->has_outside(u[i]) || ay->has_outside(v[i]));
-      if (!labels && !marks && !into->table) {
-        // Nothing but two lookups and a count.
-        int64_t i = 0;
-        for (; i + 3 < size; i += 4) {
-          ++into->copies[0][on_x[u[i]] + on_y[v[i]]];
-          ++into->copies[1][on_x[u[i + 1]] + on_y[v[i + 1]]];
-          ++into->copies[2][on_x[u[i + 2]] + on_y[v[i + 2]]];
-          ++into->copies[3][on_x[u[i + 3]] + on_y[v[i + 3]]];
-        }
-        for (; i < size; i++) ++into->copies[0][on_x[u[i]] + on_y[v[i]]];
-        continue;
-      }
-      for (int64_t i = 0; i < size; i++) cells[i] = on_x[u[i]] + on_y[v[i]];
-      if (labels) found->stray |= !label(labels + start, marks, size, *table, cells);
-      add(cells, size, x + end, y + end, labels ? labels + end : nullptr, marks, *table, *into);
-    }
-  }
-};
-
-// Calls count(row, first, last, counts, found) for parts of all rows, and adds up what they find.
-// Returns how many values are not finite, or -1 without memory or with labels that are none.
-template <class Part>
-int64_t in_slabs(const Table& table, int64_t rows, int64_t threads, int64_t* outside,
-                 const Part& count) {
-  const int64_t cells = table.all_cells();
-  // Tables apart cost a pass over their cells.
-  const bool apart = cells <= SMALL && table.n >= 4 * cells && table.n < (int64_t(1) << 31);
-  const int64_t copies = COPIES * cells <= CACHED ? COPIES : 2 * cells <= CACHED ? 2 : 1;
-  const int64_t most = rows < threads && apart ? threads / rows : 1;
-  const int64_t slabs = std::max<int64_t>(1, std::min(most, table.n / SHARE));
-  std::atomic<int64_t> not_finite{0}, failed{0};
-  std::mutex adding;
-  mi::in_parts(rows * slabs, rows * table.n < SHARE ? 1 : threads, [&](int64_t part) {
-    const int64_t row = part / slabs, slab = part % slabs;
-    const int64_t first = table.n * slab / slabs, last = table.n * (slab + 1) / slabs;
-    int64_t* const counts = table.counts + row * cells;
-    Found found;
-    try {
-      std::vector<uint32_t> small(apart ? copies * (cells + 1) : 0);
-      Counts into{{}, apart ? nullptr : counts};
-      for (int64_t i = 0; apart && i < COPIES; i++)
-        into.copies[i] = small.data() + i % copies * (cells + 1);
-      count(row, first, last, &into, &found);
-      const std::lock_guard<std::mutex> lock(adding);
-      for (int64_t copy = 0; apart && copy < copies; copy++)
-        for (int64_t i = 0; i < cells; i++) counts[i] += small[copy * (cells + 1) + i];
-      outside[row] += found.outside;
-    } catch (const std::bad_alloc&) {
-      failed = 1;
-    }
-    not_finite += found.not_finite;
-    if (found.stray) failed = 1;
-  });
-  return failed ? -1 : not_finite.load();
-}
-
 template <class X, class Y>
 int64_t count(const Axis<X>& x, const Axis<Y>& y, const Table& table, int64_t rows,
               int64_t threads, int64_t* outside) {
-  return in_slabs(table, rows, threads, outside,
-                  [&](int64_t row, int64_t first, int64_t last, const Counts* into, Found* found) {
-                    mi::dispatch_wide<Count<X, Y>>(&x, &y, &table, row, first, last, into, found);
-                  });
+  return in_copies(
+      table, rows, threads, outside,
+      [&](int64_t row, int64_t first, int64_t last, const Counts* into, Found* found) {
+        mi::dispatch_wide<Count<X, Y>>(&x, &y, &table, row, first, last, into, found);
+      });
 }
 
 template <class X>
@@ -403,25 +233,6 @@ MI_EXPORT int64_t mi_hard_counts(const void* x, int64_t double_x, const void* lo
   };
   return double_x ? with_x(axis<double>(x, lo_x, bins_x, width_x, rows_x, cells_x, x_lo, x_hi))
                   : with_x(axis<float>(x, lo_x, bins_x, width_x, rows_x, cells_x, x_lo, x_hi));
-}
-
-// As mi_hard_counts, of samples of one byte. `cells_of_x` are the cells of all 256 of them, for
-// each of `rows_x` rows or 1; the 256 marks `outside_x` and `outside_y` say which lie outside of
-// the range, or are null.
-MI_EXPORT int64_t mi_byte_counts(const uint8_t* x, const int32_t* cells_of_x, int64_t rows_x,
-                                 const uint8_t* outside_x, const uint8_t* y,
-                                 const int32_t* cells_of_y, int64_t rows_y,
-                                 const uint8_t* outside_y, const uint8_t* valid,
-                                 const int64_t* labels, int64_t rows, int64_t n,
-                                 int64_t conditions, int64_t cells_x, int64_t cells_y,
-                                 int64_t* counts, int64_t* outside, int64_t threads) {
-  const Table table{n, cells_y, cells_x * cells_y, conditions, valid, labels, counts};
-  const ByteAxis ax{x, cells_of_x, rows_x > 1 ? 256 : 0, outside_x};
-  const ByteAxis ay{y, cells_of_y, rows_y > 1 ? 256 : 0, outside_y};
-  return in_slabs(table, rows, threads, outside,
-                  [&](int64_t row, int64_t first, int64_t last, const Counts* into, Found* found) {
-                    mi::dispatch_wide<CountBytes>(&ax, &ay, &table, row, first, last, into, found);
-                  });
 }
 
 // Counts how many samples of each row lie outside of x_lo … x_hi or y_lo … y_hi.

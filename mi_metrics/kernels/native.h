@@ -102,6 +102,11 @@ MI_INLINE void prefetch(const void* where) {
 #endif
 }
 
+// How far apart copies of a table of so many counts of 32 bits begin: half a kB beyond whole pages.
+// A processor tells addresses by their last twelve bits at first, so that it would take a cell for
+// its neighbour in another copy that is still being written.
+inline int64_t distance(int64_t cells) { return (cells + 1023) / 1024 * 1024 + 128; }
+
 // Calls work(part) for the parts 0 … count - 1, on up to so many threads: each takes the next part
 // that is left. `work` does not throw; what it makes of a part must not depend on the others.
 template <class Work>

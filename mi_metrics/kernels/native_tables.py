@@ -56,6 +56,22 @@ class Line(NamedTuple):
     width: Tensor
 
 
+class Numbers(NamedTuple):
+    """An axis that is the same for all rows: lo, bins and width, one after the other, and where
+    they begin.
+    """
+
+    values: NDArray[Any]
+    start: int
+
+
+def numbers(lo: float, bins: int, width: float, dtype: torch.dtype) -> Numbers:
+    """Return the numbers of an axis of equal bins in the dtype of the arithmetic."""
+    kind = np.float32 if dtype == torch.float32 else np.float64
+    values = np.array([lo, bins, width], dtype=kind)
+    return Numbers(values, address(values, kind, 3))
+
+
 class _Side(NamedTuple):
     """What is passed of one axis, and the arrays that it points to."""
 
@@ -76,7 +92,7 @@ class Counted(NamedTuple):
 def hard_counts(
     x: Tensor,
     y: Tensor,
-    lines: tuple[Line, Line],
+    lines: tuple[Line | Numbers, Line | Numbers],
     bins: tuple[int, int],
     valid: Tensor | None,
     labels: Tensor | None,
@@ -193,11 +209,20 @@ def mass_outside(x: Tensor, y: Tensor, ranges: Ranges, valid: Tensor | None) -> 
     return torch.from_numpy(outside)
 
 
-def _side(x: Tensor, line: Line) -> _Side | None:
+def _side(x: Tensor, line: Line | Numbers) -> _Side | None:
     """Return what the library asks of samples ``(R, n)`` and their axis, or None."""
-    if x.dtype not in _FLOATS or line.lo.dtype != x.dtype:
+    if x.dtype not in _FLOATS:
         return None
     samples = native.array_of(x.contiguous())
+    if isinstance(line, Numbers):
+        values, start = line
+        if samples is None or samples.dtype != values.dtype:
+            return None
+        size = values.itemsize
+        passed = [address(samples, values.dtype, x.numel()), int(size == 8)]
+        return _Side([*passed, start, start + size, start + 2 * size, 1], [samples, values])
+    if line.lo.dtype != x.dtype:
+        return None
     length = _length(max(map(len, line)), len(x))
     parts = [part if len(part) == length else part.expand(length, 1) for part in line]
     arrays = [native.array_of(part.contiguous()) for part in parts]

@@ -11,7 +11,7 @@ from mi_metrics.functional.tables import views
 from mi_metrics.functional.tables.automatic import MOST_BINS, Choice
 from mi_metrics.functional.tables.axis import Axis, fixed_axis
 from mi_metrics.functional.tables.bspline import soft_counts
-from mi_metrics.functional.tables.hard import Unchecked, hard_counts, looks_on_the_way
+from mi_metrics.functional.tables.hard import Unchecked, hard_counts_within, looks_on_the_way
 from mi_metrics.functional.tables.independence import table_to_test
 from mi_metrics.functional.tables.inside import added, are_few
 from mi_metrics.functional.tables.outside import all_inside, mass_outside
@@ -424,12 +424,12 @@ class JointTableMetric(PValueMetric):
         """Return the table of a batch over the known range."""
         assert self._bins is not None
         if self._kernel == "hard":
-            axes, tables = self._axes(x.dtype, y.dtype), 1 if labels is None else len(self.table)
-            return hard_counts(
-                *(x, y, axes, self._bins, valid),
+            assert self._ranges is not None
+            return hard_counts_within(
+                *(x, y, self._ranges, self._bins, valid),
                 unchecked=unchecked,
                 labels=labels,
-                conditions=tables,
+                conditions=1 if labels is None else len(self.table),
                 refuse=self._refuse,
             )
         if valid is not None:

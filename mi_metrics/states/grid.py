@@ -145,6 +145,7 @@ class Memory:
         self.index: few.Index | None = None
         self.lookups: tuple[list[_Lookup], list[_Lookup]] | None = None
         self.packed: native_grid.Lookups | None = None
+        self.of_bytes: Tensor | None = None
 
     def is_of(self, state: Tensor | None) -> bool:
         """Say whether what is kept is for a state; of None, whether for none that still is."""
@@ -207,9 +208,7 @@ def update(
             refuse(labels)
         result = _add_few(state, x, y, valid, labels, memory)
     elif x.dtype in BYTES and y.dtype in BYTES:
-        result, same = many.of_bytes(state, x, y, valid, labels, refuse)
-        if not same:
-            memory.forget()
+        result = many.of_bytes(state, x, y, valid, labels, refuse, memory)
     else:
         found = None
         if on_cpu(x):

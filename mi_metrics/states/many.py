@@ -4,17 +4,18 @@ Both give the bits of :mod:`mi_metrics.states.grid`'s own way, in a fraction of 
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from mi_metrics.functional.tables.axis import Axis
-from mi_metrics.functional.tables.hard import Refuse, hard_counts
-from mi_metrics.functional.tensors import check_finite
-from mi_metrics.kernels import native_grid
+from mi_metrics.functional.tables.hard import Refuse, every_byte, hard_counts
+from mi_metrics.functional.tensors import check_finite, on_cpu
+from mi_metrics.kernels import native, native_grid, native_tables
 from mi_metrics.states import few
-from mi_metrics.states.keys import _EMPTY, _key
+from mi_metrics.states.keys import _EMPTY, _floor, _key, resolution
 
 # Lookups that miss a larger share of the samples are made anew.
 MOST_MISSED = 8
@@ -29,6 +30,7 @@ class Memory(Protocol):
 
     lookups: Any
     packed: native_grid.Lookups | None
+    of_bytes: Tensor | None
 
     def forget(self) -> None: ...  # noqa: D102
 
@@ -95,12 +97,14 @@ def of_bytes(
     y: Tensor,
     valid: Tensor | None,
     labels: Tensor | None,
-    refuse: Refuse | None = None,
-) -> tuple[Tensor, bool]:
-    """Return the state with pairs (C, n) of bytes added, and whether it has the cells that it had.
-
-    ``refuse`` refuses labels that are none.
+    refuse: Refuse | None,
+    memory: Memory,
+) -> Tensor:
+    """Return the state with pairs (C, n) of bytes added. ``refuse`` refuses labels that are
+    none.
     """
+    if (found := _of_known_bytes(state, x, y, valid, labels, memory)) is not None:
+        return found
     values = torch.stack([_values(v.dtype) for v in (x, y)])
     axis_x, axis_y = (
         Axis(
@@ -118,7 +122,59 @@ def of_bytes(
     joint = joint.view(len(x), conditions, 256, 256)
     mass = joint.sum(1)
     held = torch.stack([mass.sum(2), mass.sum(1)], 1) > 0
-    return few.inserted_table(state, _key(values).where(held, _EMPTY), joint)
+    state, same = few.inserted_table(state, _key(values).where(held, _EMPTY), joint)
+    if not same:
+        memory.forget()
+    return state
+
+
+def _of_known_bytes(
+    state: Tensor,
+    x: Tensor,
+    y: Tensor,
+    valid: Tensor | None,
+    labels: Tensor | None,
+    memory: Memory,
+) -> Tensor | None:
+    """Return the state with pairs of bytes added that all lie in its cells; None where one does
+    not, or no compiled function serves.
+    """
+    if not on_cpu(x) or not native.serves():
+        return None
+    (C, _), m = x.shape, resolution(state)
+    if memory.of_bytes is None:
+        memory.of_bytes = _cells(state, C)
+    cells = [side[:, _places(v.dtype)] for side, v in zip(memory.of_bytes, (x, y), strict=True)]
+    conditions = 1 if labels is None else len(state)
+    found = native_tables.byte_counts(
+        x, y, (cells[0], cells[1]), None, (m, m), valid, labels, conditions
+    )
+    if found is None:
+        return None
+    state = state.clone()
+    state[:, 2 + 2 * m :] += found.counts.view(len(state), -1)
+    return state
+
+
+def _cells(state: Tensor, outputs: int) -> Tensor:
+    """Return where the whole numbers from -128 to 255 lie among the cells of a state, -1 where they
+    lie in none of them, int32 ``(2, C, 384)``.
+    """
+    m = resolution(state)
+    borders = state[:outputs, 2 : 2 + 2 * m].reshape(2 * outputs, m)
+    keys = _key(torch.arange(-128, 256, dtype=torch.float64)).expand(2 * outputs, -1)
+    cells = _floor(keys, state[:outputs, :2].flatten())
+    place = torch.searchsorted(borders, cells, right=True) - 1
+    known = borders.gather(1, place.clamp(min=0)) == cells
+    return place.where(known, -1).int().view(outputs, 2, -1).transpose(0, 1)
+
+
+@lru_cache(maxsize=4)
+def _places(dtype: torch.dtype) -> Tensor:
+    """Return the places of all values of a dtype of one byte from -128 on, in the order of their
+    bits.
+    """
+    return every_byte(dtype).long() + 128
 
 
 def _values(dtype: torch.dtype) -> Tensor:

@@ -109,6 +109,19 @@ def test_bytes_give_the_state_of_their_floats(reference, data):
         assert torch.equal(plain, expected)
 
 
+@pytest.mark.parametrize("resolution", [4, 64, 256])
+def test_bytes_are_looked_for_among_the_cells_that_are_there(reference, resolution):
+    generator, memory = torch.Generator().manual_seed(0), grid.Memory()
+    state = expected = grid.empty(2, resolution)
+    for dtype, spread in (("uint8", 5), ("uint8", 5), ("int8", 90), ("uint8", 200), ("int8", 256)):
+        for _ in range(2):
+            x, y = torch.randint(spread, (2, 2, 5000), generator=generator, dtype=torch.uint8)
+            x = x.view(getattr(torch, dtype))
+            state = grid.update(state, x, y, memory=memory)
+            expected = reference(grid.update, expected, x.double(), y.double())
+            assert torch.equal(state, expected)
+
+
 @pytest.mark.parametrize("strange", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("rows", [1, 2])
 def test_nan_and_infinity_are_refused_in_the_same_words(reference, strange, rows):

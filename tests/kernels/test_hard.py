@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mi_metrics.functional import binned_joint, binned_mutual_information
 from mi_metrics.functional.tables.axis import Axis, fixed_axis
-from mi_metrics.functional.tables.hard import Unchecked, hard_counts
+from mi_metrics.functional.tables.hard import Unchecked, hard_counts, hard_counts_within
 from mi_metrics.functional.tables.outside import mass_outside
 from mi_metrics.functional.tensors import BYTES
 from mi_metrics.kernels import native_tables
@@ -80,6 +80,10 @@ def test_counts_are_those_of_the_reference(reference, case):
     arguments, ranges = case
     counted = hard_counts(*arguments)
     torch.testing.assert_close(counted, reference(hard_counts, *arguments), rtol=0, atol=0)
+    if ranges is not None:
+        x, y, _, bins, valid = arguments
+        assert torch.equal(hard_counts_within(x, y, ranges, bins, valid), counted)
+        assert torch.equal(reference(hard_counts_within, x, y, ranges, bins, valid), counted)
     if ranges is not None and arguments[4] is None:
         x, y = arguments[:2]
         unchecked = Unchecked(ranges)
@@ -119,6 +123,8 @@ def test_counts_of_bytes_are_those_of_the_reference_and_of_floats(reference, dat
     unchecked = Unchecked(ranges)
     counted = hard_counts(*arguments, unchecked=unchecked)
     assert torch.equal(counted, reference(hard_counts, *arguments))
+    if bool((axes[0].bins == bins[0]).all()):
+        assert torch.equal(hard_counts_within(*sides, ranges, bins, valid), counted)
     wide = [v.double() for v in sides]
     assert torch.equal(counted, reference(hard_counts, *wide, *arguments[2:]))
     for pair in (sides, wide):
@@ -153,6 +159,32 @@ def test_cells_of_bytes_beyond_the_table_are_not_counted(reference):
         inside = torch.zeros_like(cells)
         for pair in ((cells, inside), (inside, cells)):
             assert native_tables.byte_counts(x, x, pair, None, (4, 4), None, None, 1) is None
+
+
+def test_a_byte_without_a_cell_is_refused_where_it_occurs(reference):
+    generator = torch.Generator().manual_seed(0)
+    for n in (1000, 300_000):
+        x, y = torch.randint(8, (2, 1, n), generator=generator, dtype=torch.uint8)
+        cells = torch.arange(256, dtype=torch.int32).unsqueeze(0)
+        lacking = torch.where(cells == 5, -1, cells)
+        marks = x != 5
+        for pair, kept in (((lacking, cells), x != 5), ((cells, lacking), y != 5)):
+            arguments = pair, None, (8, 8)
+            assert native_tables.byte_counts(x, y, *arguments, None, None, 1) is None
+            found = native_tables.byte_counts(x, y, *arguments, kept, None, 1)
+            assert found.counts.sum() == kept.sum()
+        others = torch.where(marks, x, 4)
+        found = native_tables.byte_counts(others, y, (lacking, cells), None, (8, 8), None, None, 1)
+        assert found.counts.sum() == n
+
+
+@pytest.mark.parametrize("interval", [(0, 1e308), (-1e300, 1e300), (0, 1e-300), (0, 1e39)])
+def test_ranges_that_float32_does_not_hold(reference, interval):
+    x = torch.tensor([[0.0, 1e-38, 0.5, 3e38, -3e38]])
+    for dtype in DTYPES:
+        arguments = x.to(dtype), x.to(dtype), (interval, (0.0, 1.0)), (8, 2), None
+        counted = hard_counts_within(*arguments)
+        assert torch.equal(counted, reference(hard_counts_within, *arguments))
 
 
 @several
@@ -249,6 +281,25 @@ def test_any_number_of_threads_counts_the_same(reference, bins):
         torch.set_num_threads(before)
     assert all(torch.equal(a, found[0][0]) and torch.equal(b, found[0][1]) for a, b in found)
     assert torch.equal(found[0][0], reference(hard_counts, *arguments))
+
+
+@pytest.mark.parametrize("bins", [8, 256])
+def test_any_number_of_threads_counts_the_same_bytes(reference, bins):
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randint(256, (2, 1, 700_001), generator=generator, dtype=torch.uint8)
+    ranges, before, found = ((0.0, 255.0), (9.0, 200.0)), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 7):
+            torch.set_num_threads(threads)
+            unchecked = Unchecked(ranges)
+            counts = hard_counts_within(x, y, ranges, (bins, bins), None, unchecked=unchecked)
+            found.append((counts, unchecked.outside))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, found[0][0]) and torch.equal(b, found[0][1]) for a, b in found)
+    expected = reference(hard_counts_within, x, y, ranges, (bins, bins), None)
+    assert torch.equal(found[0][0], expected)
+    assert torch.equal(found[0][1], reference(mass_outside, x, y, ranges))
 
 
 def test_the_caution_about_samples_outside_is_the_same(reference):

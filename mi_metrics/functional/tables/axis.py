@@ -238,8 +238,18 @@ def _parse_interval(name: str, interval: Sequence[Any]) -> Interval:
     return lo, hi
 
 
-def fixed_axis(interval: Interval, bins: int, dtype: torch.dtype, device: torch.device) -> Axis:
-    """Return the axis of a range that is known, without reading anything back from the device."""
+class Fixed(NamedTuple):
+    """The numbers of the axis of a range that is known, and the dtype of the arithmetic."""
+
+    lo: float
+    width: float
+    bins: int
+    scale: float | None
+    dtype: torch.dtype
+
+
+def fixed(interval: Interval, bins: int, dtype: torch.dtype) -> Fixed:
+    """Return the numbers of the axis of a range that is known, of samples of a dtype."""
     lo, hi = interval
     largest, scale = max(abs(lo), abs(hi)), None
     if not (
@@ -249,10 +259,19 @@ def fixed_axis(interval: Interval, bins: int, dtype: torch.dtype, device: torch.
     ):
         dtype = torch.float64
         if not largest < _limit(dtype, bins):
-            lo, hi, scale = lo * SCALE, hi * SCALE, _full(SCALE, dtype, device)
+            lo, hi, scale = lo * SCALE, hi * SCALE, SCALE
+    return Fixed(lo, hi - lo, bins, scale, dtype)
+
+
+def fixed_axis(interval: Interval, bins: int, dtype: torch.dtype, device: torch.device) -> Axis:
+    """Return the axis of a range that is known, without reading anything back from the device."""
+    lo, width, bins, scale, dtype = fixed(interval, bins, dtype)
     # Fills, not copies from the host: those would wait for the device.
     return Axis(
-        _full(lo, dtype, device), _full(hi - lo, dtype, device), _full(bins, dtype, device), scale
+        _full(lo, dtype, device),
+        _full(width, dtype, device),
+        _full(bins, dtype, device),
+        None if scale is None else _full(scale, dtype, device),
     )
 
 

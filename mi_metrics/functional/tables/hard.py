@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.options import Interval
-from mi_metrics.functional.tables.axis import Axis
+from mi_metrics.functional.tables.axis import Axis, fixed, fixed_axis
 from mi_metrics.functional.tables.sums import chunks
-from mi_metrics.functional.tensors import BYTES, check_finite, chunk_size, on_cpu
+from mi_metrics.functional.tensors import BYTES, arithmetic, check_finite, chunk_size, on_cpu
 from mi_metrics.kernels import gpu, native, native_tables
 
 # Up to here a chunk is counted in a table of its own and added.
@@ -58,13 +58,55 @@ def hard_counts(
     """
     found = _compiled(x, y, axes, bins, valid, unchecked, labels, conditions)
     if found is not None:
-        return found
+        return _looked_at(found, x, y, unchecked)
     if labels is not None and refuse is not None:
         refuse(labels)
     if unchecked is not None and not on_cpu(x):
         check_finite(x, y)
     check = unchecked is not None and on_cpu(x)
     return _chunk_by_chunk(x, y, axes, bins, valid, check, labels, conditions)
+
+
+def hard_counts_within(
+    x: Tensor,
+    y: Tensor,
+    ranges: tuple[Interval, Interval],
+    bins: tuple[int, int],
+    valid: Tensor | None,
+    *,
+    unchecked: Unchecked | None = None,
+    labels: Tensor | None = None,
+    conditions: int = 1,
+    refuse: Refuse | None = None,
+) -> Tensor:
+    """:func:`hard_counts` of axes of known ranges, of which no tensor is made where a compiled
+    function serves.
+    """
+    if on_cpu(x) and native.serves():
+        sides = zip((x, y), ranges, bins, strict=True)
+        if x.dtype in BYTES and y.dtype in BYTES:
+            on_x, on_y = (_known_cells(v.dtype, r, b) for v, r, b in sides)
+            found = _compiled_bytes(x, y, (on_x, on_y), bins, valid, unchecked, labels, conditions)
+        else:
+            of_x, of_y = (_known_line(arithmetic(v.dtype), r, b) for v, r, b in sides)
+            found, looked = None, None if unchecked is None else unchecked.ranges
+            if of_x is not None and of_y is not None:
+                found = native_tables.hard_counts(
+                    x, y, (of_x, of_y), bins, valid, labels, conditions, looked
+                )
+        if found is not None:
+            return _looked_at(found, x, y, unchecked)
+    axis_x, axis_y = (
+        fixed_axis(r, b, arithmetic(v.dtype), v.device)
+        for v, r, b in zip((x, y), ranges, bins, strict=True)
+    )
+    return hard_counts(
+        *(x, y, (axis_x, axis_y), bins, valid),
+        unchecked=unchecked,
+        labels=labels,
+        conditions=conditions,
+        refuse=refuse,
+    )
 
 
 def _chunk_by_chunk(
@@ -128,38 +170,72 @@ def _compiled(
     unchecked: Unchecked | None,
     labels: Tensor | None,
     conditions: int,
-) -> Tensor | None:
-    """Return what :func:`hard_counts` does, or None where no compiled function serves."""
+) -> native_tables.Counted | None:
+    """Return what :func:`hard_counts` counts, or None where no compiled function serves."""
     ranges = None if unchecked is None else unchecked.ranges
     if x.dtype in BYTES and y.dtype in BYTES:
-        cells = _of_bytes(x, axes[0], bins[0]), _of_bytes(y, axes[1], bins[1])
-        out = None
-        if ranges is not None:
-            out = bytes_outside(x.dtype, ranges[0]), bytes_outside(y.dtype, ranges[1])
-        found = native_tables.byte_counts(x, y, cells, out, bins, valid, labels, conditions)
-    elif any(axis.edges is not None or axis.scale is not None for axis in axes):
+        cells = _of_bytes(x.dtype, axes[0], bins[0]), _of_bytes(y.dtype, axes[1], bins[1])
+        return _compiled_bytes(x, y, cells, bins, valid, unchecked, labels, conditions)
+    if any(axis.edges is not None or axis.scale is not None for axis in axes):
         return None
-    else:
-        on_x, on_y = (native_tables.Line(axis.lo, axis.bins, axis.width) for axis in axes)
-        arguments = x, y, (on_x, on_y), bins, valid, labels, conditions, ranges
-        if on_cpu(x):
-            found = native_tables.hard_counts(*arguments)
-        else:
-            look = unchecked is not None
-            read = x, y, *on_x, *on_y, valid, labels
-            found = gpu.attempt("hard", read, lambda kernels: kernels.hard_counts(*arguments, look))
-    if found is None:
-        return None
+    on_x, on_y = (native_tables.Line(axis.lo, axis.bins, axis.width) for axis in axes)
+    arguments = x, y, (on_x, on_y), bins, valid, labels, conditions, ranges
+    if on_cpu(x):
+        return native_tables.hard_counts(*arguments)
+    look = unchecked is not None
+    read = x, y, *on_x, *on_y, valid, labels
+    return gpu.attempt("hard", read, lambda kernels: kernels.hard_counts(*arguments, look))
+
+
+def _compiled_bytes(
+    x: Tensor,
+    y: Tensor,
+    cells: tuple[Tensor, Tensor],
+    bins: tuple[int, int],
+    valid: Tensor | None,
+    unchecked: Unchecked | None,
+    labels: Tensor | None,
+    conditions: int,
+) -> native_tables.Counted | None:
+    out = None
+    if unchecked is not None and unchecked.ranges is not None:
+        range_x, range_y = unchecked.ranges
+        out = bytes_outside(x.dtype, range_x), bytes_outside(y.dtype, range_y)
+    return native_tables.byte_counts(x, y, cells, out, bins, valid, labels, conditions)
+
+
+def _looked_at(
+    found: native_tables.Counted, x: Tensor, y: Tensor, unchecked: Unchecked | None
+) -> Tensor:
+    """Return the tables of samples, and note or refuse what has been seen of them."""
     if unchecked is not None:
         if found.not_finite:
             check_finite(x, y)
-        unchecked.outside = None if ranges is None else found.outside
+        unchecked.outside = None if unchecked.ranges is None else found.outside
     return found.counts
 
 
-def _of_bytes(x: Tensor, axis: Axis, bins: int) -> Tensor:
+@lru_cache(maxsize=64)
+def _known_line(dtype: torch.dtype, interval: Interval, bins: int) -> native_tables.Numbers | None:
+    """Return the axis of a range for the compiled functions, or None where they can't reckon with
+    it.
+    """
+    lo, width, _, scale, kind = fixed(interval, bins, dtype)
+    if kind != dtype or scale is not None:
+        return None
+    return native_tables.numbers(lo, bins, width, dtype)
+
+
+@lru_cache(maxsize=64)
+def _known_cells(dtype: torch.dtype, interval: Interval, bins: int) -> Tensor:
+    """Return the cells of all 256 values of a dtype of one byte, int32 ``(1, 256)``."""
+    axis = fixed_axis(interval, bins, torch.float64, torch.device("cpu"))
+    return _of_bytes(dtype, axis, bins)
+
+
+def _of_bytes(dtype: torch.dtype, axis: Axis, bins: int) -> Tensor:
     """Return the cells of all 256 values of a dtype of one byte, int32 ``(1 or R, 256)``."""
-    return axis.cell(every_byte(x.dtype).expand(len(axis.lo), -1), bins).int()
+    return axis.cell(every_byte(dtype).expand(len(axis.lo), -1), bins).int()
 
 
 @lru_cache(maxsize=64)
