@@ -30,9 +30,10 @@ def outside_doubt(
         unchecked: What the counting of these rows has found out.
     """
     if unchecked is not None and unchecked.outside is not None:
-        if not any(unchecked.outside.tolist()):
+        found = unchecked.outside.tolist()
+        if not any(found):
             return {}
-        message = outside_message(unchecked.outside / rows.x.shape[1])
+        message = outside_message(torch.tensor(found, device="cpu") / rows.x.shape[1])
         return {} if message is None else {"outside": message}
     if ranges is None or rows.x.numel() == 0 or all_inside(rows.x, rows.y, ranges):
         return {}
