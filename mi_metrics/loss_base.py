@@ -1,6 +1,7 @@
 """What the losses have in common: shapes, weights and masks, ranges, ranks and the reduction."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -159,11 +160,20 @@ class Loss(nn.Module):
         """Return the information of each table, ``(R,)``."""
         raise NotImplementedError
 
-    def direct(
-        self, x: Tensor, y: Tensor, weights: Tensor | None, dtype: torch.dtype
-    ) -> Tensor | None:
+    def direct(self, x: Tensor, y: Tensor, weights: Tensor | None, dtype: Any) -> Tensor | None:
         """Return the losses of samples ``(R, n)`` by a way of their own, or None."""
         return None
+
+    @property
+    def factor(self) -> float:
+        """What information in nats is multiplied by: the sign, and the unit."""
+        return self.sign / math.log(2) if self.unit == "bits" else self.sign
+
+    def reference(
+        self, weights: Tensor | None, dtype: torch.dtype
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the losses as a function of samples ``(R, n)``, differentiable in every way."""
+        return lambda x, y: self.signed(self.information(self.rows_of(x, y, weights)), x, dtype)
 
     def _check(self, x: Any, y: Any) -> None:
         for name, v in (("x", x), ("y", y)):

@@ -47,11 +47,12 @@ largest one. Only in half precision it is infinite, as in all of PyTorch: it is 
 learns that its scale is too large.
 """
 
-import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mi_metrics.functional.densities import few
 from mi_metrics.functional.densities.differentiable import soft_kde_information
 from mi_metrics.functional.densities.gaussian import check_kde_options
 from mi_metrics.functional.information import independent, information
@@ -248,29 +249,16 @@ class MutualInformationLoss(Loss):
         value = torch.where(constant, independent(self.normalization), value)
         return torch.where(empty.squeeze(1), 0, value)
 
-    def direct(
-        self, x: Tensor, y: Tensor, weights: Tensor | None, dtype: torch.dtype
-    ) -> Tensor | None:
+    def direct(self, x: Tensor, y: Tensor, weights: Tensor | None, dtype: Any) -> Tensor | None:
         """Return the losses of samples ``(R, n)`` by a way of their own, or None."""
         if self.clip_quantile or self.reduce() is not ALONE:
             return None
         if not direct.serves(x, y, self.value_range, self.num_bins):
             return None
-        bits = self.unit == "bits" and self.normalization == "none"
-        return direct.values(
-            x,
-            y,
-            weights,
-            self.value_range,
-            Form(
-                self.num_bins,
-                self.kernel,
-                self.normalization,
-                self.sign / math.log(2 if bits else math.e),
-            ),
-            dtype,
-            lambda x, y: self.signed(self.information(self.rows_of(x, y, weights)), x, dtype),
-        )
+        factor = self.factor if self.normalization == "none" else self.sign
+        form = Form(self.num_bins, self.kernel, self.normalization, factor)
+        reference = self.reference(weights, dtype)
+        return direct.values(x, y, weights, self.value_range, form, dtype, reference)
 
     def _in_a_common_unit(self, rows: Rows, reduce: Reduce) -> tuple[Rows, Tensor, Tensor | None]:
         """Return rows with weights whose sums neither overflow nor vanish, whole ones whole; the
@@ -460,6 +448,16 @@ class KDEMutualInformationLoss(Loss):
         # A YAML list comes as a list, and torch.compile guards tuples only.
         self.bandwidth = tuple(bandwidth) if isinstance(bandwidth, list) else bandwidth
         self.grid_size = int(grid_size)
+
+    def direct(self, x: Tensor, y: Tensor, weights: Tensor | None, dtype: Any) -> Tensor | None:
+        """Return the losses of samples ``(R, n)`` by a way of their own, or None."""
+        if self.normalization != "none" or self.clip_quantile or self.reduce() is not ALONE:
+            return None
+        size = self.grid_size
+        options = few.Options(self.value_range, self.bandwidth, size, self.factor, dtype)
+        if not few.serves(x, y, options):
+            return None
+        return few.values(x, y, weights, options, self.reference(weights, dtype))
 
     def information(self, rows: Rows) -> Tensor:
         """Return the information of each table, ``(R,)``."""

@@ -97,7 +97,9 @@ WEIGHTS = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(2))
         (MutualInformationLoss(normalization="min"), {}, 58),
         (MutualInformationLoss(normalization="joint", unit="bits"), {"mask": MASK}, 60),
         (MutualInformationLoss(normalization="joint"), {"weights": WEIGHTS}, 64),
-        (KDEMutualInformationLoss(), {}, 1023),
+        (KDEMutualInformationLoss(), {}, 180),
+        (KDEMutualInformationLoss(value_range=(0, 0.8)), {"mask": MASK}, 230),
+        (KDEMutualInformationLoss(), {"weights": WEIGHTS}, 220),
     ],
     ids=repr,
 )

@@ -28,7 +28,7 @@ def count(
     """
     extra = margin(kernel)
     distance = p.u.unsqueeze(3) - _centres(max(bins), extra // 2, p.u.device)
-    weights, slopes = (_cubic if kernel == "cubic" else _linear)(distance, differentiate)
+    weights, slopes = (cubic_weights if kernel == "cubic" else _linear)(distance, differentiate)
     of_x, of_y = weights[:, 0, :, : bins[0] + extra], weights[:, 1, :, : bins[1] + extra]
     if p.mass is not None:
         of_y = of_y * p.mass.unsqueeze(2)
@@ -58,7 +58,7 @@ def _centres(bins: int, beyond: int, device: torch.device) -> Tensor:
     return torch.arange(0.5 - beyond, bins + beyond, dtype=torch.float64, device=device)
 
 
-def _cubic(distance: Tensor, differentiate: bool) -> tuple[Tensor, Tensor | None]:
+def cubic_weights(distance: Tensor, differentiate: bool) -> tuple[Tensor, Tensor | None]:
     """Return six times the spline's weights, and minus twice the slopes of the spline."""
     outer = (2 - distance.abs()).clamp_min_(0)
     inner = (outer - 1).clamp_min_(0)

@@ -87,18 +87,19 @@ def positions(
         # Infinity, too, becomes NaN, and stays it.
         v = torch.add(v, v, alpha=0)
         held, u = _held(v, ranges, bins)
-        low, high = _ends(held, left_out)
+        low, high = ends_of(held, left_out)
         slopes = [min(b / (hi - lo), most) for b, (lo, hi) in zip(bins, ranges, strict=True)]
         inside, rate = held == v, (slopes[0], slopes[1])
         flat = _is_flat(high - low, total)
     else:
-        low, high = _ends(v, left_out)
-        u, rate, flat = _own(v, low, high, total, bins, most)
+        low, high = ends_of(v, left_out)
+        u, rate, flat = in_own_range(v, low, high, total, bins, most)
     empty = low[:, 0] == math.inf if find_empty and left_out is not None else None
     return Positions(u, inside, rate, flat, empty, mass)
 
 
-def _ends(v: Tensor, left_out: Tensor | None) -> tuple[Tensor, Tensor]:
+def ends_of(v: Tensor, left_out: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the least and the largest of the samples that count, ``(R, 2, 1)``."""
     low = v if left_out is None else v.masked_fill(left_out, math.inf)
     high = v if left_out is None else v.masked_fill(left_out, -math.inf)
     return low.amin(2, keepdim=True), high.amax(2, keepdim=True)
@@ -125,7 +126,7 @@ def _held(v: Tensor, ranges: Ranges, bins: tuple[int, int]) -> tuple[Tensor, Ten
     return held, (held - low).mul_(many).div_(width)
 
 
-def _own(
+def in_own_range(
     v: Tensor, low: Tensor, high: Tensor, total: Tensor | None, bins: tuple[int, int], most: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return positions in the rows' own ranges, their rates, and which rows are flat."""

@@ -1,0 +1,111 @@
+"""The loss of densities of few samples in one function, against the soft tables of all others."""
+
+import math
+
+import pytest
+import torch
+
+from mi_metrics import KDEMutualInformationLoss
+from mi_metrics.functional.densities import few
+from tests.test_losses_derivatives import direct_sums
+
+OPTIONS = [
+    {},
+    {"bandwidth": "scott", "unit": "bits"},
+    {"bandwidth": (0.3, 0.5)},
+    {"value_range": ((-1, 2), (-0.5, 1)), "grid_size": 32},
+    {"value_range": (-1, 1), "bandwidth": 0.4},
+]
+
+
+def images(*shape, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    x, noise = torch.randn(2, *shape, generator=generator, dtype=dtype)
+    return x, 0.6 * x + 0.8 * noise
+
+
+def of(loss, x, y, **options):
+    """Return values and gradients."""
+    x, y = x.clone().requires_grad_(), y.clone().requires_grad_()
+    value = loss(x, y, **options)
+    value.nansum().backward()
+    return value.detach(), x.grad, y.grad
+
+
+def both(loss, x, y, monkeypatch, **options):
+    calls, values = [], few.values
+    with monkeypatch.context() as patch:
+        patch.setattr(few, "values", lambda *a: calls.append(1) or values(*a))
+        found = of(loss, x, y, **options)
+    assert calls
+    with monkeypatch.context() as patch:
+        patch.setattr(few, "serves", lambda *_: False)
+        return found, of(loss, x, y, **options)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=repr)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_values_and_gradients_are_those_of_any_samples(options, dtype, monkeypatch):
+    x, y = images(4, 1, 9, 9, dtype=dtype if dtype == torch.float64 else torch.float32)
+    x, y = x.to(dtype), y.to(dtype)
+    x[0, 0, 0, 0], y[1, 0, 2, 2], x[2] = math.nan, -math.inf, 0.25
+    weights = torch.rand(x.shape, generator=torch.Generator().manual_seed(1))
+    mask = weights > 0.3
+    loss = KDEMutualInformationLoss(reduction="none", **options)
+    for given in ({}, {"mask": mask}, {"weights": 1e-30 * weights}, {"weights": weights * mask}):
+        spoilt = x.clone()
+        if given:
+            spoilt[3][~mask[3]] = math.nan if "weights" not in given else 3.0
+            mask[0, 0, 0, 0] = mask[1, 0, 2, 2] = True
+        found, expected = both(loss, spoilt, y, monkeypatch, **given)
+        assert found[0].flatten().isnan().tolist() == [True, True, False, False]
+        assert found[0][2] == 0
+        assert (found[1][2] == 0).all()
+        exact = {"rtol": 1e-9, "atol": 1e-11} if dtype == torch.float64 else {}
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a[2:], b[2:], **exact)
+        assert found[1][0].isnan().any()
+
+
+def test_a_table_without_samples_counts_as_zero(monkeypatch):
+    x, y = images(2, 1, 40)
+    mask = torch.ones(2, 1, 40, dtype=torch.bool)
+    mask[1] = False
+    for value_range in (None, (-1, 1)):
+        loss = KDEMutualInformationLoss(reduction="none", value_range=value_range)
+        found, expected = both(loss, x, y, monkeypatch, mask=mask)
+        assert found[0][1] == 0
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_units_of_the_data_do_not_matter(monkeypatch):
+    x, y = images(1, 1, 40)
+    loss = KDEMutualInformationLoss()
+    for a, b in ((1e307 * x, 1e-300 * y), (1e-309 * x, y)):
+        found, expected = both(loss, a, b, monkeypatch)
+        assert all(v.isfinite().all() for v in found)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-12)
+
+
+def test_gradients_are_those_of_direct_sums():
+    x, y = (v.requires_grad_() for v in images(300))
+    loss = KDEMutualInformationLoss(pool="batch")
+    value, exact = loss(x, y), -direct_sums(x, y)
+    assert value.item() == pytest.approx(exact.item(), abs=1e-3)
+    ours = torch.autograd.grad(value, (x, y))
+    theirs = torch.autograd.grad(exact, (x, y))
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a - b).norm() < 0.03 * b.norm()
+
+
+def test_second_derivatives_are_those_of_any_samples(monkeypatch):
+    x, y = images(1, 1, 30)
+    direction, found = y.cos(), []
+    loss = KDEMutualInformationLoss(grid_size=16)
+    for serves in (few.serves, lambda *_: False):
+        monkeypatch.setattr(few, "serves", serves)
+        a, b = x.clone().requires_grad_(), y.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(loss(2 * a, b), a, create_graph=True)
+        found.append(torch.autograd.grad((slope * direction).sum(), (a, b)))
+    torch.testing.assert_close(*found)
