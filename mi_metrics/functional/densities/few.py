@@ -46,8 +46,9 @@ from mi_metrics.functional.tensors import kept_by_device, narrow, on_cpu
 # From samples (R, n) to the values of the rows, differentiable in every way.
 Reference = Callable[[Tensor, Tensor], Tensor]
 
-# The most numbers in a matrix of weights on the CPU: about 200 bytes are held for each.
-HELD = 1 << 17
+# The most numbers in a matrix of weights, on the CPU and elsewhere: about 200 bytes are held for
+# each.
+HELD, HELD_ELSEWHERE = 1 << 17, 1 << 21
 # A variance of samples in units of their range that only a constant has.
 NO_VARIANCE = 1e-60
 # Beyond all positions of the residuals of few samples.
@@ -66,7 +67,7 @@ class Options(NamedTuple):
 
 def serves(x: Tensor, y: Tensor, options: Options) -> bool:
     """Say whether :func:`values` takes samples ``(R, n)``, and pays."""
-    most = HELD if on_cpu(x) else direct.HELD_ELSEWHERE
+    most = HELD if on_cpu(x) else HELD_ELSEWHERE
     size = options.size
     return x.numel() * size <= most and direct.serves(x, y, options.ranges, (size, size))
 
