@@ -13,7 +13,7 @@ from mi_metrics.functional.cautions import Kind
 from mi_metrics.functional.densities.counted import kde_from_table
 from mi_metrics.functional.inference import confidence_interval
 from mi_metrics.functional.information import standard_error
-from mi_metrics.functional.knn import rows_doubts, rows_mutual_information
+from mi_metrics.functional.knn import rows_doubts, rows_estimate
 from mi_metrics.functional.knn_permutations import rows_p_value
 from mi_metrics.functional.options import Standardize
 from mi_metrics.functional.reliability import rows_reliability
@@ -141,11 +141,11 @@ def neighbours(rows: Tensor, discrete: tuple[bool, bool], given: Options) -> Val
     if discrete[0]:
         rows = rows.flip(1)
     options: dict[str, Any] = {"discrete_y": labels, "standardize": given.standardize}
-    value = rows_mutual_information(rows, 1, NEIGHBORS, algorithm="ksg1", **options)
+    value, doubtful = rows_estimate(rows, 1, NEIGHBORS, algorithm="ksg1", **options)
     mi = float(value)
     if math.isnan(mi):
         return Value(n, mi, doubts=(("too few", ""),))
-    doubts = dict(rows_doubts(rows, 1, NEIGHBORS, value, **options))
+    doubts = dict(rows_doubts(rows, 1, NEIGHBORS, value, **options)) if doubtful else {}
     if not given.permutations:
         return Value(n, mi, doubts=tuple(doubts.items()))
     if bool((rows == rows[0]).all(0).any()):

@@ -18,7 +18,8 @@ The order of the samples cannot change a single bit: they are sorted before anyt
 is read from integer histograms of the counts, whose sum has an order of its own.
 """
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -176,9 +177,9 @@ def knn_mutual_information(
     how: Any = {"discrete_y": discrete_y, "standardize": standardize}
     pairs, x_dim, leading = checked_rows(x, y, n_neighbors, algorithm=algorithm, unit=unit, **how)
     n_neighbors = int(n_neighbors)
-    values = sets_mutual_information(pairs, x_dim, n_neighbors, algorithm=algorithm, **how)
+    values, doubted = sets_estimates(pairs, x_dim, n_neighbors, algorithm=algorithm, **how)
     said: dict[Kind, str] = {}
-    for place in doubtful_sets(pairs, x_dim, n_neighbors, **how):
+    for place in doubted:
         pair, value = pairs[place], values[place]
         for kind, message in rows_doubts(pair, x_dim, n_neighbors, value, **how).items():
             said.setdefault(kind, message)
@@ -218,7 +219,14 @@ def checked_rows(
     return rows.reshape(-1, *rows.shape[-2:]), x.shape[-1], rows.shape[:-2]
 
 
-def sets_mutual_information(
+class Estimate(NamedTuple):
+    """A value in nats, and whether :func:`rows_doubts` can find something doubtful about it."""
+
+    value: Tensor
+    doubtful: bool = True
+
+
+def sets_estimates(
     sets: Tensor,
     x_dim: int,
     n_neighbors: int,
@@ -226,16 +234,19 @@ def sets_mutual_information(
     algorithm: str = "ksg1",
     discrete_y: bool = False,
     standardize: Standardize = True,
-) -> Tensor:
-    """Do what :func:`rows_mutual_information` does for many sets of samples ``(B, N, d)``, at once
-    on a GPU; return float64 ``(B,)``.
+) -> tuple[Tensor, list[int]]:
+    """Do what :func:`rows_estimate` does for many sets of samples ``(B, N, d)``, at once on a GPU;
+    return the values, float64 ``(B,)``, and which of them are worth a call of :func:`rows_doubts`.
     """
-    how: Any = {"algorithm": algorithm, "discrete_y": discrete_y, "standardize": standardize}
-    found = sets_information(sets, (x_dim, sets.shape[2] - x_dim), n_neighbors, **how)
-    if found is not None:
-        return found
-    values = [rows_mutual_information(rows, x_dim, n_neighbors, **how) for rows in sets]
-    return torch.stack(values) if values else sets.new_zeros(0)
+    how: Any = {"discrete_y": discrete_y, "standardize": standardize}
+    dims = x_dim, sets.shape[2] - x_dim
+    found = sets_information(sets, dims, n_neighbors, algorithm=algorithm, **how)
+    if found is None:
+        each = [rows_estimate(r, x_dim, n_neighbors, algorithm=algorithm, **how) for r in sets]
+        found = torch.stack([e.value for e in each]) if each else sets.new_zeros(0)
+        if on_cpu(sets):  # steps that sets share save nothing there
+            return found, [place for place, e in enumerate(each) if e.doubtful]
+    return found, doubtful_sets(sets, x_dim, n_neighbors, **how)
 
 
 def rows_mutual_information(
@@ -247,8 +258,7 @@ def rows_mutual_information(
     discrete_y: bool = False,
     standardize: Standardize = True,
 ) -> Tensor:
-    """Estimate the mutual information of checked samples, in nats: what the metric calls on its
-    buffer.
+    """Estimate the mutual information of checked samples, in nats.
 
     Args:
         rows: Finite float64 samples ``(N, d_x + d_y)``, in any order; with ``discrete_y`` the last
@@ -262,34 +272,45 @@ def rows_mutual_information(
     Returns:
         float64 scalar; NaN where nothing can be said: N ≤ k, or no class of two members.
     """
+    how: Any = {"algorithm": algorithm, "discrete_y": discrete_y, "standardize": standardize}
+    return rows_estimate(rows, x_dim, n_neighbors, **how).value
+
+
+def rows_estimate(
+    rows: Tensor,
+    x_dim: int,
+    n_neighbors: int,
+    *,
+    algorithm: str = "ksg1",
+    discrete_y: bool = False,
+    standardize: Standardize = True,
+) -> Estimate:
+    """Do what :func:`rows_mutual_information` does, and say whether the value can be doubtful: what
+    the metric calls on its buffer.
+    """
     if len(rows) <= n_neighbors:
-        return torch.full((), float("nan"), dtype=torch.float64, device=rows.device)
+        return Estimate(rows.new_full((), math.nan))
     if discrete_y:
         members = torch.unique(rows[:, -1], return_inverse=True, return_counts=True)
         rows = rows[members[2][members[1]] > 1]
         if not len(rows):
-            return torch.full((), float("nan"), dtype=torch.float64, device=rows.device)
-    found = sets_information(
-        rows[None],
-        (x_dim, rows.shape[1] - x_dim),
-        n_neighbors,
-        algorithm=algorithm,
-        discrete_y=discrete_y,
-        standardize=standardize,
-    )
+            return Estimate(rows.new_full((), math.nan))
+    how: Any = {"algorithm": algorithm, "standardize": standardize}
+    dims = x_dim, rows.shape[1] - x_dim
+    found = sets_information(rows[None], dims, n_neighbors, discrete_y=discrete_y, **how)
     if found is not None:
-        return found[0]
+        return Estimate(found[0])
     if not discrete_y and pairs.serves(rows):
-        value = pairs.pair_information(
-            rows, n_neighbors, algorithm=algorithm, standardize=standardize
-        )
-    elif (samples := tell_apart(rows, x_dim, standardize, discrete_y=discrete_y)) is None:
+        pair = pairs.pair_information(rows, n_neighbors, **how)
+        return Estimate(rows.new_full((), pair.value), pair.doubtful)
+    samples = tell_apart(rows, x_dim, standardize, discrete_y=discrete_y)
+    if samples is None:
         value = 0.0
     elif discrete_y:
         value = _ross(samples, n_neighbors)
     else:
         value = {"ksg1": _ksg1, "ksg2": _ksg2}[algorithm](samples, n_neighbors)
-    return torch.full((), value, dtype=torch.float64, device=rows.device)
+    return Estimate(rows.new_full((), value))
 
 
 def doubtful_sets(

@@ -8,6 +8,8 @@ samples of two numbers 190 N + 8 T (k + 1); of permuted ones 8 N (T d_x + d_y + 
 8 T (k + 1).
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,6 +26,21 @@ CONSTANT = 2
 Reals = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+
+class PairTally(NamedTuple):
+    """What enters the estimate of samples of two numbers.
+
+    Attributes:
+        tally: How often each count from 0 to N enters it, with its sign, int64 ``(N + 1,)``.
+        searched: How many samples were searched for.
+        doubtful: Whether something can be doubtful about it; where this is False, nothing is.
+    """
+
+    tally: Integers
+    searched: int
+    doubtful: bool
+
+
 _nearest = native.function(
     "mi_metrics_nearest", POINTER, *[INTEGER] * 4, POINTER, *[INTEGER] * 2, *[POINTER] * 3
 )
@@ -33,7 +50,7 @@ _counts = native.function(
 _line_counts = native.function(
     "mi_metrics_line_counts", *[POINTER] * 2, INTEGER, *[POINTER] * 2, *[INTEGER] * 2, POINTER
 )
-_pairs = native.function("mi_metrics_pairs", *[POINTER] * 4, *[INTEGER] * 5, *[POINTER] * 2)
+_pairs = native.function("mi_metrics_pairs", *[POINTER] * 4, *[INTEGER] * 5, *[POINTER] * 3)
 _permuted = native.function(
     "mi_metrics_permuted", *[POINTER] * 5, *[INTEGER] * 5, POINTER, *[INTEGER] * 2, POINTER
 )
@@ -108,16 +125,15 @@ def range_counts(points: Reals, radius: Reals, queries: Integers | None = None) 
 
 def pair_tally(
     x: Reals, y: Reals, n_neighbors: int, *, scaling: int, rectangles: bool
-) -> tuple[Integers, int] | None:
-    """Return how often each count from 0 to N enters the estimate of samples of two numbers, with
-    its sign, and how many samples were searched for; None where x or y is constant.
+) -> PairTally | None:
+    """Return what enters the estimate of samples of two numbers; None where x or y is constant.
 
     Args:
         x: Finite values ``(N,)``, none of them -0.0.
         y: As x.
         n_neighbors: k, from 1 to N - 1.
-        scaling: 0: values as they are; 1: a common factor, which keeps differences finite; 2:
-            deviations of 1.
+        scaling: 0: values as they are, scores of ranks; 1: a common factor, which keeps differences
+            finite; 2: deviations of 1.
         rectangles: Count in the rectangle around the neighbours, not in the square.
     """
     size = len(x)
@@ -125,7 +141,7 @@ def pair_tally(
         raise ValueError(f"Can't find {n_neighbors} neighbors of {size} samples.")
     variables = [np.ascontiguousarray(v) for v in (x, y)]
     orders = [np.argsort(v) for v in variables]
-    tally, searched = np.zeros(size + 1, np.int64), np.zeros(1, np.int64)
+    tally, found = np.zeros(size + 1, np.int64), np.zeros(2, np.int64)
     failed = _pairs(
         *[native.address(v, np.float64, size) for v in variables],
         *[native.address(order, np.int64, size) for order in orders],
@@ -135,12 +151,12 @@ def pair_tally(
         int(rectangles),
         native.threads(),
         native.address(tally, np.int64, size + 1),
-        native.address(searched, np.int64, 1),
+        *[native.address(number, np.int64, 1) for number in (found[:1], found[1:])],
     )
     if failed == CONSTANT:
         return None
     _check(failed)
-    return tally, int(searched[0])
+    return PairTally(tally, int(found[0]), bool(found[1]))
 
 
 def permuted_tallies(x: Reals, y: Reals, z: Reals, orders: Integers, n_neighbors: int) -> Integers:

@@ -4,6 +4,7 @@
 //
 // One order of the samples by each variable serves to tell them apart, to scale them and to count;
 // the reference sorts for each anew. Operations on numbers are those of the reference, one by one.
+#include "doubts.h"
 #include "neighbors.h"
 
 #include <new>
@@ -12,9 +13,6 @@
 namespace {
 
 using namespace mi;
-using Reals = std::vector<double>;
-using Integers = std::vector<int64_t>;
-
 constexpr double AMPLITUDE = 1e-10;  // ties.py has the same number.
 constexpr int64_t AHEAD = 32;        // Places whose memory is asked for early.
 
@@ -37,90 +35,14 @@ void gather(const double* values, const int64_t* order, int64_t n, double* found
   }
 }
 
-// Calls work(first, end) for each run of equal values.
-template <class Work>
-void for_runs(const Reals& values, const Work& work) {
-  const int64_t n = values.size();
-  for (int64_t first = 0, end; first < n; first = end) {
-    for (end = first + 1; end < n && values[end] == values[first]; end++);
-    work(first, end);
-  }
+// Moves each value by a tiny amount, a hash of its place.
+void tell_apart(Column& column) {
+  const double amount = AMPLITUDE * column.spread();
+  if (column.spread() == 0) return;
+  const uint64_t zero = mix(0);
+  for (size_t i = 0; i < column.values.size(); i++)
+    column.values[i] += amount * centred_uniform(mix(i + zero));
 }
-
-// Adds in halves, halves of halves and so on, as scaling.py does. Uses up the terms.
-double sum(Reals& terms) {
-  int64_t n = terms.size();
-  for (; n > 1; n /= 2) {
-    const int64_t half = n / 2;
-    for (int64_t i = 0; i < half; i++) terms[i] += terms[half + i];
-    if (n % 2) terms[0] += terms[n - 1];
-  }
-  return terms[0];
-}
-
-// A variable of all samples, sorted: `Column` of scaling.py.
-struct Column {
-  Reals values;
-  Integers distinct;  // Where each distinct value comes first; empty where no value repeats.
-
-  void find_distinct() {
-    const int64_t n = values.size();
-    int64_t number = 1;
-    for (int64_t i = 1; i < n; i++) number += values[i] != values[i - 1];
-    if (number == n) return;
-    distinct.reserve(number);
-    for_runs(values, [&](int64_t first, int64_t) { distinct.push_back(first); });
-  }
-
-  double most() const { return std::max({-values.front(), values.back(), 0.0}); }
-
-  int64_t number() const { return distinct.empty() ? values.size() : distinct.size(); }
-
-  double at_distinct(int64_t place) const {
-    return values[distinct.empty() ? place : distinct[place]];
-  }
-
-  double spread() const {
-    const int64_t last = number() - 1;
-    return at_distinct((3 * last + 3) / 4) - at_distinct(last / 4);
-  }
-
-  void divide_by_power(double most) {
-    int exponent;
-    std::frexp(most, &exponent);
-    const int half = (-exponent - (exponent & 1)) / 2;  // Rounded down.
-    for (const double power : {std::ldexp(1.0, half), std::ldexp(1.0, -exponent - half)})
-      if (power != 1)
-        for (double& value : values) value *= power;
-  }
-
-  void centre() {
-    const double middle = at_distinct(number() / 2);
-    for (double& value : values) value -= middle;
-  }
-
-  void standardize() {
-    const double n = values.size();
-    Reals terms = values;
-    const double mean = sum(terms) / n;
-    for (size_t i = 0; i < terms.size(); i++) {
-      const double gap = values[i] - mean;
-      terms[i] = gap * gap;
-    }
-    const double deviation = std::sqrt(sum(terms) / n);
-    if (deviation > 0)
-      for (double& value : values) value /= deviation;
-  }
-
-  // Moves each value by a tiny amount, a hash of its place.
-  void tell_apart() {
-    const double amount = AMPLITUDE * spread();
-    if (spread() == 0) return;
-    const uint64_t zero = mix(0);
-    for (size_t i = 0; i < values.size(); i++)
-      values[i] += amount * centred_uniform(mix(i + zero));
-  }
-};
 
 struct Pairs {
   const int64_t n, k;
@@ -174,14 +96,20 @@ struct Pairs {
     x.find_distinct(), y.find_distinct();
   }
 
-  void scale(bool centred, bool standardized) {
+  // Returns whether far samples can hide the rest of x or y, where they are standardized.
+  bool scale(bool centred, bool standardized) {
     const double most = std::max(x.most(), y.most());
+    bool hidden = false;
     for (Column* column : {&x, &y}) {
       if (!centred) continue;
       column->divide_by_power(standardized ? column->most() : most);
+      Halves halves;
+      if (standardized) halves.measure(*column);
       column->centre();
       if (standardized) column->standardize();
+      hidden |= standardized && halves.may_hide(column->deviation, n);
     }
+    return hidden;
   }
 
   // Returns the places of the samples that have at most k copies.
@@ -253,20 +181,21 @@ void settle(Reals& values, Integers& order, double amount) {
 
 // Adds up which counts occur in the estimate of n samples: to tally[c], from 0 to n, the sum of the
 // signs of ψ(c) over samples. The given orders sort x and y. `scaling` is 0 for values as they are,
-// 1 for a common factor, 2 for deviations of 1; `rectangles` asks for the second estimator, and
-// `apart` says how many samples were searched for. Returns 1 where memory is short, 2 where x or y
-// is constant.
+// 1 for a common factor, 2 for deviations of 1; `rectangles` asks for the second estimator. `apart`
+// says how many samples were searched for, `doubtful` whether something can be doubtful. Returns 1
+// where memory is short, 2 where x or y is constant.
 MI_EXPORT int64_t mi_metrics_pairs(const double* x, const double* y, const int64_t* order_x,
                                    const int64_t* order_y, int64_t n, int64_t k, int64_t scaling,
                                    int64_t rectangles, int64_t threads, int64_t* tally,
-                                   int64_t* apart) {
+                                   int64_t* apart, int64_t* doubtful) {
   try {
     if (x[order_x[0]] == x[order_x[n - 1]] || y[order_y[0]] == y[order_y[n - 1]]) return 2;
     Pairs pairs{n, k, {}, {}, {}, {}};
     pairs.sort(x, y, order_x, order_y);
-    pairs.scale(scaling > 0, scaling > 1);
+    const bool labels = may_be_labels(pairs.x, !scaling) || may_be_labels(pairs.y, !scaling);
+    const bool hidden = pairs.scale(scaling > 0, scaling > 1);
     const double amounts[] = {AMPLITUDE * pairs.x.spread(), AMPLITUDE * pairs.y.spread()};
-    pairs.x.tell_apart(), pairs.y.tell_apart();
+    tell_apart(pairs.x), tell_apart(pairs.y);
     Integers chosen;
     const bool copied = !pairs.row_first.empty();
     if (copied) {
@@ -278,6 +207,9 @@ MI_EXPORT int64_t mi_metrics_pairs(const double* x, const double* y, const int64
     tally[n] += n;
     tally[k] += asked;
     *apart = asked;
+    *doubtful = n < std::max(ENOUGH, 3 * k) ||
+                (copied && may_be_copies(pairs.row_first, pairs.x, pairs.y)) ||
+                ((labels || hidden) && asked >= (0.05 - MARGIN) * n);
     if (asked == 0) return 0;
     Reals radius(asked), reach_x, reach_y;
     if (rectangles) reach_x.resize(asked), reach_y.resize(asked);

@@ -8,8 +8,8 @@ from torch import Tensor
 from mi_metrics.functional.knn import (
     check_standardize,
     rows_doubts,
-    rows_mutual_information,
-    sets_mutual_information,
+    rows_estimate,
+    sets_estimates,
 )
 from mi_metrics.functional.options import (
     ALGORITHMS,
@@ -198,11 +198,11 @@ class KNNMutualInformation(SampleMetric, NeighborInference):
                 f"samples, but has {fewest}, so its value is NaN. Update it with more samples, or "
                 "lower `n_neighbors`.",
             )
-        values = self._values(rows)
+        values, doubted = self._values(rows)
         if not self._in_forward:
             self._warn_once("copies", self._padding(rows))
-            for r, value in zip(rows, values, strict=True):
-                self._warn_of(r, value)
+            for place, (r, value) in enumerate(zip(rows, values, strict=True)):
+                self._warn_of(r, value, doubtful=place in doubted)
         if fewest > self.n_neighbors and any(bool(value.isnan()) for value in values):
             self._warn_once(
                 "too few",
@@ -212,21 +212,24 @@ class KNNMutualInformation(SampleMetric, NeighborInference):
         value = from_nats(torch.stack(values), self.unit)
         return value.squeeze(0) if self.num_outputs == 1 else value
 
-    def _values(self, rows: list[Tensor]) -> list[Tensor]:
-        """Return the value of each output in nats."""
+    def _values(self, rows: list[Tensor]) -> tuple[list[Tensor], list[int]]:
+        """Return the value of each output in nats, and which of them may be doubtful."""
         how: Any = (self.x_dim, self.n_neighbors)
         # On the CPU a table of all outputs would be of no use.
         if len({len(r) for r in rows}) == 1 and not on_cpu(rows[0]):
-            return list(sets_mutual_information(torch.stack(rows), *how, **self._options))
-        return [rows_mutual_information(r, *how, **self._options) for r in rows]
+            values, doubted = sets_estimates(torch.stack(rows), *how, **self._options)
+            return list(values), doubted
+        each = [rows_estimate(r, *how, **self._options) for r in rows]
+        return [e.value for e in each], [place for place, e in enumerate(each) if e.doubtful]
 
-    def _warn_of(self, rows: Tensor, value: Tensor) -> None:
+    def _warn_of(self, rows: Tensor, value: Tensor, *, doubtful: bool) -> None:
         """Warn of what the samples of an output leave in doubt about its value, in nats."""
         options: dict[str, Any] = {
             "discrete_y": self.discrete_y,
             "standardize": self.standardize,
         }
-        found = rows_doubts(rows, self.x_dim, self.n_neighbors, value, **options)
+        how: Any = (self.x_dim, self.n_neighbors, value)
+        found = rows_doubts(rows, *how, **options) if doubtful else {}
         for kind, message in found.items():
             self._warn_once(kind, message)
         if self.check and not bool(value.isnan()):

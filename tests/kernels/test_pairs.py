@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from mi_metrics.functional.knn import rows_mutual_information
+from mi_metrics.functional.knn import rows_doubts, rows_estimate, rows_mutual_information
+from mi_metrics.functional.neighbors.doubts import few_labels
 from mi_metrics.functional.neighbors.pairs import pair_information, serves
 from mi_metrics.kernels import native, neighbors, switch
 from tests.kernels.test_neighbors import VALUES, make
@@ -55,12 +56,49 @@ def samples(kind, size):
     return torch.from_numpy(np.stack(KINDS[kind](*z), 1))
 
 
+# Samples that leave a doubt, with the kinds of it.
+DOUBTFUL = {
+    "every sample twice": (lambda x, y: (np.repeat(x, 2), np.repeat(y, 2)), {"copies"}),
+    "nearly all three times": (
+        lambda x, y: (np.r_[x, x, x, x[:9]], np.r_[y, y, y, x[:9]]),
+        {"copies"},
+    ),
+    "drawn with replacement": (
+        lambda x, y: (resampled(x), resampled(x + y)),
+        {"copies"},
+    ),
+    "far": (lambda x, y: (np.where(x == x.max(), 1e5, x), y), {"far samples"}),
+    "far and zero": (
+        lambda x, y: (np.where(x == x.max(), 1e7, np.maximum(x, 0)), y),
+        {"far samples"},
+    ),
+    "fill value": (lambda x, y: (x, np.where(y > 2, -1e9, y)), {"far samples"}),
+    "far beside an offset": (
+        lambda x, y: (np.where(x == x.max(), 2e9, 1e9 + x), y),
+        {"far samples"},
+    ),
+}
+
+
+def resampled(values):
+    return values[np.random.default_rng(0).integers(0, len(values), len(values))]
+
+
+def doubts_of_the_reference(rows, k, value, standardize):
+    options = {"discrete_y": False, "standardize": standardize}
+    with switch.disabled():
+        return rows_doubts(rows, 1, k, torch.tensor(value), **options).keys()
+
+
 def assert_equals_the_reference(rows, k, **options):
     assert serves(rows)
     with switch.disabled():
         assert not serves(rows)
         right = float(rows_mutual_information(rows, 1, k, **options))
-    assert pair_information(rows, k, **options) == right
+    found = pair_information(rows, k, **options)
+    assert found.value == right
+    if not found.doubtful:
+        assert not doubts_of_the_reference(rows, k, right, options["standardize"])
     assert float(rows_mutual_information(rows, 1, k, **options)) == right
 
 
@@ -88,6 +126,43 @@ def test_any_numbers(rows, data):
     k = data.draw(st.integers(1, len(rows) - 1))
     options = data.draw(st.sampled_from(OPTIONS))
     assert_equals_the_reference(torch.from_numpy(rows), k, **options)
+
+
+@pytest.mark.parametrize("options", OPTIONS[:4], ids=str)
+@pytest.mark.parametrize("kind", DOUBTFUL)
+def test_no_doubt_is_missed(kind, options):
+    make_samples, kinds = DOUBTFUL[kind]
+    z = np.random.default_rng(1).standard_normal((2, 1000))
+    rows = torch.from_numpy(np.stack(make_samples(*z), 1))
+    if options["standardize"] in (False, "rank"):
+        kinds = kinds - {"far samples"}
+    value, doubtful = rows_estimate(rows, 1, 3, **options)
+    found = doubts_of_the_reference(rows, 3, float(value), options["standardize"])
+    assert found >= kinds
+    assert doubtful or not found
+
+
+@pytest.mark.parametrize("options", OPTIONS[:4], ids=str)
+@pytest.mark.parametrize("kind", ["labels", "labels and numbers", "huge"])
+def test_what_can_be_labels_is_looked_at(kind, options):
+    rows = samples(kind, 5000)
+    assert few_labels(rows, 0, 3) or few_labels(rows, 1, 3) or kind == "labels"
+    assert rows_estimate(rows, 1, 3, **options).doubtful == (kind != "labels")
+
+
+@pytest.mark.parametrize("options", OPTIONS[:4], ids=str)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *["continuous", "equal", "opposite", "labels against themselves", "rounded", "8 bits"],
+        *["zero-inflated", "subnormal", "huge and tiny"],
+    ],
+)
+def test_what_is_not_doubtful_is_not_looked_at_twice(kind, options):
+    rows = samples(kind, 5000)
+    value, doubtful = rows_estimate(rows, 1, 3, **options)
+    assert not doubts_of_the_reference(rows, 3, float(value), options["standardize"])
+    assert not doubtful
 
 
 @pytest.mark.parametrize("kind", KINDS)

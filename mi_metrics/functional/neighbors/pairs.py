@@ -1,5 +1,7 @@
 """The estimate of samples of two numbers in one compiled call, where it serves."""
 
+from typing import NamedTuple
+
 from torch import Tensor
 
 from mi_metrics.functional.neighbors.digamma import mean_of_tally
@@ -13,6 +15,19 @@ from mi_metrics.kernels import neighbors as native_neighbors
 SCALINGS: dict[Standardize, int] = {"rank": 0, False: 1, True: 2, "joint": 2}
 
 
+class PairEstimate(NamedTuple):
+    """An estimate of samples of two numbers.
+
+    Attributes:
+        value: The mutual information in nats.
+        doubtful: Whether :mod:`mi_metrics.functional.neighbors.doubts` can find something doubtful
+            about it.
+    """
+
+    value: float
+    doubtful: bool
+
+
 def serves(rows: Tensor) -> bool:
     """Say whether the compiled call serves samples ``(N, d)``."""
     return rows.shape[1] == 2 and on_cpu(rows) and native.serves()
@@ -20,8 +35,8 @@ def serves(rows: Tensor) -> bool:
 
 def pair_information(
     rows: Tensor, n_neighbors: int, *, algorithm: str, standardize: Standardize
-) -> float:
-    """Estimate the mutual information, in nats, to the bit as the reference does.
+) -> PairEstimate:
+    """Estimate the mutual information to the bit as the reference does.
 
     Args:
         rows: Finite float64 samples ``(N, 2)``, in any order.
@@ -41,7 +56,8 @@ def pair_information(
         x, y, n_neighbors, scaling=SCALINGS[standardize], rectangles=rectangles
     )
     if found is None:
-        return 0.0
-    tally, searched = found
-    value = mean_of_tally(len(rows), tally)
-    return value - searched / (n_neighbors * len(rows)) if rectangles else value
+        return PairEstimate(0.0, True)
+    value = mean_of_tally(len(rows), found.tally)
+    if rectangles:
+        value -= found.searched / (n_neighbors * len(rows))
+    return PairEstimate(value, found.doubtful)
