@@ -1,15 +1,9 @@
 // A variable of all samples, sorted: the twin of `_Column` in functional/neighbors/scaling.py.
 #pragma once
 
-#include "native.h"
-
-#include <algorithm>
-#include <cmath>
+#include "radix.h"
 
 namespace mi {
-
-using Reals = std::vector<double>;
-using Integers = std::vector<int64_t>;
 
 // Calls work(first, end) for each run of equal values.
 template <class Work>

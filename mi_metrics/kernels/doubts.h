@@ -75,9 +75,10 @@ inline bool may_be_labels(const Column& column, bool scores) {
 }
 
 // Says whether samples can be copies of others: rows that nearly all occur a multiple of times, or
-// repeat as a whole. `row_first` says where the copies of each begin.
+// repeat as a whole. `row_first` says where the copies of each begin; empty if there are none.
 inline bool may_be_copies(const Integers& row_first, const Column& x, const Column& y) {
   const int64_t n = row_first.size();
+  if (n == 0) return false;
   constexpr int64_t FACTORS[] = {7, 5, 3, 2};
   int64_t rows = 0, multiples[4] = {};
   for (int64_t first = 0, end; first < n; first = end, rows++) {

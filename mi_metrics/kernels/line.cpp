@@ -16,11 +16,14 @@ struct LineCounts {
                             int64_t* counts) {
     int64_t bound = 16, place[TOGETHER], answer[TOGETHER], held = 0;
     for (int64_t i = first; i < last; i++) {
-      // Radii and counts are in another order, whose places are too far apart for the cache.
-      const int64_t ahead = order[std::min(i + 16, last - 1)];
-      __builtin_prefetch(slot ? (const void*)&slot[ahead] : (const void*)&radius[ahead]);
-      __builtin_prefetch(slot ? (const void*)&slot[ahead] : (const void*)&counts[ahead]);
-      const int64_t asked = slot ? slot[order[i]] : order[i];
+      int64_t asked = i;
+      if (order) {
+        // Radii and counts are in another order, whose places are too far apart for the cache.
+        const int64_t ahead = order[std::min(i + 16, last - 1)];
+        __builtin_prefetch(slot ? (const void*)&slot[ahead] : (const void*)&radius[ahead]);
+        __builtin_prefetch(slot ? (const void*)&slot[ahead] : (const void*)&counts[ahead]);
+        asked = slot ? slot[order[i]] : order[i];
+      }
       if (asked >= 0) place[held] = i, answer[held] = asked, held++;
       if (held < TOGETHER && (held == 0 || i < last - 1)) continue;
       for (; held < TOGETHER; held++) {
@@ -94,8 +97,8 @@ struct LineCounts {
 }  // namespace
 
 // How many points of one coordinate are at most `radius` from each of `queries`, or from all points
-// if that is null: `values` sorted, `order` which point each of them is. Returns 1 where memory is
-// short.
+// if that is null: `values` sorted, `order` which point each of them is, null if they were given so.
+// Who has a negative radius counts 1. Returns 1 where memory is short.
 MI_EXPORT int64_t mi_metrics_line_counts(const double* values, const int64_t* order, int64_t n,
                                          const double* radius, const int64_t* queries,
                                          int64_t asked, int64_t threads, int64_t* counts) {

@@ -114,6 +114,21 @@ def address(array: NDArray[Any], dtype: Any, size: int) -> int:
     return start
 
 
+def column(array: NDArray[Any], dtype: Any, size: int) -> tuple[int, int]:
+    """Return where the memory of an array ``(size,)`` of a dtype begins, and how many values apart
+    its values are; refuse others.
+    """
+    size_of = np.dtype(dtype).itemsize
+    stride = array.strides[0] // size_of if array.ndim == 1 else 0
+    if array.dtype != dtype or array.shape != (size,) or array.strides != (stride * size_of,):
+        raise ValueError(
+            f"Expected {size} values of {np.dtype(dtype)} in one dimension, but got {array.dtype} "
+            f"of shape {array.shape} with strides {array.strides}."
+        )
+    start: int = array.__array_interface__["data"][0]
+    return start, stride
+
+
 def threads() -> int:
     """Return how many threads PyTorch is set to use."""
     return torch.get_num_threads()

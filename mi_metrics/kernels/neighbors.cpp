@@ -2,20 +2,14 @@
 // functional/neighbors/search.py and within.py.
 //
 // Points are kept in groups of eight, groups in boxes, eight boxes in a larger one and so on, and a
-// loop over eight lanes looks at a group or at the boxes in a box. Boxes only decide what needs
-// looking at: a rounded subtraction is still monotone in both of its operands, so no point of a box
-// is nearer than the same arithmetic says of the box. So the answers are those of comparing all
-// pairs, to the bit, however the points are arranged.
-#include "neighbors.h"
+// loop over eight lanes looks at a group or at the boxes in a box.
+#include "tree.h"
 
 #include <new>
 
 namespace {
 
 using namespace mi;
-
-constexpr int64_t MOST = 10;         // Coordinates; neighbors.py has the same number.
-constexpr int64_t PENDING = 21 * W;  // What can wait: at most W of each level, of 8^21 points.
 
 // A point that carries its coordinates, so that arranging reads memory in order.
 template <int64_t D>
@@ -85,81 +79,33 @@ void arrange(Record<D>* records, int64_t n) {
   }
 }
 
-struct Level {
-  int64_t nodes;
-  // By group, coordinate and lane. Points have no `high`. What fills the last group is infinitely
-  // far from everything.
-  std::vector<double> low, high;
-};
+// Points at their places in a tree, and which point is at each.
+struct Arranged {
+  Tree tree;
+  std::vector<int64_t> point;
 
-class Tree {
- public:
-  const int64_t size, dim;
-  std::vector<int64_t> point;  // Which point is at each place.
-  std::vector<Level> levels;   // The points, the boxes around groups, the boxes around boxes …
-
-  Tree(const double* values, int64_t n, int64_t d) : size(n), dim(d), point(n) {
-    levels.push_back({n, blank(n, FAR), {}});
+  Arranged(const double* values, int64_t n, int64_t d) : tree(n, d), point(n) {
     place_points<2>(values);
-    while (levels.back().nodes > W) enclose();
-  }
-
-  // Where a level keeps a coordinate of a node.
-  MI_INLINE int64_t index(int64_t node, int64_t c) const {
-    return (node / W * dim + c) * W + node % W;
-  }
-
-  MI_INLINE void coordinates(int64_t place, double* at) const {
-    for (int64_t c = 0; c < dim; c++) at[c] = levels[0].low[index(place, c)];
+    tree.enclose_all();
   }
 
  private:
-  std::vector<double> blank(int64_t nodes, double value) const {
-    return std::vector<double>((nodes + W - 1) / W * W * dim, value);
-  }
-
   template <int64_t D>
   void place_points(const double* values) {
     if constexpr (D < MOST)
-      if (dim > D) return place_points<D + 1>(values);
-    std::vector<Record<D>> records(size);
-    for (int64_t i = 0; i < size; i++) {
+      if (tree.dim > D) return place_points<D + 1>(values);
+    std::vector<Record<D>> records(tree.size);
+    for (int64_t i = 0; i < tree.size; i++) {
       std::copy_n(values + i * D, D, records[i].at);
       records[i].point = i;
     }
-    arrange(records.data(), size);
-    for (int64_t i = 0; i < size; i++) {
+    arrange(records.data(), tree.size);
+    for (int64_t i = 0; i < tree.size; i++) {
       point[i] = records[i].point;
-      for (int64_t c = 0; c < D; c++) levels[0].low[index(i, c)] = records[i].at[c];
+      for (int64_t c = 0; c < D; c++) tree.levels[0].low[tree.index(i, c)] = records[i].at[c];
     }
-  }
-
-  // Adds the boxes around the groups of the last level.
-  void enclose() {
-    const Level& last = levels.back();
-    const std::vector<double>& upper = levels.size() == 1 ? last.low : last.high;
-    const int64_t nodes = (last.nodes + W - 1) / W;
-    Level next{nodes, blank(nodes, FAR), blank(nodes, -FAR)};
-    for (int64_t i = 0; i < nodes; i++)
-      for (int64_t c = 0; c < dim; c++) {
-        const int64_t first = (i * dim + c) * W, held = std::min(W, last.nodes - i * W);
-        next.low[index(i, c)] = *std::min_element(&last.low[first], &last.low[first] + held);
-        next.high[index(i, c)] = *std::max_element(&upper[first], &upper[first] + held);
-      }
-    levels.push_back(std::move(next));
   }
 };
-
-// Least distances of a place to what eight boxes can hold.
-MI_INLINE void to_boxes(const double* low, const double* high, int64_t dim, const double* at,
-                        double* MI_RESTRICT gap) {
-  for (int64_t j = 0; j < W; j++) gap[j] = 0;
-  for (int64_t c = 0; c < dim; c++, low += W, high += W)
-    for (int64_t j = 0; j < W; j++) {
-      const double a = low[j] - at[c], b = at[c] - high[j], v = a > b ? a : b;
-      gap[j] = v > gap[j] ? v : gap[j];
-    }
-}
 
 // Largest distances of a place to what eight boxes can hold.
 MI_INLINE void across_boxes(const double* low, const double* high, int64_t dim, const double* at,
@@ -172,19 +118,15 @@ MI_INLINE void across_boxes(const double* low, const double* high, int64_t dim, 
     }
 }
 
-struct Group {
-  int64_t level, number;
-};
-
 // Places that are asked about. `slot` says where the answer of a point goes, -1 for nowhere; null
 // for all points in their order.
 struct Question {
   const Tree* tree;
-  const int64_t* slot;
+  const int64_t *point, *slot;
   int64_t first, last;
 
   MI_INLINE int64_t answer(int64_t place) const {
-    return slot ? slot[tree->point[place]] : tree->point[place];
+    return slot ? slot[point[place]] : point[place];
   }
 };
 
@@ -195,37 +137,8 @@ struct Radius {
       const int64_t answer = asked.answer(i);
       if (answer < 0) continue;
       least.clear();
-      find(*asked.tree, i, least);
+      find_nearest(*asked.tree, i, least);
       radius[answer] = least.bound();
-    }
-  }
-
-  template <class Least>
-  static MI_INLINE void find(const Tree& tree, int64_t place, Least& least) {
-    Group pending[PENDING];
-    double at[MOST], gap[W];
-    tree.coordinates(place, at);
-    // From the own group upwards, so that the near ones come first and few others have to.
-    int64_t group = place, from = 0;
-    for (int64_t level = 0; level < int64_t(tree.levels.size()); level++) {
-      from = group % W, group /= W;
-      Group now{level, group};
-      for (int64_t waiting = 0, own = 1;; own = 0) {
-        const Level& nodes = tree.levels[now.level];
-        const int64_t begin = now.number * tree.dim * W;
-        if (now.level == 0) {
-          to_points(&nodes.low[begin], tree.dim, at, gap);
-          if (below(gap, least.bound()))
-            for (int64_t j = 0; j < W; j++) least.offer(gap[j]);
-        } else {
-          to_boxes(&nodes.low[begin], &nodes.high[begin], tree.dim, at, gap);
-          if (own) gap[from] = FAR;
-          for (uint32_t lanes = below(gap, least.bound()); lanes; lanes &= lanes - 1)
-            pending[waiting++] = {now.level - 1, now.number * W + __builtin_ctz(lanes)};
-        }
-        if (!waiting) break;
-        now = pending[--waiting];
-      }
     }
   }
 };
@@ -319,12 +232,13 @@ MI_EXPORT int64_t mi_metrics_nearest(const double* points, int64_t n, int64_t di
                                      int64_t threads, double* radius, double* reach_x,
                                      double* reach_y) {
   try {
-    const Tree tree(points, n, dim);
+    const Arranged arranged(points, n, dim);
     const std::vector<int64_t> slot = slots(queries, asked, n);
     threads = std::min(threads, (n + PART - 1) / PART);
     std::vector<double> least(threads * (k + 1));
     for_all(n, PART, threads, [&](int64_t first, int64_t last, int64_t worker) {
-      const Question part{&tree, queries ? slot.data() : nullptr, first, last};
+      const Question part{&arranged.tree, arranged.point.data(), queries ? slot.data() : nullptr,
+                          first, last};
       dispatch_least<Radius>(k, &least[worker * (k + 1)], part, radius);
       if (reach_x) mi::dispatch<Reach>(part, x_dim, (const double*)radius, reach_x, reach_y);
     });
@@ -339,10 +253,11 @@ MI_EXPORT int64_t mi_metrics_counts(const double* points, int64_t n, int64_t dim
                                     const double* radius, const int64_t* queries, int64_t asked,
                                     int64_t threads, int64_t* counts) {
   try {
-    const Tree tree(points, n, dim);
+    const Arranged arranged(points, n, dim);
     const std::vector<int64_t> slot = slots(queries, asked, n);
     for_all(n, PART, threads, [&](int64_t first, int64_t last, int64_t) {
-      const Question part{&tree, queries ? slot.data() : nullptr, first, last};
+      const Question part{&arranged.tree, arranged.point.data(), queries ? slot.data() : nullptr,
+                          first, last};
       mi::dispatch<Counts>(part, radius, counts);
     });
   } catch (const std::bad_alloc&) {

@@ -4,7 +4,7 @@ change (permuted.cpp).
 
 Memory beyond the arguments and the result, for N points of d coordinates, T threads and k
 neighbours: at most 8 N (2.4 d + 3) + 8 T (k + 1) bytes, whatever the points are; on a line 24 N; of
-samples of two numbers 190 N + 8 T (k + 1); of permuted ones 8 N (T d_x + d_y + d_z + 3) and
+samples of two numbers 120 N + 8 T (k + 1); of permuted ones 8 N (T d_x + d_y + d_z + 3) and
 8 T (k + 1).
 """
 
@@ -20,6 +20,8 @@ from mi_metrics.kernels.native import INTEGER, POINTER
 DIMENSIONS = range(2, 11)
 # The coordinates of each variable that samples in other orders can have, as permuted.cpp has it.
 PERMUTED_DIMENSIONS = range(1, 65)
+# The samples that pairs.cpp has numbers for.
+MOST_PAIRS = 2**32 - 1
 # What pairs.cpp answers of a variable of one value.
 CONSTANT = 2
 
@@ -50,7 +52,7 @@ _counts = native.function(
 _line_counts = native.function(
     "mi_metrics_line_counts", *[POINTER] * 2, INTEGER, *[POINTER] * 2, *[INTEGER] * 2, POINTER
 )
-_pairs = native.function("mi_metrics_pairs", *[POINTER] * 4, *[INTEGER] * 5, *[POINTER] * 3)
+_pairs = native.function("mi_metrics_pairs", *[POINTER] * 2, *[INTEGER] * 6, *[POINTER] * 3)
 _permuted = native.function(
     "mi_metrics_permuted", *[POINTER] * 5, *[INTEGER] * 5, POINTER, *[INTEGER] * 2, POINTER
 )
@@ -129,22 +131,24 @@ def pair_tally(
     """Return what enters the estimate of samples of two numbers; None where x or y is constant.
 
     Args:
-        x: Finite values ``(N,)``, none of them -0.0.
-        y: As x.
+        x: Finite values ``(N,)``, fewer than 2**32, by themselves or a column of a table.
+        y: As x, with the same stride.
         n_neighbors: k, from 1 to N - 1.
         scaling: 0: values as they are, scores of ranks; 1: a common factor, which keeps differences
             finite; 2: deviations of 1.
         rectangles: Count in the rectangle around the neighbours, not in the square.
     """
     size = len(x)
-    if not 1 <= n_neighbors < size:
+    if not 1 <= n_neighbors < size <= MOST_PAIRS:
         raise ValueError(f"Can't find {n_neighbors} neighbors of {size} samples.")
-    variables = [np.ascontiguousarray(v) for v in (x, y)]
-    orders = [np.argsort(v) for v in variables]
+    (start_x, stride), (start_y, other) = (native.column(v, np.float64, size) for v in (x, y))
+    if stride != other:
+        raise ValueError(f"Expected columns of one table, but strides are {stride} and {other}.")
     tally, found = np.zeros(size + 1, np.int64), np.zeros(2, np.int64)
     failed = _pairs(
-        *[native.address(v, np.float64, size) for v in variables],
-        *[native.address(order, np.int64, size) for order in orders],
+        start_x,
+        start_y,
+        stride,
         size,
         n_neighbors,
         scaling,

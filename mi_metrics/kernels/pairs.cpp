@@ -2,13 +2,12 @@
 // twin of `tell_apart` in functional/neighbors/ties.py, of scaling.py and of the two estimators of
 // Kraskov, Stögbauer and Grassberger in functional/knn.py.
 //
-// One order of the samples by each variable serves to tell them apart, to scale them and to count;
-// the reference sorts for each anew. Operations on numbers are those of the reference, one by one.
+// One order of the samples by each variable serves to tell them apart, to scale them, to arrange
+// them in a tree and to count; the reference sorts for each anew. Operations on numbers are those of the reference, one by one.
 #include "doubts.h"
-#include "neighbors.h"
+#include "plane.h"
 
 #include <new>
-#include <utility>
 
 namespace {
 
@@ -28,13 +27,6 @@ double centred_uniform(uint64_t word) {
   return (double(word >> 11) + 0.5) * 0x1p-53 - 0.5;
 }
 
-void gather(const double* values, const int64_t* order, int64_t n, double* found) {
-  for (int64_t i = 0; i < n; i++) {
-    __builtin_prefetch(&values[order[std::min(i + AHEAD, n - 1)]]);
-    found[i] = values[order[i]];
-  }
-}
-
 // Moves each value by a tiny amount, a hash of its place.
 void tell_apart(Column& column) {
   const double amount = AMPLITUDE * column.spread();
@@ -47,53 +39,34 @@ void tell_apart(Column& column) {
 struct Pairs {
   const int64_t n, k;
   Column x, y;         // Each sorted, and by the other among equal ones.
-  Integers by_y;       // The place of each y in the order of x, which is that of the samples.
+  Places by_y;         // The place of each y in the order of x, which is that of the samples.
   Integers row_first;  // Where the copies of each sample begin, in that order; empty if all differ.
 
-  // Sorts samples from an order by each variable that leaves equal values in any order.
-  void sort(const double* given_x, const double* given_y, const int64_t* order_x,
-            const int64_t* order_y) {
-    Integers order(order_x, order_x + n), place(n);
-    x.values.resize(n), y.values.resize(n), by_y.resize(n);
-    gather(given_x, order_x, n, x.values.data());
-    std::vector<std::pair<double, int64_t>> run;
-    for_runs(x.values, [&](int64_t first, int64_t end) {
-      if (end - first == 1) return;
-      run.clear();
-      for (int64_t i = first; i < end; i++) run.push_back({given_y[order[i]], order[i]});
-      std::sort(run.begin(), run.end());
-      int64_t row = first;
-      for (int64_t i = first; i < end; i++) {
-        order[i] = run[i - first].second;
-        if (run[i - first].first != run[row - first].first) row = i;
-        if (row == i) continue;
-        if (row_first.empty()) {
-          row_first.resize(n);
-          for (int64_t j = 0; j < n; j++) row_first[j] = j;
-        }
-        row_first[i] = row;
-      }
-    });
+  Pairs(Strided given_x, Strided given_y, int64_t number, int64_t neighbors)
+      : n(number), k(neighbors), by_y(number) {
+    Sorter sorter;
+    Places order, rank_y;
+    sorter.sort(given_y, n, y.values, order);
+    Reals left_x(n);
     for (int64_t i = 0; i < n; i++) {
-      __builtin_prefetch(&place[order[std::min(i + AHEAD, n - 1)]], 1);
-      place[order[i]] = i;
+      given_x.prefetch(order[std::min(i + AHEAD, n - 1)]);
+      left_x[i] = given_x[order[i]];
     }
-    gather(given_y, order_y, n, y.values.data());
-    for (int64_t i = 0; i < n; i++) {
-      __builtin_prefetch(&place[order_y[std::min(i + AHEAD, n - 1)]]);
-      by_y[i] = place[order_y[i]];
-    }
-    for_runs(y.values, [&](int64_t first, int64_t end) {
-      if (end - first == 1) return;
-      std::sort(&by_y[first], &by_y[first] + (end - first));
-      if (row_first.empty()) return;
-      // Copies of one row are numbered backwards.
-      for (int64_t i = first, next; i < end; i = next) {
-        for (next = i + 1; next < end && row_first[by_y[next]] == row_first[by_y[i]]; next++);
-        std::reverse(&by_y[i], &by_y[i] + (next - i));
-      }
-    });
+    // Equal x stay in the order of y.
+    sorter.sort({left_x.data(), 1}, n, x.values, rank_y);
     x.find_distinct(), y.find_distinct();
+    if (!x.distinct.empty()) find_copies(rank_y);
+    if (y.distinct.empty())
+      for (int64_t i = 0; i < n; i++) {
+        mi::prefetch(&by_y[rank_y[std::min(i + AHEAD, n - 1)]]);
+        by_y[rank_y[i]] = i;
+      }
+    else
+      order_equal_y(rank_y);
+  }
+
+  bool constant() const {
+    return x.values.front() == x.values.back() || y.values.front() == y.values.back();
   }
 
   // Returns whether far samples can hide the rest of x or y, where they are standardized.
@@ -112,26 +85,19 @@ struct Pairs {
     return hidden;
   }
 
-  // Returns the places of the samples that have at most k copies.
-  Integers apart() const {
-    Integers found;
-    for (int64_t first = 0, end; first < n; first = end) {
-      for (end = first + 1; end < n && row_first[end] == first; end++);
-      for (int64_t i = first; i < end && end - first <= k; i++) found.push_back(i);
-    }
-    return found;
-  }
-
-  // Adds the terms of the samples with more copies to a tally of all terms.
-  void tally_copies(int64_t* tally) const {
-    std::vector<char> copied(n);
+  // Returns which samples have more than k copies, where there are some; adds their terms to a tally
+  // of all terms, and their number to `number`.
+  std::vector<char> tally_copies(int64_t* tally, int64_t& number) const {
+    std::vector<char> copied(row_first.empty() ? 0 : n);
+    if (row_first.empty()) return copied;
     for (int64_t first = 0, end; first < n; first = end) {
       for (end = first + 1; end < n && row_first[end] == first; end++);
       if (end - first <= k) continue;
       std::fill(&copied[first], &copied[first] + (end - first), 1);
       tally[end - first] += end - first;
+      number += end - first;
     }
-    const auto subtract = [&](const Integers& distinct, const int64_t* order) {
+    const auto subtract = [&](const Integers& distinct, const uint32_t* order) {
       const int64_t number = distinct.size();
       for (int64_t i = 0; i < number; i++) {
         const int64_t end = i + 1 < number ? distinct[i + 1] : n;
@@ -141,24 +107,52 @@ struct Pairs {
     };
     subtract(x.distinct, nullptr);
     subtract(y.distinct, by_y.data());
+    return copied;
   }
 
-  Reals points() const {
-    Reals found(2 * n);
+ private:
+  void find_copies(const Places& rank_y) {
+    for_runs(x.values, [&](int64_t first, int64_t end) {
+      int64_t row = first;
+      for (int64_t i = first + 1; i < end; i++) {
+        if (y.values[rank_y[i]] != y.values[rank_y[row]]) row = i;
+        if (row == i) continue;
+        if (row_first.empty()) {
+          row_first.resize(n);
+          for (int64_t j = 0; j < n; j++) row_first[j] = j;
+        }
+        row_first[i] = row;
+      }
+    });
+  }
+
+  // Equal y are in the order of x; copies of one row are numbered backwards.
+  void order_equal_y(const Places& rank_y) {
+    Places next(n);  // Where the next of the equal ones goes that begin at a rank, and …
+    Places begin(n);
+    for_runs(y.values, [&](int64_t first, int64_t end) {
+      next[first] = first;
+      std::fill(&begin[first], &begin[first] + (end - first), first);
+    });
     for (int64_t i = 0; i < n; i++) {
-      __builtin_prefetch(&found[2 * by_y[std::min(i + AHEAD, n - 1)]], 1);
-      found[2 * i] = x.values[i];
-      found[2 * by_y[i] + 1] = y.values[i];
+      mi::prefetch(&begin[rank_y[std::min(i + AHEAD, n - 1)]]);
+      by_y[next[begin[rank_y[i]]]++] = i;
     }
-    return found;
+    if (row_first.empty()) return;
+    for_runs(y.values, [&](int64_t first, int64_t end) {
+      for (int64_t i = first, last; i < end; i = last) {
+        for (last = i + 1; last < end && row_first[by_y[last]] == row_first[by_y[i]]; last++);
+        std::reverse(&by_y[i], &by_y[i] + (last - i));
+      }
+    });
   }
 };
 
 // Sorts what is nearly sorted: numbers that were moved by no more than half of `amount` each, and
 // the places that go with them.
-void settle(Reals& values, Integers& order, double amount) {
+void settle(Reals& values, Places& order, double amount) {
   const int64_t n = values.size();
-  std::vector<std::pair<double, int64_t>> part;
+  std::vector<std::pair<double, uint32_t>> part;
   for (int64_t first = 0, end; first < n; first = end) {
     bool sorted = true;
     double most = values[first];
@@ -177,62 +171,118 @@ void settle(Reals& values, Integers& order, double amount) {
   }
 }
 
+bool is_sorted(const Reals& values) {
+  bool sorted = true;
+  for (size_t i = 1; i < values.size(); i++) sorted &= values[i - 1] <= values[i];
+  return sorted;
+}
+
+// Radii of the samples in the order of x and in that of y, -1 for those that are not asked about.
+struct Radii {
+  Reals x, y;
+};
+
+// Searches from the places `first` to `last`, which begin and end with a group but for the end.
+template <int64_t L>
+struct Search {
+  static MI_INLINE void run(const Plane* plane, int64_t k, double* memory, int64_t first,
+                            int64_t last, double* radius) {
+    if (k < 6) return radius_of_groups<L>(k, &plane->tree, first / W, (last + W - 1) / W, radius);
+    Some least{memory, k};
+    for (int64_t i = first; i < last; i++) {
+      if (radius[i] < 0) continue;
+      least.clear();
+      find_nearest(plane->tree, i, least);
+      radius[i] = least.bound();
+    }
+  }
+};
+
+template <template <int64_t> class Body, class... Arguments>
+void dispatch_lanes(Arguments... arguments) {
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+  if (has_avx512()) return run_avx512<Body<8>>(arguments...);
+#endif
+  dispatch<Body<4>>(arguments...);
+}
+
+// Finds the distances in which each sample counts. `copied` says who is not asked about, if any is.
+Radii search(const Plane& plane, const Places& sample, const std::vector<char>& copied, int64_t k,
+             bool rectangles, int64_t threads) {
+  const int64_t n = plane.tree.size;
+  Reals radius(n, 0), reach_x, reach_y;
+  for (int64_t i = 0; i < n && !copied.empty(); i++) {
+    const uint32_t rank = plane.rank_x(i);
+    if (copied[sample.empty() ? rank : sample[rank]]) radius[i] = -1;
+  }
+  if (rectangles) reach_x = reach_y = radius;
+  Radii found{Reals(n), Reals(n)};
+  threads = std::min(threads, (n + PART - 1) / PART);
+  Reals least(k < 6 ? 0 : threads * (k + 1));
+  for_all(n, PART, threads, [&](int64_t first, int64_t last, int64_t worker) {
+    double* memory = k < 6 ? nullptr : &least[worker * (k + 1)];
+    dispatch_lanes<Search>(&plane, k, memory, first, last, radius.data());
+    if (rectangles)
+      dispatch_lanes<ReachOfGroups>(&plane.tree, first / W, (last + W - 1) / W,
+                                    (const double*)radius.data(), reach_x.data(), reach_y.data());
+    for (int64_t i = first; i < last; i++) {
+      const bool asked = radius[i] >= 0;
+      // A distance below a number is one of at most the number before it.
+      const double square = radius[i] > 0 ? std::nextafter(radius[i], 0.0) : radius[i];
+      found.x[plane.rank_x(i)] = asked && rectangles ? reach_x[i] : square;
+      found.y[plane.rank_y(i)] = asked && rectangles ? reach_y[i] : square;
+    }
+  });
+  return found;
+}
+
 }  // namespace
 
-// Adds up which counts occur in the estimate of n samples: to tally[c], from 0 to n, the sum of the
-// signs of ψ(c) over samples. The given orders sort x and y. `scaling` is 0 for values as they are,
-// 1 for a common factor, 2 for deviations of 1; `rectangles` asks for the second estimator. `apart`
-// says how many samples were searched for, `doubtful` whether something can be doubtful. Returns 1
-// where memory is short, 2 where x or y is constant.
-MI_EXPORT int64_t mi_metrics_pairs(const double* x, const double* y, const int64_t* order_x,
-                                   const int64_t* order_y, int64_t n, int64_t k, int64_t scaling,
-                                   int64_t rectangles, int64_t threads, int64_t* tally,
-                                   int64_t* apart, int64_t* doubtful) {
+// Adds up which counts occur in the estimate of n samples, fewer than 2^32: to tally[c], from 0 to
+// n, the sum of the signs of ψ(c) over samples. The values of x and y are `stride` numbers apart.
+// `scaling` is 0 for values as they are, 1 for a common factor, 2 for deviations of 1; `rectangles`
+// asks for the second estimator. `apart` says how many samples were searched for, `doubtful` whether
+// something can be doubtful. Returns 1 where memory is short, 2 where x or y is constant.
+MI_EXPORT int64_t mi_metrics_pairs(const double* x, const double* y, int64_t stride, int64_t n,
+                                   int64_t k, int64_t scaling, int64_t rectangles, int64_t threads,
+                                   int64_t* tally, int64_t* apart, int64_t* doubtful) {
   try {
-    if (x[order_x[0]] == x[order_x[n - 1]] || y[order_y[0]] == y[order_y[n - 1]]) return 2;
-    Pairs pairs{n, k, {}, {}, {}, {}};
-    pairs.sort(x, y, order_x, order_y);
+    Pairs pairs({x, stride}, {y, stride}, n, k);
+    if (pairs.constant()) return 2;
     const bool labels = may_be_labels(pairs.x, !scaling) || may_be_labels(pairs.y, !scaling);
     const bool hidden = pairs.scale(scaling > 0, scaling > 1);
+    const bool copies = may_be_copies(pairs.row_first, pairs.x, pairs.y);
     const double amounts[] = {AMPLITUDE * pairs.x.spread(), AMPLITUDE * pairs.y.spread()};
     tell_apart(pairs.x), tell_apart(pairs.y);
-    Integers chosen;
-    const bool copied = !pairs.row_first.empty();
-    if (copied) {
-      chosen = pairs.apart();
-      pairs.tally_copies(tally);
-    }
-    const int64_t asked = copied ? chosen.size() : n;
-    const int64_t* queries = asked < n ? chosen.data() : nullptr;
+    int64_t asked = 0;
+    const std::vector<char> copied = pairs.tally_copies(tally, asked);
+    asked = n - asked;
     tally[n] += n;
     tally[k] += asked;
     *apart = asked;
-    *doubtful = n < std::max(ENOUGH, 3 * k) ||
-                (copied && may_be_copies(pairs.row_first, pairs.x, pairs.y)) ||
-                ((labels || hidden) && asked >= (0.05 - MARGIN) * n);
+    *doubtful =
+        n < std::max(ENOUGH, 3 * k) || copies || ((labels || hidden) && asked >= (0.05 - MARGIN) * n);
     if (asked == 0) return 0;
-    Reals radius(asked), reach_x, reach_y;
-    if (rectangles) reach_x.resize(asked), reach_y.resize(asked);
-    {
-      const Reals points = pairs.points();
-      if (mi_metrics_nearest(points.data(), n, 2, k, 1, queries, asked, threads, radius.data(),
-                             rectangles ? reach_x.data() : nullptr, reach_y.data()))
-        return 1;
+    Places sample;  // Which sample has each rank in x, where they are not the same.
+    if (!is_sorted(pairs.x.values)) {
+      sample.resize(n);
+      for (int64_t i = 0; i < n; i++) sample[i] = i;
+      settle(pairs.x.values, sample, amounts[0]);
+      Places rank(n);
+      for (int64_t i = 0; i < n; i++) rank[sample[i]] = i;
+      for (auto& place : pairs.by_y) place = rank[place];
     }
-    // A distance below a number is one of at most the number before it.
-    if (!rectangles)
-      for (double& value : radius) value = value > 0 ? std::nextafter(value, 0.0) : value;
-    Integers order(n), counts(asked);
-    for (int64_t i = 0; i < n; i++) order[i] = i;
-    for (int64_t v = 0; v < 2; v++) {
-      Reals& values = v ? pairs.y.values : pairs.x.values;
-      Integers& places = v ? pairs.by_y : order;
-      settle(values, places, amounts[v]);
-      const Reals& reach = !rectangles ? radius : v ? reach_y : reach_x;
-      if (mi_metrics_line_counts(values.data(), places.data(), n, reach.data(), queries, asked,
-                                 threads, counts.data()))
+    if (!is_sorted(pairs.y.values)) settle(pairs.y.values, pairs.by_y, amounts[1]);
+    const Radii radii = search(Plane({pairs.x.values, pairs.y.values, pairs.by_y}), sample, copied,
+                               k, rectangles, threads);
+    Integers counts(n);
+    for (const auto& [values, radius] : {std::make_pair(&pairs.x.values, &radii.x),
+                                         std::make_pair(&pairs.y.values, &radii.y)}) {
+      if (mi_metrics_line_counts(values->data(), nullptr, n, radius->data(), nullptr, n, threads,
+                                 counts.data()))
         return 1;
-      for (const int64_t count : counts) tally[count - rectangles]--;
+      for (int64_t i = 0; i < n; i++)
+        if ((*radius)[i] >= 0) tally[counts[i] - rectangles]--;
     }
   } catch (const std::bad_alloc&) {
     return 1;

@@ -30,7 +30,8 @@ class PairEstimate(NamedTuple):
 
 def serves(rows: Tensor) -> bool:
     """Say whether the compiled call serves samples ``(N, d)``."""
-    return rows.shape[1] == 2 and on_cpu(rows) and native.serves()
+    size, dim = rows.shape
+    return dim == 2 and size <= native_neighbors.MOST_PAIRS and on_cpu(rows) and native.serves()
 
 
 def pair_information(
@@ -44,13 +45,11 @@ def pair_information(
         algorithm: ``"ksg1"`` or ``"ksg2"``.
         standardize: How coordinates are scaled.
     """
-    # -0.0 and 0 are one value.
-    columns = (rows + 0.0).T.contiguous()
     if standardize == "rank":
-        # Whoever has the same value has the same score, and the order stays.
-        x, y = (normal_scores(column).numpy() for column in columns)
+        # Whoever has the same value has the same score, and the order stays; -0.0 and 0 are one.
+        x, y = (normal_scores(column + 0.0).numpy() for column in rows.T)
     else:
-        x, y = columns.numpy()
+        x, y = rows.numpy().T
     rectangles = algorithm == "ksg2"
     found = native_neighbors.pair_tally(
         x, y, n_neighbors, scaling=SCALINGS[standardize], rectangles=rectangles
