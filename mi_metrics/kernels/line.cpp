@@ -97,7 +97,7 @@ struct LineCounts {
 }  // namespace
 
 // How many points of one coordinate are at most `radius` from each of `queries`, or from all points
-// if that is null: `values` sorted, `order` which point each of them is, null if they were given so.
+// if that is null: `values` sorted, `order` which point each of them is, null if they came sorted.
 // Who has a negative radius counts 1. Returns 1 where memory is short.
 MI_EXPORT int64_t mi_metrics_line_counts(const double* values, const int64_t* order, int64_t n,
                                          const double* radius, const int64_t* queries,

@@ -3,7 +3,8 @@
 // Kraskov, Stögbauer and Grassberger in functional/knn.py.
 //
 // One order of the samples by each variable serves to tell them apart, to scale them, to arrange
-// them in a tree and to count; the reference sorts for each anew. Operations on numbers are those of the reference, one by one.
+// them in a tree and to count; the reference sorts for each anew. Operations on numbers are those of
+// the reference, one by one.
 #include "doubts.h"
 #include "plane.h"
 
@@ -43,26 +44,13 @@ struct Pairs {
   Integers row_first;  // Where the copies of each sample begin, in that order; empty if all differ.
 
   Pairs(Strided given_x, Strided given_y, int64_t number, int64_t neighbors)
-      : n(number), k(neighbors), by_y(number) {
-    Sorter sorter;
-    Places order, rank_y;
-    sorter.sort(given_y, n, y.values, order);
-    Reals left_x(n);
-    for (int64_t i = 0; i < n; i++) {
-      given_x.prefetch(order[std::min(i + AHEAD, n - 1)]);
-      left_x[i] = given_x[order[i]];
-    }
-    // Equal x stay in the order of y.
-    sorter.sort({left_x.data(), 1}, n, x.values, rank_y);
+      : n(number), k(neighbors) {
+    Places rank_y;
+    Sorter().sort(given_x, given_y, n, x.values, y.values, rank_y);
     x.find_distinct(), y.find_distinct();
     if (!x.distinct.empty()) find_copies(rank_y);
-    if (y.distinct.empty())
-      for (int64_t i = 0; i < n; i++) {
-        mi::prefetch(&by_y[rank_y[std::min(i + AHEAD, n - 1)]]);
-        by_y[rank_y[i]] = i;
-      }
-    else
-      order_equal_y(rank_y);
+    invert(rank_y, by_y);
+    if (!y.distinct.empty()) order_equal_y();
   }
 
   bool constant() const {
@@ -85,7 +73,7 @@ struct Pairs {
     return hidden;
   }
 
-  // Returns which samples have more than k copies, where there are some; adds their terms to a tally
+  // Returns which samples have more than k copies, nothing if none has; adds their terms to a tally
   // of all terms, and their number to `number`.
   std::vector<char> tally_copies(int64_t* tally, int64_t& number) const {
     std::vector<char> copied(row_first.empty() ? 0 : n);
@@ -97,6 +85,7 @@ struct Pairs {
       tally[end - first] += end - first;
       number += end - first;
     }
+    if (number == 0) return {};
     const auto subtract = [&](const Integers& distinct, const uint32_t* order) {
       const int64_t number = distinct.size();
       for (int64_t i = 0; i < number; i++) {
@@ -127,20 +116,11 @@ struct Pairs {
   }
 
   // Equal y are in the order of x; copies of one row are numbered backwards.
-  void order_equal_y(const Places& rank_y) {
-    Places next(n);  // Where the next of the equal ones goes that begin at a rank, and …
-    Places begin(n);
+  void order_equal_y() {
     for_runs(y.values, [&](int64_t first, int64_t end) {
-      next[first] = first;
-      std::fill(&begin[first], &begin[first] + (end - first), first);
-    });
-    for (int64_t i = 0; i < n; i++) {
-      mi::prefetch(&begin[rank_y[std::min(i + AHEAD, n - 1)]]);
-      by_y[next[begin[rank_y[i]]]++] = i;
-    }
-    if (row_first.empty()) return;
-    for_runs(y.values, [&](int64_t first, int64_t end) {
-      for (int64_t i = first, last; i < end; i = last) {
+      if (end - first == 1) return;
+      std::sort(&by_y[first], &by_y[first] + (end - first));
+      for (int64_t i = first, last; i < end && !row_first.empty(); i = last) {
         for (last = i + 1; last < end && row_first[by_y[last]] == row_first[by_y[i]]; last++);
         std::reverse(&by_y[i], &by_y[i] + (last - i));
       }
@@ -241,8 +221,8 @@ Radii search(const Plane& plane, const Places& sample, const std::vector<char>& 
 // Adds up which counts occur in the estimate of n samples, fewer than 2^32: to tally[c], from 0 to
 // n, the sum of the signs of ψ(c) over samples. The values of x and y are `stride` numbers apart.
 // `scaling` is 0 for values as they are, 1 for a common factor, 2 for deviations of 1; `rectangles`
-// asks for the second estimator. `apart` says how many samples were searched for, `doubtful` whether
-// something can be doubtful. Returns 1 where memory is short, 2 where x or y is constant.
+// asks for the second estimator. `apart` says how many samples were searched for, and `doubtful`
+// whether something can be doubtful. Returns 1 where memory is short, 2 where x or y is constant.
 MI_EXPORT int64_t mi_metrics_pairs(const double* x, const double* y, int64_t stride, int64_t n,
                                    int64_t k, int64_t scaling, int64_t rectangles, int64_t threads,
                                    int64_t* tally, int64_t* apart, int64_t* doubtful) {
@@ -260,8 +240,8 @@ MI_EXPORT int64_t mi_metrics_pairs(const double* x, const double* y, int64_t str
     tally[n] += n;
     tally[k] += asked;
     *apart = asked;
-    *doubtful =
-        n < std::max(ENOUGH, 3 * k) || copies || ((labels || hidden) && asked >= (0.05 - MARGIN) * n);
+    *doubtful = n < std::max(ENOUGH, 3 * k) || copies ||
+                ((labels || hidden) && asked >= (0.05 - MARGIN) * n);
     if (asked == 0) return 0;
     Places sample;  // Which sample has each rank in x, where they are not the same.
     if (!is_sorted(pairs.x.values)) {
@@ -270,7 +250,10 @@ MI_EXPORT int64_t mi_metrics_pairs(const double* x, const double* y, int64_t str
       settle(pairs.x.values, sample, amounts[0]);
       Places rank(n);
       for (int64_t i = 0; i < n; i++) rank[sample[i]] = i;
-      for (auto& place : pairs.by_y) place = rank[place];
+      for (int64_t i = 0; i < n; i++) {
+        mi::prefetch(&rank[pairs.by_y[std::min(i + AHEAD, n - 1)]]);
+        pairs.by_y[i] = rank[pairs.by_y[i]];
+      }
     }
     if (!is_sorted(pairs.y.values)) settle(pairs.y.values, pairs.by_y, amounts[1]);
     const Radii radii = search(Plane({pairs.x.values, pairs.y.values, pairs.by_y}), sample, copied,

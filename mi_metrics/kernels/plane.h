@@ -20,10 +20,9 @@ class Plane {
   explicit Plane(const PlanePoints& points)
       : tree(points.x.size(), 2), by_x(tree.size), by_y(tree.size), spare(tree.size) {
     const int64_t n = tree.size;
-    for (int64_t i = 0; i < n; i++) {
-      mi::prefetch(&by_x[points.rank_x[std::min(i + 32, n - 1)]]);
-      by_y[i] = by_x[points.rank_x[i]] = {points.rank_x[i], uint32_t(i)};
-    }
+    Places rank_y;
+    invert(points.rank_x, rank_y);
+    for (uint32_t i = 0; i < n; i++) by_x[i] = {i, rank_y[i]}, by_y[i] = {points.rank_x[i], i};
     arrange(points, by_x.data(), by_y.data(), n);
     for (int64_t i = 0; i < n; i++) {
       tree.levels[0].low[tree.index(i, 0)] = points.x[by_x[i].x];

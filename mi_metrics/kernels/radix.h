@@ -24,10 +24,64 @@ struct Strided {
   MI_INLINE void prefetch(int64_t i) const { mi::prefetch(values + i * stride); }
 };
 
+// Places of all places: found[order[i]] is i. Parts that fit in the cache are filled one by one.
+inline void invert(const Places& order, Places& found) {
+  const int64_t n = order.size();
+  found.resize(n);
+  int shift = 0;
+  while (n >> shift > 1024) shift++;
+  if (n <= 1 << 17) {
+    for (int64_t i = 0; i < n; i++) found[order[i]] = i;
+    return;
+  }
+  Places next((n >> shift) + 2);
+  for (int64_t i = 0; i < n; i++) next[(order[i] >> shift) + 1]++;
+  for (size_t b = 1; b < next.size(); b++) next[b] += next[b - 1];
+  std::vector<std::pair<uint32_t, uint32_t>> parts(n);
+  for (int64_t i = 0; i < n; i++) parts[next[order[i] >> shift]++] = {order[i], uint32_t(i)};
+  for (const auto& [place, i] : parts) found[place] = i;
+}
+
 class Sorter {
  public:
-  // Sorts n numbers, fewer than 2^32 and none of them NaN, and the places that they were at; equal
-  // ones stay in their order.
+  // Sorts n samples, fewer than 2^32, by y and then by x, neither of which has a NaN: the values of
+  // each, and the rank in y of each in the order of x. Equal x are in the order of y.
+  void sort(Strided given_x, Strided given_y, int64_t n, Reals& x, Reals& y, Places& rank_y) {
+    if (all_single(given_x, n) && all_single(given_y, n)) {
+      items.resize(n), others.resize(n);
+      for (int64_t i = 0; i < n; i++) items[i] = {single_key(given_y[i]), single_key(given_x[i])};
+      by_digits(items.data(), others.data(), n);
+      y.resize(n), x.resize(n), rank_y.resize(n);
+      for (int64_t i = 0; i < n; i++) {
+        y[i] = single(items[i].key);
+        items[i] = {items[i].place, uint32_t(i)};
+      }
+      by_digits(items.data(), others.data(), n);
+      for (int64_t i = 0; i < n; i++) x[i] = single(items[i].key), rank_y[i] = items[i].place;
+      return;
+    }
+    Places order;
+    sort(given_y, n, y, order);
+    Reals left_x(n);
+    for (int64_t i = 0; i < n; i++) {
+      given_x.prefetch(order[std::min(i + AHEAD, n - 1)]);
+      left_x[i] = given_x[order[i]];
+    }
+    sort({left_x.data(), 1}, n, x, rank_y);
+  }
+
+ private:
+  struct Item {
+    uint32_t key, place;
+  };
+
+  static constexpr int DIGIT = 11, BUCKETS = 1 << DIGIT, DIGITS = 3;
+  static constexpr int64_t AHEAD = 32;  // Places whose memory is asked for early.
+  static constexpr int64_t SHORT = 16, MIDDLE = 512;  // Runs that are sorted by comparing.
+
+  std::vector<Item> items, others;
+
+  // Sorts numbers, and the places that they were at; equal ones stay in their order.
   void sort(Strided given, int64_t n, Reals& values, Places& order) {
     items.resize(n), others.resize(n);
     if (all_single(given, n)) {
@@ -53,17 +107,6 @@ class Sorter {
     });
     if (shift) settle_runs(least, n, values, order);
   }
-
- private:
-  struct Item {
-    uint32_t key, place;
-  };
-
-  static constexpr int DIGIT = 11, BUCKETS = 1 << DIGIT, DIGITS = 3;
-  static constexpr int64_t AHEAD = 32;  // Places whose memory is asked for early.
-  static constexpr int64_t SHORT = 16, MIDDLE = 512;  // Runs that are sorted by comparing.
-
-  std::vector<Item> items, others;
 
   template <class To, class From>
   static MI_INLINE To bits(From value) {

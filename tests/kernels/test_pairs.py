@@ -27,6 +27,9 @@ OPTIONS = [
 
 KINDS = {
     "continuous": lambda x, y: (x, 0.6 * x + 0.8 * y),
+    "single": lambda x, y: (np.float32(x), np.float32(0.6 * x + 0.8 * y)),
+    "single x": lambda x, y: (np.float32(x) + 0.0 * y, 0.6 * x + 0.8 * y),
+    "half": lambda x, y: (np.float16(x), np.float16(0.6 * x + 0.8 * y)),
     "equal": lambda x, y: (x, x),
     "opposite": lambda x, y: (x, -x),
     "labels": lambda x, y: (np.sign(x), np.round(y)),
@@ -54,7 +57,7 @@ KINDS = {
 
 def samples(kind, size):
     z = np.random.default_rng(size).standard_normal((2, size))
-    return torch.from_numpy(np.stack(KINDS[kind](*z), 1))
+    return torch.from_numpy(np.stack(KINDS[kind](*z), 1)).double()
 
 
 # Samples that leave a doubt, with the kinds of it.
@@ -177,6 +180,11 @@ def test_no_order_and_no_number_of_threads_shows(kind):
             assert pair_information(some, 3, **OPTIONS[0]) == right
         finally:
             torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("kind", ["continuous", "single", "half", "dense beside far"])
+def test_more_samples_than_are_sorted_in_the_cache(kind):
+    assert_equals_the_reference(samples(kind, 140_000), 3, **OPTIONS[0])
 
 
 @pytest.mark.slow
