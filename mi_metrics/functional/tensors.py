@@ -68,13 +68,13 @@ def on_cpu(where: Tensor | torch.device) -> bool:
 
 def as_array(values: Tensor) -> NDArray[Any] | None:
     """Return the memory behind a tensor for NumPy, or None where there is none: on other devices
-    than the CPU, and inside the transforms of ``torch.func``.
+    than the CPU, of a dtype that NumPy lacks, and inside the transforms of ``torch.func``.
     """
     if not on_cpu(values):
         return None
     try:
         return values.numpy()
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         return None
 
 

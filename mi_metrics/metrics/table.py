@@ -22,6 +22,7 @@ from mi_metrics.metrics.inference import PValueMetric, stacked
 from mi_metrics.states import grid, reading
 from mi_metrics.states.damage import grid_problems
 from mi_metrics.states.header import Value
+from mi_metrics.states.memory import Memory
 
 # So many samples of small batches wait until they are counted, on the CPU and elsewhere: to write
 # a table takes longer than to count them.
@@ -62,7 +63,7 @@ class JointTableMetric(PValueMetric):
     table: Tensor
     resolution: int
     # A class attribute too: metrics that were pickled by version 0.1.0 have none of their own.
-    _memory: grid.Memory | None = None
+    _memory: Memory | None = None
     _waiting: Waiting | None = None
     _restored = (*PValueMetric._restored, "_waiting")
     # TorchScript compiles the class of every attribute that is not named here.
@@ -241,7 +242,7 @@ class JointTableMetric(PValueMetric):
         """Return a grid with samples added."""
         memory = self._memory
         if memory is None or not memory.is_of(table):
-            memory = grid.Memory()
+            memory = Memory()
             # In `forward` this may be the batch by itself, and what was kept of the whole state.
             if not self._in_forward or self._memory is None or self._memory.is_of(None):
                 self._memory = memory

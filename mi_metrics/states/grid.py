@@ -40,7 +40,6 @@ Counts must stay below 2^63. Inputs must be finite where they are valid; integer
 """
 
 import math
-import weakref
 from typing import NamedTuple
 
 import torch
@@ -49,8 +48,8 @@ from torch import Tensor
 from mi_metrics.functional.options import check_integer
 from mi_metrics.functional.tables.hard import Refuse
 from mi_metrics.functional.tensors import BYTES, check_finite, chunk_size, on_cpu, sort_rows
-from mi_metrics.kernels import native_grid
-from mi_metrics.states import few, many
+from mi_metrics.kernels import native
+from mi_metrics.states import few, many, searches
 from mi_metrics.states.keys import (
     _EMPTY,
     _NEVER,
@@ -63,12 +62,15 @@ from mi_metrics.states.keys import (
     regroup,
     resolution,
 )
+from mi_metrics.states.memory import Memory
 
 # A lookup table stays in cache up to about this size; cells beyond it are found by sorting.
 _SPAN = 1 << 16
 # Up to so many samples are searched for among the borders: on the CPU, and on other devices, where
 # operations take as long for many.
 SMALL, SMALL_ELSEWHERE = 1 << 11, 1 << 20
+# A further lookup is made where the others miss a larger share than that.
+RARE = 1 << 6
 
 
 class Axis(NamedTuple):
@@ -131,40 +133,6 @@ class _Lookup(NamedTuple):
         return code, (x >= lower).logical_and_(x < self.upper.gather(1, slot))
 
 
-class Memory:
-    """What is kept between updates to find samples faster: a function of the cells of the state
-    that the last one made, and no part of it.
-    """
-
-    def __init__(self) -> None:
-        self._state: weakref.ref[Tensor] | None = None
-        self.forget()
-
-    def forget(self) -> None:
-        """Keep nothing."""
-        self.index: few.Index | None = None
-        self.lookups: tuple[list[_Lookup], list[_Lookup]] | None = None
-        self.packed: native_grid.Lookups | None = None
-        self.of_bytes: Tensor | None = None
-
-    def is_of(self, state: Tensor | None) -> bool:
-        """Say whether what is kept is for a state; of None, whether for none that still is."""
-        return (None if self._state is None else self._state()) is state
-
-    def recall(self, state: Tensor) -> None:
-        """Forget what was kept for another state."""
-        if not self.is_of(state):
-            self.forget()
-
-    def keep(self, state: Tensor) -> None:
-        """Remember what the next update begins with."""
-        self._state = weakref.ref(state)
-
-    def __reduce__(self) -> tuple[type["Memory"], tuple[()]]:
-        # A copy begins anew.
-        return Memory, ()
-
-
 def empty(num_outputs: int, resolution: int, device: torch.device | str | None = None) -> Tensor:
     """Return the state (C, 2 + 2m + m^2) of no samples, m the resolution: the neutral element of
     `merge`.
@@ -209,9 +177,16 @@ def update(
         result = _add_few(state, x, y, valid, labels, memory)
     elif x.dtype in BYTES and y.dtype in BYTES:
         result = many.of_bytes(state, x, y, valid, labels, refuse, memory)
+    elif on_cpu(x) and memory.lookups is None and not memory.settled and x.numel() <= few.FIRST:
+        # To make lookups takes longer; they are worth it once a batch has brought no new cell.
+        if labels is not None and refuse is not None:
+            refuse(labels)
+        result, same = few.inserted(state, x, y, valid, labels)
+        memory.forget()
+        memory.settled = same
     else:
         found = None
-        if on_cpu(x):
+        if on_cpu(x) and native.serves():
             found = many.found(state, x, y, valid, labels, memory, _lookups)
         if found is None:
             if labels is not None and refuse is not None:
@@ -267,10 +242,12 @@ def _add_many(
     chunk = max(1, chunk_size("cells", x.device) // max(C, 1))
     missed = len(state) // C * m * m
     counts = torch.zeros(C, missed + 2, dtype=torch.int64, device=x.device)
-    memory.lookups = memory.lookups or _lookups(state, C)
-    one = torch.ones((), dtype=torch.int64, device=x.device)
+    # A further lookup takes little time where it is asked for the samples that others miss alone.
+    rare = many.RARE if on_cpu(x) else RARE
+    memory.lookups = memory.lookups or _lookups(state, C, rare)
+    codes = searches.Held(missed)
     held: list[tuple[Tensor, ...]] = []
-    total = waiting = 0
+    waiting = 0
     for start in range(0, n, chunk):
         part = slice(start, start + chunk)
         a, b = x[:, part], y[:, part]
@@ -278,28 +255,53 @@ def _add_many(
         if keep is not None:  # NaN has no index
             a, b = a.where(keep, 0), b.where(keep, 0)
         own = None if labels is None else labels[:, part]
-        code = _codes(memory.lookups, a.double(), b.double(), own, m, missed)
-        if keep is not None:
-            code = code.where(keep, missed + 1)
-        counts.scatter_add_(1, code, one.expand_as(code))
-        if (lost := int(counts[:, missed].sum())) > total:
+        code, lost = _chunk(memory, a, b, keep, own, counts, codes, m)
+        if lost:
             miss = code == missed
             some = miss.any(0).nonzero().squeeze(1)
             parts = (a, b, miss) if own is None else (a, b, miss, own)
             held.append(tuple(part[:, some] for part in parts))
-            total, waiting = lost, waiting + some.numel()
+            waiting += some.numel()
         if waiting and (16 * waiting >= chunk or start + chunk >= n):
             a, b, miss, *own_ones = (torch.cat(parts, 1) for parts in zip(*held, strict=True))
             own = own_ones[0] if own_ones else None
+            codes.count(counts)
             state, same = few.inserted(_add(state, counts), a, b, miss, own)
             if not same or many.MOST_MISSED * waiting > chunk:
                 memory.forget()
             if start + chunk >= n:
                 return state
-            memory.lookups = memory.lookups or _lookups(state, C)
-            held, total, waiting = [], 0, 0
+            memory.lookups = memory.lookups or _lookups(state, C, rare)
+            held, waiting = [], 0
             counts.zero_()
+    codes.count(counts)
     return _add(state, counts)
+
+
+def _chunk(
+    memory: Memory,
+    x: Tensor,
+    y: Tensor,
+    keep: Tensor | None,
+    labels: Tensor | None,
+    counts: Tensor,
+    codes: searches.Held,
+    m: int,
+) -> tuple[Tensor, int]:
+    """Count finite samples by the lookups; return their codes, and how many are missed."""
+    assert memory.lookups is not None
+    missed = counts.shape[1] - 2
+    tables = missed // (m * m)
+    memory.searches = searches.made(memory.lookups, memory.searches, x, y, missed, tables)
+    if memory.searches is not None:
+        code = memory.searches.codes(x, y, labels, missed)
+        code = code if keep is None else code.where(keep, missed + 1)
+        return code, codes.add(code, counts)
+    code = _codes(memory.lookups, x.double(), y.double(), labels, m, missed)
+    if keep is not None:
+        code = code.where(keep, missed + 1)
+    counts.scatter_add_(1, code, torch.ones((), dtype=torch.int64, device=x.device).expand_as(code))
+    return code, int((code == missed).sum())
 
 
 def _codes(
@@ -410,7 +412,7 @@ def _find(lookups: list[_Lookup], x: Tensor, missed: int) -> tuple[Tensor, Tenso
 
 
 def _lookups(
-    state: Tensor, outputs: int | None = None, rare: int = 64
+    state: Tensor, outputs: int | None = None, rare: int = RARE
 ) -> tuple[list[_Lookup], list[_Lookup]]:
     """Return for both axes of a state the lookups that find most of the samples like those counted,
     all but one of so many.

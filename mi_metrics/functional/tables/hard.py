@@ -7,14 +7,18 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.options import Interval
+from mi_metrics.functional.tables import counting
 from mi_metrics.functional.tables.axis import Axis, fixed, fixed_axis
 from mi_metrics.functional.tables.sums import chunks
-from mi_metrics.functional.tensors import BYTES, arithmetic, check_finite, chunk_size, on_cpu
+from mi_metrics.functional.tensors import (
+    BYTES,
+    arithmetic,
+    as_array,
+    check_finite,
+    chunk_size,
+    on_cpu,
+)
 from mi_metrics.kernels import gpu, native, native_tables
-
-# Up to here a chunk is counted in a table of its own and added.
-SMALL_TABLE = 2**14
-
 
 # Refuses labels that are none.
 Refuse = Callable[[Tensor], object]
@@ -33,8 +37,8 @@ class Unchecked:
 
 
 def looks_on_the_way(x: Tensor) -> bool:
-    """Say whether :func:`hard_counts` looks at unchecked samples in no time, in a compiled pass."""
-    return on_cpu(x) and native.serves()
+    """Say whether :func:`hard_counts` looks at unchecked samples where it reads them anyway."""
+    return on_cpu(x)
 
 
 def hard_counts(
@@ -61,10 +65,12 @@ def hard_counts(
         return _looked_at(found, x, y, unchecked)
     if labels is not None and refuse is not None:
         refuse(labels)
-    if unchecked is not None and not on_cpu(x):
+    counted = _by_arrays(x, y, axes, bins, valid, unchecked, labels, conditions)
+    if counted is not None:
+        return counted
+    if unchecked is not None:
         check_finite(x, y)
-    check = unchecked is not None and on_cpu(x)
-    return _chunk_by_chunk(x, y, axes, bins, valid, check, labels, conditions)
+    return _without_arrays(x, y, axes, bins, valid, labels, conditions)
 
 
 def hard_counts_within(
@@ -109,55 +115,69 @@ def hard_counts_within(
     )
 
 
-def _chunk_by_chunk(
+def _by_arrays(
     x: Tensor,
     y: Tensor,
     axes: tuple[Axis, Axis],
     bins: tuple[int, int],
     valid: Tensor | None,
-    check: bool,
+    unchecked: Unchecked | None,
+    labels: Tensor | None,
+    conditions: int,
+) -> Tensor | None:
+    """Return what :func:`hard_counts` does, or None where NumPy can't read the samples."""
+    a, b, kept, own = (None if v is None else as_array(v) for v in (x, y, valid, labels))
+    if a is None or b is None or (kept is None) != (valid is None):
+        return None
+    groups = counting.Groups(kept, own, conditions)
+    ranges = None if unchecked is None else unchecked.ranges
+    if x.dtype in BYTES and y.dtype in BYTES and counting.pays_for_bytes(x, conditions):
+        cells = _of_bytes(x, axes[0], bins[0]), _of_bytes(y, axes[1], bins[1])
+        out = None
+        if ranges is not None:
+            out = bytes_outside(x.dtype, ranges[0]), bytes_outside(y.dtype, ranges[1])
+        counted = counting.counts_of_bytes(a, b, cells, bins, groups, out=out)
+    else:
+        check = unchecked is not None
+        counted = counting.counts_of_numbers(a, b, axes, bins, groups, check=check, ranges=ranges)
+    if unchecked is not None:
+        unchecked.outside = counted.outside
+    return counted.counts
+
+
+def _without_arrays(
+    x: Tensor,
+    y: Tensor,
+    axes: tuple[Axis, Axis],
+    bins: tuple[int, int],
+    valid: Tensor | None,
     labels: Tensor | None,
     conditions: int,
 ) -> Tensor:
-    """Return what :func:`hard_counts` does; ``check`` says whether to look for NaN and infinity."""
+    """Count finite samples where NumPy can't read them, without waiting for a device."""
     (rows, n), cells = x.shape, bins[0] * bins[1]
     tables = rows * conditions
-    at_once = on_cpu(x)
     # The last entry takes the invalid samples: to drop them by a mask would need their number on
     # the host.
     counts = torch.zeros(tables * cells + 1, dtype=torch.int64, device=x.device)
     size = min(rows * n, chunk_size("bins", x.device))
-    small = at_once and counts.numel() <= SMALL_TABLE
-    memory = _memory(size, axes, torch.int32 if small else torch.int64)
-    own_memory = torch.empty(0 if labels is None else size, dtype=memory[-1].dtype, device=x.device)
+    memory = _memory(size, axes)
     # Not expanded from a single one: the scatter reads these 1.7 times faster.
-    ones = torch.ones(0 if small else size, dtype=torch.int64, device=x.device)
+    ones = torch.ones(size, dtype=torch.int64, device=x.device)
     for r, c in chunks(rows, n, x.device):
-        parts = x[r, c], y[r, c]
-        # Here, where the chunk is read anyway; a pass of its own over all samples takes a sixth of
-        # the whole.
-        if check and not bool((parts[0].sum() + parts[1].sum()).isfinite()):
-            check_finite(x, y)
-        index = _cells(parts, (axes[0].rows(r), axes[1].rows(r)), bins, memory)
+        index = _cells((x[r, c], y[r, c]), (axes[0].rows(r), axes[1].rows(r)), bins, memory)
         if rows > 1:
             first = torch.arange(
                 r.start, r.start + index.shape[0], dtype=index.dtype, device=x.device
             )
             index = index.add_(first.unsqueeze(1), alpha=cells)
         if labels is not None:
-            # Addition takes a fifth of the time where both have one dtype.
-            own = own_memory[: index.shape[1]].copy_(labels[0, c])
-            index = index.add_(own, alpha=cells)
+            index = index.add_(labels[:, c], alpha=cells)
         if valid is not None:
             index = torch.where(valid[r, c], index, tables * cells)
         # A mask in another layout gives `where` its own.
         flat = index.reshape(-1)
-        if small:
-            # A quarter faster than to scatter; on other devices it would read its bounds back to
-            # the host.
-            counts += torch.bincount(flat, minlength=counts.numel())
-        else:
-            counts.scatter_add_(0, flat, ones[: flat.shape[0]])
+        counts.scatter_add_(0, flat, ones[: flat.shape[0]])
     return counts[:-1].view(tables, *bins)
 
 
@@ -255,12 +275,9 @@ def every_byte(dtype: torch.dtype) -> Tensor:
     return (bits != 0 if dtype == torch.bool else bits.view(dtype)).double()
 
 
-def _memory(size: int, axes: tuple[Axis, Axis], index: torch.dtype) -> list[Tensor]:
-    """Return memory for the cells of x, of y and of the table.
-
-    What is asked for in every chunk and given back may come with a page fault for each 4 kB.
-    """
-    dtypes = (axes[0].lo.dtype, axes[1].lo.dtype, index)
+def _memory(size: int, axes: tuple[Axis, Axis]) -> list[Tensor]:
+    """Return memory for the cells of x, of y and of the table."""
+    dtypes = (axes[0].lo.dtype, axes[1].lo.dtype, torch.int64)
     return [torch.empty(size, dtype=dtype, device=axes[0].lo.device) for dtype in dtypes]
 
 

@@ -1,13 +1,13 @@
 """Samples outside a given range: how many there are, and when that is a doubt."""
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from mi_metrics.functional.cautions import Kind
 from mi_metrics.functional.options import Interval
+from mi_metrics.functional.tables.ends import beyond, ends_of, number_of
 from mi_metrics.functional.tables.hard import Unchecked
 from mi_metrics.functional.tables.sums import chunks
 from mi_metrics.functional.tensors import Rows, arithmetic, on_cpu
@@ -67,13 +67,6 @@ def all_inside(x: Tensor, y: Tensor, ranges: Ranges) -> bool:
     return bool(found[0] >= x_lo and found[1] <= x_hi and found[2] >= y_lo and found[3] <= y_hi)
 
 
-@lru_cache(maxsize=64)
-def ends_of(interval: Interval, dtype: torch.dtype) -> tuple[float, float]:
-    """Return the ends of a range as a dtype has them, which is how samples are compared to it."""
-    lo, hi = torch.tensor(interval, dtype=torch.float64, device="cpu").to(dtype).tolist()
-    return lo, hi
-
-
 def mass_outside(x: Tensor, y: Tensor, ranges: Ranges, weights: Tensor | None = None) -> Tensor:
     """Return how many samples of each row lie outside on either axis, ``(R,)``.
 
@@ -87,12 +80,11 @@ def mass_outside(x: Tensor, y: Tensor, ranges: Ranges, weights: Tensor | None = 
         found = native_tables.mass_outside(x, y, ranges, weights)
         if found is not None:
             return found
-    (x_lo, x_hi), (y_lo, y_hi) = ranges
+    ends = ends_of(ranges[0], arithmetic(x.dtype)), ends_of(ranges[1], arithmetic(y.dtype))
     dtype = torch.float64 if weights is not None and weights.is_floating_point() else torch.int64
     total = torch.zeros(len(x), dtype=dtype, device=x.device)
     for r, c in chunks(x.shape[0], x.shape[1], x.device):
-        a, b = (v[r, c].to(arithmetic(v.dtype)) for v in (x, y))
-        outside = (a < x_lo) | (a > x_hi) | (b < y_lo) | (b > y_hi)
+        outside = beyond(x[r, c], y[r, c], ends)
         mass = outside if weights is None else weights[r, c] * outside
-        total[r] += mass.sum(1)
+        total[r] += number_of(mass) if mass.dtype == torch.bool else mass.sum(1)
     return total

@@ -19,11 +19,11 @@ Block = tuple[slice, slice]
 Pieces = Iterator[tuple[Block, tuple[Tensor | None, ...]]]
 
 
-def chunks(rows: int, n: int, device: torch.device) -> Iterator[Block]:
+def chunks(rows: int, n: int, device: torch.device, size: int | None = None) -> Iterator[Block]:
     """Cut ``(rows, n)`` in blocks of bounded size: several short rows, or pieces of one long
     row.
     """
-    return _blocks(rows, n, chunk_size("bins", device))
+    return _blocks(rows, n, chunk_size("bins", device) if size is None else size)
 
 
 def add_up(

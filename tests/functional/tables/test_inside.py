@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mi_metrics.functional.tables.axis import fixed_axis
+from mi_metrics.functional.tables.ends import ends_of
 from mi_metrics.functional.tables.hard import hard_counts
 from mi_metrics.functional.tables.inside import added, frame
-from mi_metrics.functional.tables.outside import all_inside, ends_of
+from mi_metrics.functional.tables.outside import all_inside
 
 RANGES = [
     (0.0, 1.0),
