@@ -132,7 +132,7 @@ def _by_arrays(
     groups = counting.Groups(kept, own, conditions)
     ranges = None if unchecked is None else unchecked.ranges
     if x.dtype in BYTES and y.dtype in BYTES and counting.pays_for_bytes(x, conditions):
-        cells = _of_bytes(x, axes[0], bins[0]), _of_bytes(y, axes[1], bins[1])
+        cells = _of_bytes(x.dtype, axes[0], bins[0]), _of_bytes(y.dtype, axes[1], bins[1])
         out = None
         if ranges is not None:
             out = bytes_outside(x.dtype, ranges[0]), bytes_outside(y.dtype, ranges[1])
