@@ -11,6 +11,7 @@ from mi_metrics import BinnedConditionalMutualInformation
 from mi_metrics.functional.tensors import BYTES
 from mi_metrics.kernels import native_grid
 from mi_metrics.states import grid
+from mi_metrics.states.lookups import lookups_of
 
 KINDS = {
     "gaussian": lambda v, u: v,
@@ -166,7 +167,7 @@ def test_labels_that_are_none_are_refused_in_the_same_words(reference, stray, va
 def test_labels_beyond_the_tables_are_written_nowhere(reference):
     x = torch.rand(1, 5000, generator=torch.Generator().manual_seed(0))
     state = grid.update(grid.empty(3, 16), x, x, labels=torch.zeros(1, 5000, dtype=torch.int64))
-    lookups = native_grid.pack(grid._lookups(state, 1), state)
+    lookups = native_grid.pack(lookups_of(state, 1), state)
     for stray in (-1, 3, 2**40, -(2**63)):
         labels = torch.zeros(1, 5000, dtype=torch.int64)
         labels[0, 50] = stray

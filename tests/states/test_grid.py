@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mi_metrics.states import grid
+from mi_metrics.states.lookups import find, lookups_of
 
 SHIFT = 1074  # every float64 is a whole multiple of 2^-1074
 
@@ -299,9 +300,9 @@ def test_many_chunks_of_data_that_drift(
 )
 def test_lookups_find_nearly_all_similar_data(kind: str) -> None:
     x, y = draw(kind, 40_000, 4)[None], draw(kind, 40_000, 5)[None]
-    find = grid._lookups(encode(x, y, 256))
-    for values, lookups in zip((x, y), find, strict=True):
-        code, right = grid._find(lookups, values, 256 * 256)
+    sides = lookups_of(encode(x, y, 256))
+    for values, side in zip((x, y), sides, strict=True):
+        code, right = find(side, values, 256 * 256)
         found = code < 256 * 256 if right is None else (code < 256 * 256) & right
         assert found.double().mean() >= 0.999
 
