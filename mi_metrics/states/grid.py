@@ -223,10 +223,9 @@ def _by_lookups(
     waiting = 0
     for start in range(0, n, chunk):
         part = slice(start, start + chunk)
-        a, b = x[:, part], y[:, part]
         keep = None if valid is None else valid[:, part]
-        if keep is not None:  # NaN has no index
-            a, b = a.where(keep, 0), b.where(keep, 0)
+        # NaN has no index.
+        a, b = (v[:, part] if keep is None else v[:, part].where(keep, 0) for v in (x, y))
         own = None if labels is None else labels[:, part]
         code, lost = _chunk(memory, a, b, keep, own, counts, codes, m)
         if lost:
