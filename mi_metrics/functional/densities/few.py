@@ -47,8 +47,8 @@ from mi_metrics.functional.tensors import kept_by_device, narrow, on_cpu
 Reference = Callable[[Tensor, Tensor], Tensor]
 
 # The most numbers in a matrix of weights, on the CPU and elsewhere: about 200 bytes are held for
-# each.
-HELD, HELD_ELSEWHERE = 1 << 17, 1 << 21
+# each. On the CPU the soft tables of all samples take less time from about there on.
+HELD, HELD_ELSEWHERE = 1 << 15, 1 << 21
 # A variance of samples in units of their range that only a constant has.
 NO_VARIANCE = 1e-60
 # Beyond all positions of the residuals of few samples.
