@@ -15,6 +15,8 @@ OPTIONS = [
     {"bandwidth": (0.3, 0.5)},
     {"value_range": ((-1, 2), (-0.5, 1)), "grid_size": 32},
     {"value_range": (-1, 1), "bandwidth": 0.4},
+    {"value_range": (-1e6, 1e3)},
+    {"value_range": ((-1e20, 1e12), (-1e12, 1e20)), "bandwidth": "scott"},
 ]
 
 

@@ -48,6 +48,8 @@ LEAST_WIDTH = 2.0**-10
 # matters.
 NARROWEST, WIDE = 0.7, 4.0
 FREQUENCIES = 256
+# What is left of the samples' number without one that has nearly all the weight.
+LEAST_COUNT = torch.finfo(torch.float64).tiny
 # The mean of β(t - a) β(t - b) over all places t, for b = a, a + 1, … (the spline of degree 7).
 OVERLAPS = (2416 / 5040, 1191 / 5040, 120 / 5040, 1 / 5040)
 
@@ -266,7 +268,7 @@ def _log_densities(
         own, variance = own * kernel.own, variance * kernel.variance
     m = torch.ones_like(n) if mass is None else mass
     others = (seen - m * own).clamp_min(ALONE)
-    counts = (n - m).clamp_min(torch.finfo(torch.float64).tiny).log() + n.log()
+    counts = (n - m).clamp_min(LEAST_COUNT).log() + n.log()
     return (others.log() + (others + m).log() - counts - variance.log()) / 2
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from mi_metrics.functional.densities.differentiable import (
     ALONE,
     FREQUENCIES,
+    LEAST_COUNT,
     LEAST_WIDTH,
     NARROWEST,
     OVERLAPS,
@@ -35,8 +36,6 @@ from mi_metrics.functional.tables import direct
 from mi_metrics.functional.tables.dense import cubic_weights
 from mi_metrics.functional.tables.positions import (
     Ranges,
-    ends_of,
-    in_own_range,
     of_both,
     positions,
     steepest,
@@ -47,11 +46,12 @@ from mi_metrics.functional.tensors import kept_by_device, narrow, on_cpu
 Reference = Callable[[Tensor, Tensor], Tensor]
 
 # The most numbers in a matrix of weights, on the CPU and elsewhere: about 200 bytes are held for
-# each. On the CPU the soft tables of all samples take less time from about there on.
+# each, and some 20 for each of kernels. On the CPU the soft tables of all samples take less time
+# from about there on.
 HELD, HELD_ELSEWHERE = 1 << 15, 1 << 21
 # A variance of samples in units of their range that only a constant has.
 NO_VARIANCE = 1e-60
-# Beyond all positions of the residuals of few samples.
+# Beyond the residual of one sample: that of the least x is its y, in units of the range.
 FAR = 2.0**20
 
 
@@ -69,7 +69,10 @@ def serves(x: Tensor, y: Tensor, options: Options) -> bool:
     """Say whether :func:`values` takes samples ``(R, n)``, and pays."""
     most = HELD if on_cpu(x) else HELD_ELSEWHERE
     size = options.size
-    return x.numel() * size <= most and direct.serves(x, y, options.ranges, (size, size))
+    kernels = 4 * len(x) * (size * size + FREQUENCIES)
+    if x.numel() * size > most or kernels > 8 * most:
+        return False
+    return direct.serves(x, y, options.ranges, (size, size))
 
 
 def values(
@@ -145,13 +148,17 @@ class _Samples(NamedTuple):
 
 
 def _samples(x: Tensor, y: Tensor, weights: Tensor | None, options: Options) -> _Samples:
-    p = positions(x, y, weights, options.ranges, (1, 1), False)
-    u, rate, left_out = p.u, p.rate, None if p.mass is None else (p.mass == 0).unsqueeze(1)
-    if not isinstance(rate, Tensor):
-        # The grid spans the data, of a given range, too.
-        ends = ends_of(u, left_out)
-        u, slope, _ = in_own_range(u, *ends, None, (1, 1), steepest(torch.float64))
-        rate = slope * of_both(rate, u.device)
+    most, inside = steepest(x.dtype), None
+    if options.ranges is not None:
+        # The grid spans the data, of a given range, too; infinity becomes NaN, and stays it.
+        v = torch.stack([x, y], 1).double()
+        v = torch.add(v, v, alpha=0)
+        held = v.clamp(*(of_both(ends, v.device) for ends in zip(*options.ranges, strict=True)))
+        inside, (x, y) = held == v, held.unbind(1)
+    p = positions(x, y, weights, None, (1, 1), False)
+    u, left_out = p.u, None if p.mass is None else (p.mass == 0).unsqueeze(1)
+    assert isinstance(p.rate, Tensor)
+    rate = p.rate if inside is None else p.rate.clamp_max(most)
     n: Any = float(x.shape[1])
     mass = None
     if p.mass is not None:
@@ -173,7 +180,7 @@ def _samples(x: Tensor, y: Tensor, weights: Tensor | None, options: Options) -> 
     else:
         low, high = v.masked_fill(left_out, FAR), v.masked_fill(left_out, -FAR)
         ends = low.amin(2, keepdim=True), high.amax(2, keepdim=True)
-    return _Samples(v, ends, widths, shear, mass, n, rate, p.inside, p.flat)
+    return _Samples(v, ends, widths, shear, mass, n, rate, inside, p.flat)
 
 
 def _moments(u: Tensor, mass: Tensor | None, n: Any) -> tuple[Tensor, Tensor]:
@@ -274,7 +281,7 @@ class _Kernels(NamedTuple):
 
 
 def _kernels(samples: _Samples, grids: _Grids, size: int) -> _Kernels:
-    """Return the kernels of :meth:`.differentiable._Kernel.read`."""
+    """Return Gaussians between grid points of what is shared out and read with the same shares."""
     c = _constants(size, samples.v.device)
     h = samples.widths
     h = torch.cat([h[:, :1], h[:, 2:]], 1)
@@ -352,8 +359,8 @@ def _smoothed(weights: Tensor, mass: Tensor | None, matrix: Tensor) -> tuple[Ten
 def _log_counts(n: Any, mass: Tensor | None) -> Any:
     """Return the sum over samples of the logarithms of n and of n less their mass."""
     if mass is None:
-        return n * (math.log(max(n - 1, 1e-300)) + math.log(n))
-    return (((n - mass).clamp_min(1e-300).log() + n.log()) * mass).sum(2, keepdim=True)
+        return n * (math.log(max(n - 1, LEAST_COUNT)) + math.log(n))
+    return (((n - mass).clamp_min(LEAST_COUNT).log() + n.log()) * mass).sum(2, keepdim=True)
 
 
 def _slopes(

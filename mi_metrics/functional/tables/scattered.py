@@ -49,7 +49,7 @@ def count(
     if p.mass is not None:
         of_y = of_y * p.mass
     index = _index(first, bins, cells) + constants[1]
-    table = torch.zeros(rows * cells[0] * cells[1], dtype=torch.float64)
+    table = torch.zeros(rows * cells[0] * cells[1], dtype=torch.float64, device=p.u.device)
     table.scatter_add_(0, index.view(-1), (of_x * of_y).view(-1))
     saved = [index, both[SUPPORT[kernel] :], of_x, of_y, p.mass, p.inside]
     return table.view(rows, *cells), 1.0, saved
@@ -80,7 +80,7 @@ def _index(first: Tensor, bins: tuple[int, int], cells: list[int]) -> Tensor:
     a, b = first[:, 0].clamp_(0, bins[0]), first[:, 1].clamp_(0, bins[1])
     index = torch.add(b, a, alpha=cells[1])
     if len(index) > 1:
-        index += torch.arange(len(index)).unsqueeze(1) * (cells[0] * cells[1])
+        index += torch.arange(len(index), device=index.device).unsqueeze(1) * (cells[0] * cells[1])
     return index.long()
 
 
