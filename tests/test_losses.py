@@ -523,6 +523,15 @@ def test_a_mask_of_any_integer_dtype(loss, dtype):
     assert loss(x, y, kept.to(dtype)).equal(loss(x, y, kept.double()))
 
 
+@pytest.mark.parametrize("size", [30, 3000])
+def test_the_default_device_is_not_that_of_the_samples(size):
+    x, y = images(2, 2, size)
+    for loss in all_losses():
+        right = loss(x, y)
+        with torch.device("meta"):
+            assert torch.equal(loss(x, y), right)
+
+
 @pytest.mark.parametrize("value_range", [None, (-2.0, 2.0)])
 def test_nothing_is_read_back_from_the_device(value_range):
     x, y = images(2, 2, 30)

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mi_metrics.kernels import gpu
+
 # Above it float64 does not hold every whole number.
 MAX_EXACT = 2**53
 
@@ -109,19 +111,34 @@ def check_same_device(tensors: Mapping[str, Tensor]) -> None:
             )
 
 
+def kept(function: Callable[..., C]) -> Callable[..., C]:
+    """Let a function keep the tensors that it makes, but for those without values, which record
+    operations.
+    """
+    cached = functools.lru_cache(64)(function)
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> C:
+        if not torch.compiler.is_compiling() and gpu.is_recorded():
+            return function(*arguments)
+        return cached(*arguments)
+
+    return call
+
+
 def kept_by_device(function: Callable[..., C]) -> Callable[..., C]:
     """Let a function, whose last argument is a device, keep the constants that it makes there.
 
     It makes them by fills and arithmetic: copies from the host would wait for the device.
     """
-    kept = functools.lru_cache(64)(function)
+    cached = kept(function)
 
     @functools.wraps(function)
     def call(*arguments: Any) -> C:
         if arguments[-1].type == "cuda" and torch.cuda.is_current_stream_capturing():
             # What is made while a graph is captured is written when the graph runs.
             return function(*arguments)
-        return kept(*arguments)
+        return cached(*arguments)
 
     return call
 

@@ -39,7 +39,8 @@ struct Halves {
     const int64_t n = column.values.size();
     all = shortest_half(column.values);
     const double range = column.values.back() - column.values.front();
-    if (column.distinct.empty() || !may_be_too_short(all, range, n)) return;
+    if (!may_be_too_short(all, range, n)) return;
+    // Of values that differ, a power of two that they are divided by may make one.
     int64_t longest = 0;
     for_runs(column.values,
              [&](int64_t first, int64_t end) { longest = std::max(longest, end - first); });

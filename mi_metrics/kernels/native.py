@@ -19,7 +19,7 @@ from torch import Tensor
 from mi_metrics.kernels import build, switch
 
 # The number of native.cpp.
-ABI = 1
+ABI = 2
 
 POINTER, INTEGER, REAL = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
 

@@ -143,7 +143,7 @@ class Sorter {
     return true;
   }
 
-  // Sorts items by their keys; what they leave in `spare` is nothing.
+  // Sorts items by their keys; `spare` holds anything afterwards.
   static void by_digits(Item* from, Item* spare, int64_t n) {
     uint32_t counts[DIGITS][BUCKETS] = {};
     for (int64_t i = 0; i < n; i++)

@@ -31,7 +31,7 @@ struct Table {
 struct Found {
   int64_t not_finite = 0;  // values
   int64_t outside = 0;     // samples
-  bool stray = false;      // a label that is none
+  bool stray = false;      // a label that has no table, or a byte that has no cell
 };
 
 // Where samples are counted: copies of a table apart, each with a cell for invalid ones at its end,

@@ -4,7 +4,6 @@ Both give the bits of :mod:`mi_metrics.states.grid`'s own way, in a fraction of 
 """
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, Protocol
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from mi_metrics.functional.tables.axis import Axis
 from mi_metrics.functional.tables.hard import Refuse, every_byte, hard_counts
-from mi_metrics.functional.tensors import check_finite, on_cpu
+from mi_metrics.functional.tensors import check_finite, kept, on_cpu
 from mi_metrics.kernels import native, native_grid, native_tables
 from mi_metrics.states import few
 from mi_metrics.states.keys import _EMPTY, _floor, _key, resolution
@@ -52,11 +51,14 @@ def found(
     while start < n:
         memory.lookups = memory.lookups or make(state, C, RARE)
         memory.packed = memory.packed or native_grid.pack(memory.lookups, state)
-        if memory.packed is None:
-            return None
-        state = state.clone()
-        done = native_grid.counted(memory.packed, x, y, valid, labels, state, start)
+        done = None
+        if memory.packed is not None:
+            state = state.clone()
+            done = native_grid.counted(memory.packed, x, y, valid, labels, state, start)
         if done is None:
+            if start > 0:
+                # Others begin with the state as it was, of which these lookups are not.
+                memory.forget()
             return None
         if lost := done.lost.numel():
             state, same = _inserted(state, x, y, valid, labels, done.lost)
@@ -157,8 +159,8 @@ def _of_known_bytes(
 
 
 def _cells(state: Tensor, outputs: int) -> Tensor:
-    """Return where the whole numbers from -128 to 255 lie among the cells of a state, -1 where they
-    lie in none of them, int32 ``(2, C, 384)``.
+    """Return where the whole numbers from -128 to 255 lie among the cells of a state, int32
+    ``(2, C, 384)``; -1 for those in no cell.
     """
     m = resolution(state)
     borders = state[:outputs, 2 : 2 + 2 * m].reshape(2 * outputs, m)
@@ -169,7 +171,7 @@ def _cells(state: Tensor, outputs: int) -> Tensor:
     return place.where(known, -1).int().view(outputs, 2, -1).transpose(0, 1)
 
 
-@lru_cache(maxsize=4)
+@kept
 def _places(dtype: torch.dtype) -> Tensor:
     """Return the places of all values of a dtype of one byte from -128 on, in the order of their
     bits.

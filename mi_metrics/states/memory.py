@@ -33,9 +33,11 @@ class Memory:
         return (None if self._state is None else self._state()) is state
 
     def recall(self, state: Tensor) -> None:
-        """Forget what was kept for another state."""
+        """Forget what was kept for another state; what follows is of none until it is kept."""
         if not self.is_of(state):
             self.forget()
+        # A batch that is refused may leave lookups of a state on the way.
+        self._state = None
 
     def keep(self, state: Tensor) -> None:
         """Remember what the next update begins with."""

@@ -174,3 +174,33 @@ def test_labels_beyond_the_tables_are_written_nowhere(reference):
         into = state.clone()
         assert native_grid.counted(lookups, x, x, None, labels, into, 0) is None
         assert torch.equal(into[1:], state[1:])
+
+
+@pytest.mark.parametrize("spread", [1, 3, 10, 100])
+@pytest.mark.parametrize("bad", [torch.nan, -torch.inf, "label"])
+def test_a_refused_batch_leaves_no_lookups_of_its_own(spread, bad):
+    generator = torch.Generator().manual_seed(0)
+    batches = torch.randn(5, 2, 20_000, generator=generator)
+    zeros = torch.zeros(1, 20_000, dtype=torch.int64)
+    labels, wrong = (zeros, zeros.clone()) if bad == "label" else (None, None)
+
+    def refuse(z):
+        if (z > 0).any():
+            raise ValueError("no label")
+
+    def fed(with_refused):
+        memory, state = grid.Memory(), grid.empty(1, 32)
+        for x, y in batches[:3, :, None]:
+            state = grid.update(state, x, y, None, labels, memory, refuse)
+        if with_refused:
+            x, y = spread * batches[3, :, None]
+            if wrong is None:
+                x = x.index_fill(1, torch.tensor(19_999), bad)
+            else:
+                wrong[0, -1] = 5
+            with pytest.raises(ValueError, match=r"finite|no label"):
+                grid.update(state, x, y, None, wrong, memory, refuse)
+        x, y = batches[4, :, None]
+        return grid.update(state, x, 0.5 * (x + y), None, labels, memory, refuse)
+
+    assert torch.equal(fed(True), fed(False))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mi_metrics.functional import binned_joint, binned_mutual_information
 from mi_metrics.functional.tables.axis import Axis, fixed_axis
@@ -312,3 +313,10 @@ def test_the_caution_about_samples_outside_is_the_same(reference):
         said.append([str(w.message) for w in caught])
     assert len(said[0]) == 1
     assert said[0] == said[1]
+
+
+def test_samples_without_values_leave_nothing_behind():
+    x = torch.arange(9, dtype=torch.uint8)
+    with FakeTensorMode() as mode, pytest.raises(RuntimeError):
+        binned_joint(mode.from_tensor(x), mode.from_tensor(x), 8, value_range=(-0.5, 8.5))
+    assert float(binned_joint(x, x, 8, value_range=(-0.5, 8.5)).sum()) > 0

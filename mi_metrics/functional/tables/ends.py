@@ -30,8 +30,6 @@ def beyond(x: Tensor, y: Tensor, ends: Ends) -> Tensor:
     if a is None or b is None:
         x, y = x.to(arithmetic(x.dtype)), y.to(arithmetic(y.dtype))
         return (x < x_lo) | (x > x_hi) | (y < y_lo) | (y > y_hi)
-    # Beside float16 NumPy rounds the ends of a range to it.
-    a, b = (v.astype(np.float32) if v.dtype == np.float16 else v for v in (a, b))
     kept = np.greater_equal(a, x_lo)
     more = np.empty_like(kept)
     for compare, values, end in (

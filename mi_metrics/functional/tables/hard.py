@@ -16,6 +16,7 @@ from mi_metrics.functional.tensors import (
     as_array,
     check_finite,
     chunk_size,
+    kept,
     on_cpu,
 )
 from mi_metrics.kernels import gpu, native, native_tables
@@ -246,7 +247,7 @@ def _known_line(dtype: torch.dtype, interval: Interval, bins: int) -> native_tab
     return native_tables.numbers(lo, bins, width, dtype)
 
 
-@lru_cache(maxsize=64)
+@kept
 def _known_cells(dtype: torch.dtype, interval: Interval, bins: int) -> Tensor:
     """Return the cells of all 256 values of a dtype of one byte, int32 ``(1, 256)``."""
     axis = fixed_axis(interval, bins, torch.float64, torch.device("cpu"))
@@ -258,7 +259,7 @@ def _of_bytes(dtype: torch.dtype, axis: Axis, bins: int) -> Tensor:
     return axis.cell(every_byte(dtype).expand(len(axis.lo), -1), bins).int()
 
 
-@lru_cache(maxsize=64)
+@kept
 def bytes_outside(dtype: torch.dtype, interval: Interval) -> Tensor | None:
     """Return which of all 256 values of a dtype of one byte lie outside of a range, ``(256,)``;
     None where all lie inside.
@@ -268,7 +269,7 @@ def bytes_outside(dtype: torch.dtype, interval: Interval) -> Tensor | None:
     return outside if bool(outside.any()) else None
 
 
-@lru_cache(maxsize=4)
+@kept
 def every_byte(dtype: torch.dtype) -> Tensor:
     """Return all 256 values of a dtype of one byte in the order of their bits, float64."""
     bits = torch.arange(256, dtype=torch.uint8, device="cpu")
