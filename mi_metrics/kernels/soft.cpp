@@ -74,6 +74,8 @@ MI_INLINE void find_places(const Axis& axis, int64_t row, int64_t start, int64_t
   const double least = K == INNER ? 1.5 : 0, most = K == INNER ? bins - 1.5 - 0x1p-20 : bins;
   const int32_t reach = int32_t(axis.cells) - W;
   const double shift = K == INNER ? -1.5 : 0.5;
+  // Of the sample at the upper end, the position may be rounded to more than the bins.
+  const double end = bins * (1 + 0x1p-50);
   for (int64_t i = 0; i < size; i++) {
     const double position = (x[i] * scale - lo) * bins / width;
     // NaN stays, and so it comes to its own table.
@@ -109,7 +111,7 @@ MI_INLINE void find_places(const Axis& axis, int64_t row, int64_t start, int64_t
       }
     }
     if constexpr (SLOPES)
-      places.rate[i] = slope * ((position >= 0) & (position <= bins) ? many : 0);
+      places.rate[i] = slope * ((position >= 0) & (position <= end) ? many : 0);
   }
 }
 

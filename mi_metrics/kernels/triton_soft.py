@@ -275,7 +275,7 @@ def _narrow(
     if scale is not None:
         slope = slope * tl.load(scale + row)
     slope = tl.where(bins > 1, tl.minimum(slope, STEEPEST), 0.0)
-    inside = (position >= 0) & (position <= bins)
+    inside = (position >= 0) & (position <= bins * (1 + 2.0**-50))
     # A product, so that NaN stays.
     found = values * (slope * inside.to(tl.float64)) * mass
     if MOST is not None:

@@ -255,7 +255,7 @@ def _constants(size: int, device: torch.device) -> _Constants:
     cosines = torch.cos(w.unsqueeze(1) * points) / shares.unsqueeze(1)
     overlaps = torch.zeros(size, 1, dtype=torch.float64, device=device)
     for k, overlap in enumerate(OVERLAPS):
-        overlaps[k] = overlap * (2 if k else 1)
+        overlaps[k].fill_(overlap * (2 if k else 1))
     one = torch.ones(1, 1, dtype=torch.float64, device=device)
     return _Constants(
         points - (size - 1) / 2,

@@ -127,10 +127,10 @@ def constants(form: Form, device: torch.device) -> Constants:
     fold_x, fold_y = (_fold(bins, form.kernel, device) for bins in form.bins)
     bx, by = form.bins
     joint = torch.zeros(bx + 1, by + 1, dtype=torch.float64, device=device)
-    joint[:bx, :by] = 1
+    joint[:bx, :by].fill_(1)
     of_x, of_y = torch.zeros_like(joint), torch.zeros_like(joint)
-    of_x[:bx, by] = 1
-    of_y[bx, :by] = 1
+    of_x[:bx, by].fill_(1)
+    of_y[bx, :by].fill_(1)
     entropies = -torch.stack([of_x, of_y, joint]).flatten(1)
     sums = [
         sum(k * h for k, h in zip(numbers, entropies, strict=True)).unsqueeze(0)
@@ -150,5 +150,5 @@ def _fold(bins: int, kernel: str, device: torch.device) -> Tensor:
     cell = torch.arange(-beyond, bins + beyond, dtype=torch.float64, device=device)
     matrix = torch.ones(bins + 1, len(cell), dtype=torch.float64, device=device)
     rows = torch.arange(bins, dtype=torch.float64, device=device).unsqueeze(1)
-    matrix[:bins] = cell.clamp(0, bins - 1) == rows
+    matrix[:bins].copy_(cell.clamp(0, bins - 1) == rows)
     return matrix.unsqueeze(0)

@@ -7,7 +7,6 @@ matrices gives them and their slopes from the powers of t.
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -94,8 +93,11 @@ def _powers(t: Tensor, kernel: str) -> list[Tensor]:
 @kept_by_device
 def _constants(kernel: str, across: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return what weights and slopes are of powers, and how far cells are from the first one."""
-    weights = torch.from_numpy(np.array(_POLYNOMIALS[kernel], dtype=np.float64)).to(device)
-    size = len(weights)
+    numbers, size = _POLYNOMIALS[kernel], SUPPORT[kernel]
+    filled = [
+        torch.full((1,), v, dtype=torch.float64, device=device) for row in numbers for v in row
+    ]
+    weights = torch.cat(filled).view(size, size)
     degrees = torch.arange(1, size, dtype=torch.float64, device=device)
     slopes = torch.nn.functional.pad(weights[:, 1:] * degrees, (0, 1))
     steps = torch.arange(size, device=device)

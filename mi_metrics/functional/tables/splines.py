@@ -61,7 +61,9 @@ def slope(axis: Axis, dtype: torch.dtype) -> Tensor:
 def slope_inside(position: Tensor, axis: Axis, dtype: torch.dtype) -> Tensor:
     """Return the slope for samples within the range, and 0 for those outside."""
     # With a single bin the weights' slopes add up to 0, and this makes it an exact one.
-    return slope(axis, dtype) * ((position >= 0) & (position <= axis.bins) & (axis.bins > 1))
+    # Of the sample at the upper end, (x - lo) B / width may be rounded to more than B.
+    below = position <= axis.bins * (1 + 2.0**-50)
+    return slope(axis, dtype) * ((position >= 0) & below & (axis.bins > 1))
 
 
 def weights(t: Tensor, kernel: str) -> list[Tensor]:

@@ -8,6 +8,7 @@ import torch
 from mi_metrics import MutualInformationLoss
 from mi_metrics.functional.tables import direct
 from mi_metrics.functional.tables.positions import positions
+from mi_metrics.kernels import switch
 
 NORMALIZATIONS = ["none", "arithmetic", "geometric", "min", "max", "joint", "studholme"]
 # By cells on the CPU, and by matrices as on other devices.
@@ -107,6 +108,20 @@ def test_measures_and_weights_are_those_of_any_table(
             assert (gradient[0, 0] == 0).all()
             assert (gradient[1] != 0).any()
         check_equal(found, expected, torch.float64)
+
+
+@pytest.mark.parametrize("bins", [3, 6, 7])
+def test_the_sample_at_the_upper_end_is_inside(bins, monkeypatch):
+    # Its position is rounded to more than the number of bins, or not.
+    x, y = pair(torch.float64, (40, 1))
+    loss = MutualInformationLoss(bins, reduction="none")
+    found, expected = both(loss, x, y, monkeypatch)
+    check_equal(found, expected, torch.float64)
+    last = x.flatten(1).argmax(1, keepdim=True)
+    for gradient in (found[1], expected[1]):
+        assert (gradient.flatten(1).gather(1, last) != 0).all()
+    with switch.disabled():
+        check_equal(*both(loss, x, y, monkeypatch), torch.float64)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16])
