@@ -30,7 +30,9 @@ GaussianCorrection = Literal["none", "analytic"]
 GAUSSIAN_CORRECTIONS: tuple[GaussianCorrection, ...] = get_args(GaussianCorrection)
 
 Interval = tuple[float, float]
-ValueRange = Interval | tuple[Interval, Interval] | None
+# The ranges of x and y.
+Ranges = tuple[Interval, Interval]
+ValueRange = Interval | Ranges | None
 NumBins = int | tuple[int, int] | Literal["auto"]
 
 BinKind = Literal["auto", "uniform", "quantile", "values"]

@@ -3,8 +3,8 @@
 // Kraskov, Stögbauer and Grassberger in functional/knn.py.
 //
 // One order of the samples by each variable serves to tell them apart, to scale them, to arrange
-// them in a tree and to count; the reference sorts for each anew. Operations on numbers are those of
-// the reference, one by one.
+// them in a tree and to count; the reference sorts for each anew. Operations on numbers are those
+// of the reference, one by one.
 #include "doubts.h"
 #include "plane.h"
 

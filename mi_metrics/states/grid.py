@@ -188,7 +188,7 @@ def _add_many(
     refuse: Refuse | None,
 ) -> Tensor:
     if on_cpu(x) and native.serves():
-        found = many.found(state, x, y, valid, labels, memory, lookups.lookups_of)
+        found = many.found(state, x, y, valid, labels, memory)
         if found is not None:
             return found
     if labels is not None and refuse is not None:

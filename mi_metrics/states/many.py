@@ -3,9 +3,6 @@
 Both give the bits of :mod:`mi_metrics.states.grid`'s own way, in a fraction of the time.
 """
 
-from collections.abc import Callable
-from typing import Any, Protocol
-
 import torch
 from torch import Tensor
 
@@ -15,23 +12,13 @@ from mi_metrics.functional.tensors import check_finite, kept, on_cpu
 from mi_metrics.kernels import native, native_grid, native_tables
 from mi_metrics.states import few
 from mi_metrics.states.keys import _EMPTY, _floor, _key, resolution
+from mi_metrics.states.lookups import lookups_of
+from mi_metrics.states.memory import Memory
 
 # Lookups that miss a larger share of the samples are made anew.
 MOST_MISSED = 8
 # A further lookup takes little time: it is made where the others miss a larger share than that.
 RARE = 1 << 12
-
-Pair = tuple[list[Any], list[Any]]
-
-
-class Memory(Protocol):
-    """What :class:`mi_metrics.states.grid.Memory` keeps of this."""
-
-    lookups: Any
-    packed: native_grid.Lookups | None
-    of_bytes: Tensor | None
-
-    def forget(self) -> None: ...  # noqa: D102
 
 
 def found(
@@ -41,15 +28,13 @@ def found(
     valid: Tensor | None,
     labels: Tensor | None,
     memory: Memory,
-    make: Callable[[Tensor, int, int], Pair],
 ) -> Tensor | None:
     """Return the state with the pairs (C, n) added, or None where no compiled function serves; a
-    label that is none is left to others. ``make`` makes the lookups of a state of so many outputs,
-    one more where this one has missed more than a share.
+    label that is none is left to others.
     """
     (C, n), start = x.shape, 0
     while start < n:
-        memory.lookups = memory.lookups or make(state, C, RARE)
+        memory.lookups = memory.lookups or lookups_of(state, C, RARE)
         memory.packed = memory.packed or native_grid.pack(memory.lookups, state)
         done = None
         if memory.packed is not None:

@@ -1,12 +1,12 @@
 """What a metric keeps between updates of a dyadic grid, beside the state."""
 
 import weakref
-from typing import Any
 
 from torch import Tensor
 
 from mi_metrics.kernels import native_grid
 from mi_metrics.states import few, searches
+from mi_metrics.states.lookups import Lookup
 
 
 class Memory:
@@ -21,7 +21,7 @@ class Memory:
     def forget(self) -> None:
         """Keep nothing."""
         self.index: few.Index | None = None
-        self.lookups: tuple[list[Any], list[Any]] | None = None
+        self.lookups: tuple[list[Lookup], list[Lookup]] | None = None
         self.packed: native_grid.Lookups | None = None
         self.of_bytes: Tensor | None = None
         self.searches: searches.Searches | None = None

@@ -4,7 +4,7 @@ They give the bits of the lookups of :mod:`mi_metrics.states.grid`, in short int
 samples' own dtype where that loses nothing, and further lookups only for what the first ones miss.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mi_metrics.functional.tensors import as_array, on_cpu
+from mi_metrics.states.lookups import Lookup
 
 Array = NDArray[Any]
 
@@ -21,25 +22,6 @@ HELD = 2**19
 MOST_OUTPUTS = 8
 # Whole numbers, and so their differences, are exact in float32 up to here.
 EXACT = 2.0**24
-
-
-class Lookup(Protocol):
-    """What is read of a lookup of :mod:`mi_metrics.states.grid`."""
-
-    @property
-    def enlarge(self) -> Tensor: ...  # noqa: D102
-    @property
-    def shrink(self) -> Tensor | None: ...  # noqa: D102
-    @property
-    def start(self) -> Tensor: ...  # noqa: D102
-    @property
-    def far(self) -> bool: ...  # noqa: D102
-    @property
-    def code(self) -> Tensor: ...  # noqa: D102
-    @property
-    def lower(self) -> Tensor | None: ...  # noqa: D102
-    @property
-    def upper(self) -> Tensor | None: ...  # noqa: D102
 
 
 class _Search(NamedTuple):
@@ -106,7 +88,7 @@ class Searches:
     """The lookups of a state for pairs of samples of one dtype each, kept between chunks."""
 
     def __init__(
-        self, lookups: tuple[list[Any], list[Any]], dtypes: tuple[Any, Any], conditions: int
+        self, lookups: tuple[list[Lookup], list[Lookup]], dtypes: tuple[Any, Any], conditions: int
     ) -> None:
         self._conditions = conditions
         outputs = len(lookups[0][0].code)
@@ -134,7 +116,7 @@ class Searches:
 
 
 def made(
-    lookups: tuple[list[Any], list[Any]],
+    lookups: tuple[list[Lookup], list[Lookup]],
     before: Searches | None,
     x: Tensor,
     y: Tensor,

@@ -15,7 +15,6 @@ operations.
 """
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -32,18 +31,15 @@ from mi_metrics.functional.densities.differentiable import (
     WIDE,
 )
 from mi_metrics.functional.densities.gaussian import LEAST_EXPONENT, RULES, SINGULAR, both_axes
+from mi_metrics.functional.options import Ranges
 from mi_metrics.functional.tables import direct
 from mi_metrics.functional.tables.dense import cubic_weights
 from mi_metrics.functional.tables.positions import (
-    Ranges,
     of_both,
     positions,
     steepest,
 )
 from mi_metrics.functional.tensors import kept_by_device, narrow, on_cpu
-
-# From samples (R, n) to the values of the rows, differentiable in every way.
-Reference = Callable[[Tensor, Tensor], Tensor]
 
 # The most numbers in a matrix of weights, on the CPU and elsewhere: about 200 bytes are held for
 # each, and some 20 for each of kernels. On the CPU the soft tables of all samples take less time
@@ -76,7 +72,7 @@ def serves(x: Tensor, y: Tensor, options: Options) -> bool:
 
 
 def values(
-    x: Tensor, y: Tensor, weights: Tensor | None, options: Options, reference: Reference
+    x: Tensor, y: Tensor, weights: Tensor | None, options: Options, reference: direct.Reference
 ) -> Tensor:
     """Return the losses of R pairs, ``(R,)``: what ``reference`` returns, but for rounding.
 
@@ -100,7 +96,7 @@ class _Values(torch.autograd.Function):
         y: Tensor,
         weights: Tensor | None,
         options: Options,
-        reference: Reference,
+        reference: direct.Reference,
     ) -> Tensor:
         samples = _samples(x, y, weights, options)
         value, slopes = _information(samples, options.size, ctx.needs_input_grad[:2])
@@ -115,11 +111,7 @@ class _Values(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:2]
         found: list[Tensor | None] = [None, None]
         if torch.is_grad_enabled():
-            # With create_graph=True.
-            some = [v for v, want in zip((x, y), wanted, strict=True) if want]
-            of_some = iter(torch.autograd.grad(ctx.reference(x, y), some, grad, create_graph=True))
-            found = [next(of_some) if want else None for want in wanted]
-            return *found, None, None, None
+            return *direct.through(ctx.reference, (x, y), wanted, grad), None, None, None
         factor = grad.unsqueeze(1) * ctx.factor
         for side, (slope, v) in enumerate(zip(slopes, (x, y), strict=True)):
             if slope is not None:
@@ -370,7 +362,7 @@ def _slopes(
     assert d.slopes is not None
     slopes: Tensor = d.slopes
     others = _smoothed(d.weights, push, d.matrix)
-    # Of a sample's own densities, and of what it adds to those of all others.
+    # A sample moves its own densities, and what it adds to those of all others.
     m = torch.ones_like(push[:, :1]) if samples.mass is None else samples.mass
     both = torch.stack([push, m.expand_as(push)], 3)
     rates = grids.step.reciprocal() * -0.5

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mi_metrics.functional.options import Interval
+from mi_metrics.functional.options import Ranges
 from mi_metrics.functional.tables.axis import Axis
 from mi_metrics.functional.tables.ends import Ends, beyond, ends_of
 from mi_metrics.functional.tables.sums import chunks
@@ -21,7 +21,6 @@ from mi_metrics.functional.tensors import arithmetic, check_finite
 
 Array = NDArray[Any]
 Bins = tuple[int, int]
-Ranges = tuple[Interval, Interval]
 
 # So many samples at a time.
 CHUNK = 2**16

@@ -9,16 +9,17 @@ The first derivative is the one that is needed a million times; whatever else is
 the way of all other tables.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from mi_metrics.functional.options import Ranges
 from mi_metrics.functional.tables import dense, scattered
 from mi_metrics.functional.tables.measures import Form, measure
-from mi_metrics.functional.tables.positions import Ranges, positions
+from mi_metrics.functional.tables.positions import positions
 from mi_metrics.functional.tensors import narrow, on_cpu
 from mi_metrics.kernels import gpu
 
@@ -80,6 +81,17 @@ def values(
     return value
 
 
+def through(
+    reference: Reference, samples: tuple[Tensor, Tensor], wanted: Sequence[bool], grad: Tensor
+) -> list[Tensor | None]:
+    """Return the gradients of x and y that are wanted by a backward pass with
+    ``create_graph=True``.
+    """
+    some = [v for v, want in zip(samples, wanted, strict=True) if want]
+    found = iter(torch.autograd.grad(reference(*samples), some, grad, create_graph=True))
+    return [next(found) if want else None for want in wanted]
+
+
 class _Values(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -111,10 +123,7 @@ class _Values(torch.autograd.Function):
         x, y, push, rates, *saved = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():
-            # With create_graph=True.
-            some = [v for v, want in zip((x, y), wanted, strict=True) if want]
-            of_some = iter(torch.autograd.grad(ctx.reference(x, y), some, grad, create_graph=True))
-            found = [next(of_some) if want else None for want in wanted]
+            found = through(ctx.reference, (x, y), wanted, grad)
             return *found, None, None, None, None, None
         slopes = ctx.way.pull_back(push, saved, ctx.kernel, ctx.rates, wanted)
         found = [None, None]

@@ -12,7 +12,7 @@ from torch import Tensor
 from mi_metrics.functional.options import Interval
 from mi_metrics.functional.tensors import arithmetic, as_array
 
-# Of x and of y.
+# Ends of the ranges of x and y.
 Ends = tuple[tuple[float, float], tuple[float, float]]
 
 

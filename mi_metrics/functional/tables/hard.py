@@ -86,8 +86,8 @@ def hard_counts_within(
     conditions: int = 1,
     refuse: Refuse | None = None,
 ) -> Tensor:
-    """:func:`hard_counts` of axes of known ranges, of which no tensor is made where a compiled
-    function serves.
+    """Return what :func:`hard_counts` does, by axes of known ranges, of which no tensor is made
+    where a compiled function serves.
     """
     if on_cpu(x) and native.serves():
         sides = zip((x, y), ranges, bins, strict=True)

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mi_metrics.functional.options import Ranges
 from mi_metrics.functional.tables.axis import fixed_axis
 from mi_metrics.functional.tables.ends import ends_of
-from mi_metrics.functional.tables.outside import Ranges
 from mi_metrics.functional.tensors import chunk_size, on_cpu
 
 # Up to so many samples are counted by one scatter into a copy of the table.

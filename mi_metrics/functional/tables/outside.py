@@ -6,14 +6,12 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.cautions import Kind
-from mi_metrics.functional.options import Interval
+from mi_metrics.functional.options import Ranges
 from mi_metrics.functional.tables.ends import beyond, ends_of, number_of
 from mi_metrics.functional.tables.hard import Unchecked
 from mi_metrics.functional.tables.sums import chunks
 from mi_metrics.functional.tensors import Rows, arithmetic, on_cpu
 from mi_metrics.kernels import native_tables
-
-Ranges = tuple[Interval, Interval]
 
 # A larger share of the samples is a doubt.
 MOST_OUTSIDE = 0.01

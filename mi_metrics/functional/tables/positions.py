@@ -6,10 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.options import Interval
+from mi_metrics.functional.options import Ranges
 from mi_metrics.functional.tensors import kept_by_device
-
-Ranges = tuple[Interval, Interval]
 
 # The least number above 0, and a magnitude from which on differences of float64 may overflow.
 LEAST = 5e-324

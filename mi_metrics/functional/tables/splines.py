@@ -61,7 +61,7 @@ def slope(axis: Axis, dtype: torch.dtype) -> Tensor:
 def slope_inside(position: Tensor, axis: Axis, dtype: torch.dtype) -> Tensor:
     """Return the slope for samples within the range, and 0 for those outside."""
     # With a single bin the weights' slopes add up to 0, and this makes it an exact one.
-    # Of the sample at the upper end, (x - lo) B / width may be rounded to more than B.
+    # The position (x - lo) B / width of the sample at the upper end may be rounded to more than B.
     below = position <= axis.bins * (1 + 2.0**-50)
     return slope(axis, dtype) * ((position >= 0) & below & (axis.bins > 1))
 
