@@ -246,7 +246,8 @@ class Loss(nn.Module):
         if weights is not None:
             if weights.dtype in (torch.uint16, torch.uint32, torch.uint64):
                 weights = weights.double()  # PyTorch can't compare them
-            kept = weights > 0
+            # One that makes no sense stays, and spoils its table.
+            kept = weights != 0
             # Not a product with the mask: that would move what is masked to 0, and NaN would stay.
             x, y = torch.where(kept, x, 0), torch.where(kept, y, 0)
             if weights.is_floating_point() or weights.dtype.is_signed:

@@ -123,6 +123,20 @@ def test_losses_do_not_wait(loss, options, most):
     assert torch.allclose(moved.grad.values, own.grad, atol=1e-7)
 
 
+@pytest.mark.parametrize("loss", [MutualInformationLoss(), KDEMutualInformationLoss()], ids=repr)
+def test_where_no_gradient_is_recorded_there_is_no_work_for_one(loss):
+    x, y = torch.rand(2, 1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    counts = []
+    with standin.StandIn() as device:
+        for needed, recorded in ((False, True), (True, False), (False, True), (True, True)):
+            device.clear()
+            moved = standin.moved(x).requires_grad_(needed)
+            with torch.set_grad_enabled(recorded):
+                loss(moved, standin.moved(y))
+            counts.append(device.operations)
+    assert counts[1] == counts[2] < counts[3]
+
+
 def test_stand_in_counts_and_refuses_to_mix_devices():
     with standin.StandIn() as device:
         x = standin.moved(torch.arange(4.0))

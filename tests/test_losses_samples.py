@@ -1,11 +1,13 @@
 """Which samples the losses count: masks, clipped ranges, empty tables, shapes that are refused."""
 
+import contextlib
 import math
 
 import pytest
 import torch
 
 from mi_metrics.functional import binned_mutual_information
+from mi_metrics.kernels import switch
 from mi_metrics.losses import (
     KDEMutualInformationLoss,
     MutualInformationLoss,
@@ -19,6 +21,10 @@ LOSSES = [
     MutualInformationLoss((6, 5), clip_quantile=0.05, reduction="none"),
     KDEMutualInformationLoss(grid_size=16, reduction="none"),
     KDEMutualInformationLoss(grid_size=16, clip_quantile=0.05, reduction="none"),
+]
+NORMALISED = [
+    MutualInformationLoss(6, normalization="min", reduction="none"),
+    KDEMutualInformationLoss(grid_size=16, normalization="joint", reduction="none"),
 ]
 
 
@@ -62,6 +68,38 @@ def test_a_table_without_samples_counts_as_zero_with_gradient_zero(loss):
     mean = loss(x.detach(), y, mask=mask)
     assert mean.item() == pytest.approx(loss(x[::2].detach(), y[::2]).item() * 2 / 3, abs=1e-12)
     assert loss(x, y, torch.zeros(3, 1, 1)) == 0
+
+
+@pytest.mark.parametrize("serves", [True, False], ids=["compiled", "reference"])
+@pytest.mark.parametrize("side", [40, 3000], ids=["few", "many"])
+@pytest.mark.parametrize("loss", [*LOSSES, *NORMALISED], ids=repr)
+def test_what_is_left_out_of_a_table_that_is_nan_has_no_gradient(loss, side, serves):
+    x, y = images(6, 1, side)
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.rand(6, 1, side, generator=generator) > 0.3
+    mask[:, 0, 0] = True
+    weights = mask * torch.rand(6, 1, side, generator=generator)
+    x[0, 0, 0], y[1, 0, 0], weights[2, 0, 0], weights[3, 0, 0] = math.nan, math.inf, -1, math.nan
+    # Of the fourth, what makes no sense is all that there is.
+    weights[3, 0, 1:] = 0
+    spoilt = torch.where(mask, x, math.nan)
+    for options in ({"mask": mask}, {"weights": weights}, {"weights": weights, "mask": mask}):
+        pair = spoilt.clone().requires_grad_(), y.clone().requires_grad_()
+        with contextlib.nullcontext() if serves else switch.disabled():
+            value = loss(*pair, **options)
+            gradients = torch.autograd.grad(value.nansum(), pair, retain_graph=True)
+            # A step that is not finite itself, as of a scale that is too large.
+            overflown = torch.autograd.grad(value.sum() * math.inf, pair)
+        given = weights if "weights" in options else mask
+        doubtful = 4 if "weights" in options else 2
+        assert value.flatten().isnan().tolist() == [i < doubtful for i in range(6)]
+        for gradient in gradients:
+            assert (gradient[given == 0] == 0).all()
+            assert gradient[: min(doubtful, 3)].isnan().flatten(1).any(1).all()
+            assert gradient[doubtful:].isfinite().all()
+            assert (gradient[doubtful:] != 0).flatten(1).any(1).all()
+        for gradient in overflown:
+            assert (gradient[given == 0] == 0).all()
 
 
 @ignore_cautions

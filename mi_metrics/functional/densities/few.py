@@ -84,7 +84,7 @@ def values(
         reference: What derivatives of derivatives are taken of.
     """
     function: Any = _Values
-    value: Tensor = function.apply(x, y, weights, options, reference)
+    value: Tensor = function.apply(*direct.leaves(x, y), weights, options, reference)
     return value
 
 
@@ -101,13 +101,15 @@ class _Values(torch.autograd.Function):
         samples = _samples(x, y, weights, options)
         value, slopes = _information(samples, options.size, ctx.needs_input_grad[:2])
         value = (value * options.factor).masked_fill_(samples.flat, 0).squeeze(1)
-        ctx.save_for_backward(x, y, samples.flat, *slopes)
+        # What changes no value has no gradient, of a value that is NaN either.
+        idle = samples.flat if samples.left_out is None else samples.flat | samples.left_out
+        ctx.save_for_backward(x, y, idle, *slopes)
         ctx.factor, ctx.reference = options.factor, reference
         return value.to(options.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, flat, *slopes = ctx.saved_tensors
+        x, y, idle, *slopes = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:2]
         found: list[Tensor | None] = [None, None]
         if torch.is_grad_enabled():
@@ -115,7 +117,7 @@ class _Values(torch.autograd.Function):
         factor = grad.unsqueeze(1) * ctx.factor
         for side, (slope, v) in enumerate(zip(slopes, (x, y), strict=True)):
             if slope is not None:
-                found[side] = narrow(slope * factor, v.dtype).masked_fill(flat, 0)
+                found[side] = narrow(slope * factor, v.dtype).masked_fill(idle, 0)
         return *found, None, None, None
 
 
@@ -125,7 +127,7 @@ class _Samples(NamedTuple):
 
     ``shear`` is s; ``mass`` ``(R, 1, n)`` adds up to ``n`` ``(R, 1, 1)``, None and a number without
     weights; ``rate`` is what x and y grow by with the data, ``(R, 2, 1)``; ``inside`` tells which
-    samples are within a given range.
+    samples are within a given range, ``left_out`` ``(R, n)`` which weights exclude.
     """
 
     v: Tensor
@@ -137,6 +139,7 @@ class _Samples(NamedTuple):
     rate: Tensor
     inside: Tensor | None
     flat: Tensor
+    left_out: Tensor | None
 
 
 def _samples(x: Tensor, y: Tensor, weights: Tensor | None, options: Options) -> _Samples:
@@ -148,7 +151,7 @@ def _samples(x: Tensor, y: Tensor, weights: Tensor | None, options: Options) -> 
         held = v.clamp(*(of_both(ends, v.device) for ends in zip(*options.ranges, strict=True)))
         inside, (x, y) = held == v, held.unbind(1)
     p = positions(x, y, weights, None, (1, 1), False)
-    u, left_out = p.u, None if p.mass is None else (p.mass == 0).unsqueeze(1)
+    u = p.u
     assert isinstance(p.rate, Tensor)
     rate = p.rate if inside is None else p.rate.clamp_max(most)
     n: Any = float(x.shape[1])
@@ -167,12 +170,13 @@ def _samples(x: Tensor, y: Tensor, weights: Tensor | None, options: Options) -> 
     shear = r * hy / hx
     widths = torch.cat([pair, hy * unexplained.sqrt(), alone], 1)
     v = torch.cat([u, torch.addcmul(u[:, 1:], u[:, :1], shear, value=-1)], 1)
-    if left_out is None:
+    if p.left_out is None:
         ends = v.amin(2, keepdim=True), v.amax(2, keepdim=True)
     else:
+        left_out = p.left_out.unsqueeze(1)
         low, high = v.masked_fill(left_out, FAR), v.masked_fill(left_out, -FAR)
         ends = low.amin(2, keepdim=True), high.amax(2, keepdim=True)
-    return _Samples(v, ends, widths, shear, mass, n, rate, inside, p.flat)
+    return _Samples(v, ends, widths, shear, mass, n, rate, inside, p.flat, p.left_out)
 
 
 def _moments(u: Tensor, mass: Tensor | None, n: Any) -> tuple[Tensor, Tensor]:

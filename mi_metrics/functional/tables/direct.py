@@ -77,8 +77,15 @@ def values(
         reference: What derivatives of derivatives are taken of.
     """
     function: Any = _Values
-    value: Tensor = function.apply(x, y, weights, ranges, form, dtype, reference)
+    value: Tensor = function.apply(*leaves(x, y), weights, ranges, form, dtype, reference)
     return value
+
+
+def leaves(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return samples that need no gradient where none is recorded: a function of autograd would
+    still say that they do.
+    """
+    return (x, y) if torch.is_grad_enabled() else (x.detach(), y.detach())
 
 
 def through(
@@ -114,13 +121,13 @@ class _Values(torch.autograd.Function):
             rates, ctx.rates = (
                 (p.rate, (1.0, 1.0)) if isinstance(p.rate, Tensor) else (None, p.rate)
             )
-            ctx.save_for_backward(x, y, push, rates, *saved)
+            ctx.save_for_backward(x, y, push, rates, p.left_out, *saved)
             ctx.way, ctx.kernel, ctx.reference = way, form.kernel, reference
         return value.to(dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, push, rates, *saved = ctx.saved_tensors
+        x, y, push, rates, left_out, *saved = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():
             found = through(ctx.reference, (x, y), wanted, grad)
@@ -131,5 +138,7 @@ class _Values(torch.autograd.Function):
         for side, (slope, v) in enumerate(zip(slopes, (x, y), strict=True)):
             if slope is not None:
                 slope = slope if rates is None else slope * rates[:, side]
-                found[side] = narrow(slope * grad.unsqueeze(1), v.dtype)
+                slope = narrow(slope * grad.unsqueeze(1), v.dtype)
+                # Of a table that is NaN, too, nothing comes to samples that are left out.
+                found[side] = slope if left_out is None else slope.masked_fill(left_out, 0)
         return *found, None, None, None, None, None

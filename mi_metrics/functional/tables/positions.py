@@ -20,8 +20,8 @@ class Positions(NamedTuple):
     ``u`` ``(R, 2, n)``, float64, is within the bins of a given range; ``inside`` tells which
     samples were, None: all. ``rate`` is what positions grow by with samples, a number for each
     variable or ``(R, 2, 1)``. ``flat`` ``(R, 1)`` tells which tables have a constant or no sample,
-    ``empty`` which have no sample, where it was asked for. ``mass`` ``(R, n)`` adds up to 1; None:
-    all alike.
+    ``empty`` which have no sample, where it was asked for. ``mass`` ``(R, n)`` adds up to 1, and
+    ``left_out`` ``(R, n)`` tells which samples weights exclude; None: all alike.
     """
 
     u: Tensor
@@ -30,6 +30,7 @@ class Positions(NamedTuple):
     flat: Tensor
     empty: Tensor | None
     mass: Tensor | None
+    left_out: Tensor | None
 
 
 def steepest(dtype: torch.dtype) -> float:
@@ -74,10 +75,10 @@ def positions(
         # Beside samples of float32 large whole numbers would be rounded.
         weights = weights.double()
     v = torch.stack([x, y] if weights is None else [x, y, weights], 1).double()
-    left_out = mass = total = None
+    excluded = left_out = mass = total = None
     if weights is not None:
-        left_out, mass, total = masses(weights, v[:, 2])
-        left_out = left_out.unsqueeze(1)
+        excluded, mass, total = masses(weights, v[:, 2])
+        left_out = excluded.unsqueeze(1)
         v = v[:, :2].masked_fill(left_out, 0)
     inside: Tensor | None = None
     rate: Tensor | tuple[float, float]
@@ -93,7 +94,7 @@ def positions(
         low, high = ends_of(v, left_out)
         u, rate, flat = in_own_range(v, low, high, total, bins, most)
     empty = low[:, 0] == math.inf if find_empty and left_out is not None else None
-    return Positions(u, inside, rate, flat, empty, mass)
+    return Positions(u, inside, rate, flat, empty, mass, excluded)
 
 
 def ends_of(v: Tensor, left_out: Tensor | None) -> tuple[Tensor, Tensor]:
