@@ -79,9 +79,9 @@ struct Few {
 // Runs `Body` with a keeper of the k + 1 least distances, for which `memory` has room.
 template <class Body, int64_t K = 2, class... Arguments>
 void dispatch_least(int64_t k, double* memory, Arguments... arguments) {
-  if (k == K - 1) return dispatch<Body>(Few<K>{}, arguments...);
+  if (k == K - 1) return dispatch_wide<Body>(Few<K>{}, arguments...);
   if constexpr (K < 6) return dispatch_least<Body, K + 1>(k, memory, arguments...);
-  dispatch<Body>(Some{memory, k}, arguments...);
+  dispatch_wide<Body>(Some{memory, k}, arguments...);
 }
 
 // Where the answer of each point goes, from the points that are asked about.
