@@ -145,10 +145,11 @@ def _axes(ax: "Axes | None", *, constrained: bool = False) -> "tuple[Figure, Axe
         figure = Figure(figsize=(6.4, 5.2))
         figure.subplots_adjust(left=0.12, right=0.98, bottom=0.1, top=0.98)
         return figure, figure.add_subplot()
-    root = ax.get_figure(root=True)
-    if root is None:
+    parent = ax.get_figure()
+    if parent is None:
         raise ValueError("Expected `ax` to belong to a figure. Make it with figure.add_subplot().")
-    return root, ax
+    # Parts of a figure know the whole one by this name in every version of matplotlib.
+    return parent.figure, ax
 
 
 def _beside(ax: "Axes") -> "tuple[Axes, Axes, Axes]":
