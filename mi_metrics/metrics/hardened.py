@@ -65,6 +65,8 @@ class HardenedMetric(Metric):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        # Torchmetrics 1.6 begins on the CPU, and PyTorch 2.4 forgets the device of a `with`.
+        self._device = torch.empty(0).device
         self._in_forward = False
 
     # -- what subclasses add -----------------------------------------------------------------------
