@@ -101,13 +101,27 @@ def ksg(
     return float(psi(len(x)) + np.mean(np.sort(terms)))
 
 
+def in_order(x: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Classes numbered by what they hold: by the sum of hashes of how many samples have a smaller
+    x, as signed words; classes of one sum by their label.
+    """
+    rows = [tuple(row) for row in x.tolist()]
+    below = {row: sum(other < row for other in rows) for row in rows}
+    held: dict[int, int] = {}
+    for row, label in zip(rows, labels.tolist(), strict=True):
+        held[label] = (held.get(label, 0) + mix(below[row])) % WORD
+    signed = {label: word - WORD * (word >= WORD // 2) for label, word in held.items()}
+    order = sorted(held, key=lambda label: (signed[label], label))
+    return np.array([order.index(label) for label in labels.tolist()])
+
+
 def ross(x: np.ndarray, labels: np.ndarray, k: int = 3, standardize: object = True) -> float:
     x, labels = np.asarray(x, float).reshape(len(x), -1) + 0.0, np.asarray(labels).ravel()
     kept = copies(labels[:, None]) > 1
     x, labels = x[kept], labels[kept]
     if constant(x) or constant(labels[:, None]):
         return 0.0
-    place = places(x, labels[:, None])[0]
+    place = places(x, in_order(x, labels)[:, None])[0]
     distance, same_x = gaps(moved(x, standardize, place)), copies(x)
     same_row = copies(np.concatenate((x, labels[:, None]), 1))
     terms = []

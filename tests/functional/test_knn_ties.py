@@ -13,7 +13,7 @@ from scipy import special, stats
 from sklearn.feature_selection import mutual_info_regression
 
 from mi_metrics.functional import knn_mutual_information
-from tests.functional.knn_oracle import estimate, gaussian_pair
+from tests.functional.knn_oracle import estimate, gaussian_pair, ross
 
 
 @pytest.mark.parametrize("algorithm", ["ksg1", "ksg2"])
@@ -154,6 +154,25 @@ def test_the_numbers_of_labels_do_not_matter() -> None:
     for relabelled in (-x, np.array([7, -2, 255, 10**6, 3])[x]):
         assert estimate(relabelled, y) == value
         assert estimate(y, relabelled) == value
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_the_numbers_of_classes_do_not_matter_beside_ties(dim: int, device: torch.device) -> None:
+    """Zero-inflated, rounded and few-valued numbers beside classes, whose names may change."""
+    rng = np.random.default_rng(dim)
+    x = rng.standard_normal((120, dim))
+    classes = np.arange(120) % 5
+    # Two classes that hold the same.
+    x[classes == 3] = x[classes == 4]
+    for tied in (x.clip(0), x.round(1), x.round()):
+        value = estimate(tied, classes, discrete_y=True, device=device)
+        assert value == pytest.approx(ross(tied, classes), abs=1e-12)
+        for names in ([4, 3, 2, 1, 0], [7, -2, 255, 10**6, 3]):
+            renamed = np.array(names)[classes]
+            assert estimate(tied, renamed, discrete_y=True, device=device) == value
+        # A change of unit keeps the order of x, and with it that of the classes.
+        moved = estimate(4 * tied + 1, classes, discrete_y=True, device=device)
+        assert moved == pytest.approx(value, abs=1e-4)
 
 
 def discrete_truth(joint: np.ndarray) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mi_metrics.functional.neighbors.hashing import centred_uniform, mix, mixed
 from mi_metrics.functional.neighbors.order import lexicographic_order, run_lengths, run_starts
-from mi_metrics.functional.neighbors.ties import AMPLITUDE
+from mi_metrics.functional.neighbors.ties import AMPLITUDE, in_order_of_classes
 from mi_metrics.functional.options import Standardize
 
 
@@ -64,6 +64,8 @@ def tell_sets_apart(
     # -0.0 and 0 are one value.
     columns = (rows + 0.0).flatten(0, 1).T.contiguous()
     columns = columns[:, lexicographic_order([number, *columns])]
+    if discrete_y:
+        columns = in_order_of_classes(columns, run_starts([number, *columns[:-1]]), number)
     given = torch.split(columns, list(dims))
     here = torch.arange(len(number), device=rows.device)
     start = run_starts([number, *columns])

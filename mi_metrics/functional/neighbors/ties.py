@@ -15,7 +15,8 @@ accident, and would be noise for labels, which is why those are counted.
 
 x is moved by the place among the rows sorted by (x, y), y by that among the rows sorted by (y, x),
 where copies of one row are numbered backwards. The two are independent, also for y = x, and trade
-places when x and y do: I(x, y) = I(y, x) to the bit.
+places when x and y do: I(x, y) = I(y, x) to the bit. Among class labels "sorted" goes by what the
+classes hold, so that it does not matter which numbers stand for them.
 
 Of three variables, x is moved by the place among the rows sorted by (x, y, z), y by that among the
 rows sorted by (y, x, z), and z by a hash of both that knows no order: I(x, y | z) = I(y, x | z) to
@@ -74,6 +75,8 @@ def tell_apart(
     columns = (rows + 0.0).T.contiguous()
     order = lexicographic_order(list(columns))
     columns = torch.stack([take(column, order) for column in columns])
+    if discrete_y:
+        columns = in_order_of_classes(columns, run_starts(list(columns[:x_dim])))
     x, y = columns[:x_dim], columns[x_dim:]
     if any(bool((v == v[:, :1]).all()) for v in (x, y)):
         return None
@@ -92,6 +95,30 @@ def tell_apart(
         for variable, place in zip(scaled([x, y][: len(places)], standardize), places, strict=True)
     ]
     return Samples(moved[0], y.T if discrete_y else moved[1], same_row, same_x, same_y, row_start)
+
+
+def in_order_of_classes(columns: Tensor, group: Tensor, number: Tensor | None = None) -> Tensor:
+    """Return sorted samples with those of one x sorted by what their classes hold, not by labels.
+
+    Args:
+        columns: The samples ``(d_x + 1, N)``, labels last.
+        group: The place of the first sample that has the x of each, int64 ``(N,)``.
+        number: The set of each sample, whose places are counted from 0, int64 ``(N,)``, or None:
+            all are of one.
+    """
+    size = len(group)
+    if bool((group == torch.arange(size, device=group.device)).all()):
+        return columns
+    *x, label = columns
+    sets = [] if number is None else [number]
+    if number is not None:
+        size //= int(number[-1]) + 1
+    label_group = groups([*sets, label])
+    # A sum that wraps around and knows no order: classes of one sum hold the same.
+    held = torch.zeros_like(group).scatter_add_(0, label_group, mix(group % size))
+    rank = torch.unique(held, return_inverse=True)[1][label_group]
+    order = lexicographic_order([*sets, *x, rank.double(), label])
+    return torch.stack([take(column, order) for column in columns])
 
 
 class Triples(NamedTuple):
