@@ -1,5 +1,6 @@
 """A grid read as a joint table in bins: what metrics and the command line show of it."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from mi_metrics.functional.densities.counted import Cells as DensityCells
 from mi_metrics.functional.information import information
 from mi_metrics.functional.tables import views
-from mi_metrics.functional.tables.automatic import choose, rebinned
+from mi_metrics.functional.tables.automatic import Binned, choose, rebinned
 from mi_metrics.functional.tables.axis import Axis, data_axis
 from mi_metrics.functional.tables.bspline import kernel_matrix
 from mi_metrics.functional.tables.conditions import LabelledCells, averaged
@@ -16,14 +17,11 @@ from mi_metrics.functional.tables.pairs import Cells
 from mi_metrics.states import grid
 from mi_metrics.states.by_condition import pooled
 
-# So many times the samples of the cells beside it make a cell one value that repeats, unless these
-# in turn have so many times those of the next, beyond 3 of their standard deviations: then the cell
-# is the peak of heavy tails.
-REPEATED, STEEP = 8, 1.5
 # Nats of entropy that a grid may cost both variables together without a word.
 COARSE = 0.1
-# Cells merged in pairs may cost so many nats, and this share of the value, without a word.
-FALL, FALL_SHARE = 0.02, 0.1
+# A grid may cost this share of the value, as foreseen, without a word; and cells merged in pairs so
+# many standard deviations of it.
+FORESEEN, DEVIATIONS = 0.15, 3
 
 
 class OutputView(NamedTuple):
@@ -192,9 +190,7 @@ def coarse_message(view: OutputView, name: str, resolution: int) -> str | None:
         return None
     if message := merged_message(view, name, resolution):
         return message
-    cells, binned = (view.cells.x, view.cells.y), view.table.binned
-    lost = _lost_entropy(cells[0], binned.axes[0]) + _lost_entropy(cells[1], binned.axes[1])
-    if bool((lost > COARSE).any()) and bool(((lost > COARSE) & _falls(view)).any()):
+    if bool(_is_coarse(view).any()):
         return (
             f"The grid of resolution={resolution} cells per axis is coarser than the bins "
             f"of {name}, as heavy tails, far outliers, nearly equal variables "
@@ -230,8 +226,9 @@ def _values(axis: grid.Axis, *, hard: bool, wide: bool) -> Tensor:
 
 
 def _lost_entropy(cells: grid.Axis, axis: Axis) -> Tensor:
-    """Return how much entropy the bins of each row lose, in nats, where a cell of the grid is wider
-    than they are: mutual information loses no more.
+    """Return how much entropy the bins of each row may lose, in nats, where a cell of the grid is
+    wider than they are: mutual information loses no more. One value that repeats loses nothing, but
+    a cell does not say that it holds a single one.
     """
     width = cells.upper - cells.lower
     share = cells.counts / cells.counts.sum(1, keepdim=True).clamp_min(1)
@@ -239,48 +236,52 @@ def _lost_entropy(cells: grid.Axis, axis: Axis) -> Tensor:
         bin_width = axis.width.double() / axis.bins.double()
         bins = width / (bin_width if axis.scale is None else bin_width / axis.scale)
     else:
-        bins = torch.where((width > 0) & ~_repeated(cells), share * axis.bins, 1)
+        bins = torch.where(width > 0, share * axis.bins, 1)
     return (share * bins.clamp_min(1).log()).sum(1)
 
 
-def _repeated(cells: grid.Axis) -> Tensor:
-    """Say which cells have far more samples than those beside them, as one value that repeats
-    makes it: 0, or a fill.
+def _is_coarse(view: OutputView) -> Tensor:
+    """Say which values are too small for want of narrower cells, ``(1,)``.
+
+    What each halving of cells would add is about what it costs to merge neighbours, and where cells
+    are wider than bins by an entropy of log 2 they would have to be halved once.
     """
-    touch = cells.upper[:, :-1] == cells.lower[:, 1:]
+    assert view.cells is not None
+    binned, cells = view.table.binned, (view.cells.x, view.cells.y)
+    lost = [_lost_entropy(*each) for each in zip(cells, binned.axes, strict=True)]
+    found = lost[0] + lost[1] > COARSE
+    if not bool(found.any()):
+        return found
+    value = averaged(_corrected, binned.tables)
+    # A cell that holds most samples may lose what it shares with either side.
+    merged = [averaged(_corrected, _merged(binned, view.cells, start)) for start in (0, 1)]
+    fall = value - torch.minimum(*merged)
+    foreseen = fall * torch.maximum(*lost) / math.log(2)
+    found &= fall > DEVIATIONS * _deviation(binned.tables)
+    return found & (foreseen > FORESEEN * value)
 
-    def from_left(counts: Tensor) -> Tensor:
-        return torch.nn.functional.pad(counts[:, :-1] * touch, (1, 0))
 
-    def from_right(counts: Tensor) -> Tensor:
-        return torch.nn.functional.pad(counts[:, 1:] * touch, (0, 1))
-
-    most, steep = torch.zeros_like(cells.counts), torch.zeros_like(touch[:, :1])
-    for beside in (from_left, from_right):
-        first = beside(cells.counts)
-        steep = steep | (first > STEEP * beside(first) + 3 * first.double().sqrt())
-        most = most.maximum(first)
-    return (cells.counts > REPEATED * most) & ~steep
-
-
-def _falls(view: OutputView) -> Tensor:
-    """Say which values fall when cells of the grid are merged in pairs: then they have fallen from
-    what narrower cells would show.
-    """
-    cells, binned = view.cells, view.table.binned
-    assert cells is not None
-    pairs = binned.pairs
+def _merged(binned: Binned, cells: grid.Grid, start: int) -> Tensor:
+    """Return the tables of as many bins where cells that touch are merged in pairs."""
+    pairs, values = binned.pairs, []
     assert isinstance(pairs, Cells)
-    values = []
     for value, axis in zip(pairs.values, (cells.x, cells.y), strict=True):
         merged, m = value.clone(), value.shape[1]
-        touch = (axis.upper[:, : m - 1] == axis.lower[:, 1:m])[:, ::2]
-        first, second = value[:, :-1:2], value[:, 1::2]
-        merged[:, 1::2] = torch.where(touch, first, second)
+        touch = (axis.upper[:, : m - 1] == axis.lower[:, 1:m])[:, start::2]
+        first, second = value[:, start:-1:2], value[:, start + 1 :: 2]
+        merged[:, start + 1 :: 2] = torch.where(touch, first, second)
         values.append(merged)
-    coarser = rebinned(binned._replace(pairs=pairs.having((values[0], values[1]))), 1)
-    before, after = (averaged(_corrected, t.tables) for t in (binned, coarser))
-    return before - after > (FALL_SHARE * before).clamp_min(FALL)
+    return rebinned(binned._replace(pairs=pairs.having((values[0], values[1]))), 1).tables
+
+
+def _deviation(tables: Tensor) -> Tensor:
+    """Return the standard deviation of the values of independent variables, sqrt(2f) / 2N for f
+    degrees of freedom.
+    """
+    rows, columns = ((tables.sum(dim) > 0).sum(-1) for dim in (-1, -2))
+    freedom = ((rows - 1) * (columns - 1)).clamp_min(0).view(len(tables), -1).sum(1)
+    number = tables.flatten(1).sum(1).double()
+    return (2 * freedom.double().clamp_min(1)).sqrt() / (2 * number.clamp_min(1))
 
 
 def _corrected(counts: Tensor) -> Tensor:

@@ -372,7 +372,7 @@ class TestFiles:
         days = np.array(WHEN, "M8[D]")
         array = np.zeros(N, [("kind", "U3"), ("when", "M8[D]"), ("mass", "f8")])
         array["kind"], array["when"], array["mass"] = KINDS, days, MASS
-        array["when"][0] = np.datetime64("NaT")
+        array["when"][0] = np.datetime64("NaT", "D")
         np.save(tmp_path / "t.npy", array)
         found = {e.x: e for e in result(tmp_path / "t.npy", "--y", "mass").found}
         assert found["kind"].mi == pytest.approx(ross(MASS, KINDS), abs=0.005)

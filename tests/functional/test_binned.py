@@ -234,10 +234,9 @@ def test_quantile_binning_is_invariant_under_monotone_maps():
 
 
 def test_quantiles_work_beyond_the_limit_of_torch_quantile():
+    # Of 2**24 samples up to PyTorch 2.14.
     n = 2**24 + 5
     x = torch.arange(n, dtype=torch.float32).remainder_(1000)
-    with pytest.raises(RuntimeError, match="too large"):
-        torch.quantile(x, 0.5)
     joint = binned_joint(x, x, 10, clip_quantile=0.1)
     assert joint.trace().item() == pytest.approx(1, abs=1e-12)
 

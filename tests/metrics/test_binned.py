@@ -224,16 +224,49 @@ def test_a_grid_coarser_than_the_bins_warns_with_the_remedies(options, kinds):
     metric.compute()
 
 
-def test_tails_that_leave_most_samples_in_a_cell_are_no_repeated_value():
-    """Lognormal samples of 3 nats: three quarters lie in one cell, which is not a value."""
-    x, y = gaussian(10_000, 0.8)
+def half_zero(generator: torch.Generator, *variables: torch.Tensor) -> list[torch.Tensor]:
+    """Put zeros in place of half of each of some variables, apart from each other."""
+    return [torch.where(torch.rand(v.shape, generator=generator) < 0.5, 0.0, v) for v in variables]
+
+
+@pytest.mark.parametrize(
+    ("sigma", "zeros", "truth"),
+    [
+        # Three quarters of the samples lie in one cell.
+        (3, False, 0.5 * math.log(1 / 0.36)),
+        # Both are numbers in a quarter of the samples, and whether one is says nothing.
+        (2, True, 0.125 * math.log(1 / 0.36)),
+        (3, True, 0.125 * math.log(1 / 0.36)),
+    ],
+)
+@pytest.mark.parametrize("n", [20_000, 100_000])
+def test_tails_in_one_cell_are_no_repeated_value(sigma, zeros, truth, n):
+    """Lognormal samples, with a cell that holds zeros besides: 0.03 nats of 0.128."""
+    x, y = ((sigma * v).exp() for v in gaussian(n, 0.8))
+    if zeros:
+        x, y = half_zero(torch.Generator().manual_seed(0), x, y)
     with warned("coarse grid"):
-        value = metric_value((3 * x).exp(), (3 * y).exp())
-    assert value < 0.25 < 0.45 < metric_value(x, y)
-    # Values that are 0, beside others whose density falls by a third from cell to cell or less.
+        value = metric_value(x, y)
+    assert value < truth / 2 < 0.85 * truth < functional_value(x, y) < 1.1 * truth
+
+
+@pytest.mark.parametrize("change", [torch.nn.Identity(), torch.exp])
+@pytest.mark.parametrize("together", [True, False])
+def test_zeros_beside_light_tails_need_no_finer_grid(change, together):
+    x, y = gaussian(3_000, 0.8)
     at_zero = x < 0.5
-    for change in (torch.nn.Identity(), torch.exp):
-        metric_value(torch.where(at_zero, 0, change(x)), torch.where(at_zero, 0, change(y)))
+    pair = (
+        [torch.where(at_zero, 0, change(v)) for v in (x, y)]
+        if together
+        else half_zero(torch.Generator().manual_seed(0), change(x), change(y))
+    )
+    assert metric_value(*pair) == pytest.approx(functional_value(*pair), rel=0.1)
+
+
+@pytest.mark.parametrize("sigma", [1, 2, 3])
+def test_independent_tails_need_no_finer_grid(sigma):
+    x, y = ((sigma * v).exp() for v in gaussian(20_000, 0))
+    assert metric_value(x, y) == pytest.approx(0, abs=0.002)
 
 
 def test_a_finer_grid_is_closer():
