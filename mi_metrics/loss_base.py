@@ -49,6 +49,18 @@ class Rows(NamedTuple):
     labels: Tensor | None = None
     conditions: int = 1
 
+    def having(self, **changed: Any) -> "Rows":
+        """Return these with other fields, as ``_replace`` does, which `torch.compile` of PyTorch up
+        to 2.7 does not follow.
+        """
+        fields: list[Any] = [
+            changed.get(name, value) for name, value in zip(FIELDS, self, strict=True)
+        ]
+        return Rows(*fields)
+
+
+FIELDS = Rows._fields
+
 
 class Loss(nn.Module):
     """What the losses have in common: shapes, weights, ranks and the reduction."""
@@ -274,7 +286,7 @@ class Loss(nn.Module):
         if rows.kept is not None:
             outside = outside & rows.kept
         spoilt = torch.where(outside.any(1, keepdim=True), torch.nan, rows.spoilt)
-        return rows._replace(labels=labels, conditions=number, spoilt=spoilt)
+        return rows.having(labels=labels, conditions=number, spoilt=spoilt)
 
     def clipped(self, rows: Rows, ends: Tensor) -> Tensor:
         """Return the ends of ranges that leave out a fraction of samples at each end."""

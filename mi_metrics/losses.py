@@ -272,7 +272,7 @@ class MutualInformationLoss(Loss):
         heaviest = torch.where((heaviest > 2.0**53) | (heaviest < 2.0**-53), heaviest, 1)
         if rows.weights is None or whole:
             return rows, ends, heaviest
-        return rows._replace(weights=rows.weights.double() / heaviest), ends, None
+        return rows.having(weights=rows.weights.double() / heaviest), ends, None
 
     def _by_condition(self, rows: Rows, axes: tuple[Axis, Axis]) -> Tensor:
         """Return a table for each condition, ``(R, K, B_x, B_y)``."""
@@ -468,7 +468,7 @@ class KDEMutualInformationLoss(Loss):
             # Squares of weights neither overflow nor vanish, on ranks without weights as on others.
             weights = torch.ones_like(ends[:, :1]) if rows.weights is None else rows.weights
             weights = weights.double() / heaviest
-            rows = rows._replace(weights=weights.expand(rows.x.shape))
+            rows = rows.having(weights=weights.expand(rows.x.shape))
         if self.value_range is not None or self.clip_quantile:
             # In float64, which has every range.
             x, y = cast(rows.x, torch.float64), cast(rows.y, torch.float64)
@@ -478,7 +478,7 @@ class KDEMutualInformationLoss(Loss):
             else:
                 ends = self.clipped(rows, ends)
                 x, y = x.clamp(-ends[:, :1], ends[:, 1:2]), y.clamp(-ends[:, 2:3], ends[:, 3:])
-            rows = rows._replace(x=x, y=y)
+            rows = rows.having(x=x, y=y)
         axes = data_axes(ends, (1, 1))
         value = soft_kde_information(
             rows.x,

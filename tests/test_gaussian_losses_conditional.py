@@ -130,7 +130,8 @@ def test_compiles_to_one_graph(labels: bool) -> None:
     torch.testing.assert_close(values[0], values[1])
     gradients = [torch.autograd.grad(a, b)[0] for a, b in zip(values, pair, strict=True)]
     torch.testing.assert_close(gradients[0], gradients[1])
-    with pytest.raises(Exception, match="num_conditions"):
+    # PyTorch up to 2.7 has no words of what is raised in a graph.
+    with pytest.raises(Exception, match=r"num_conditions|[Oo]bserved exception"):
         torch.compile(PLAIN, fullgraph=True, backend="eager")(x, y, condition=z)
 
 

@@ -552,6 +552,8 @@ def test_compiles_to_one_graph_without_recompiling(backend):
     candidates = (
         all_losses() if backend == "aot_eager" else [MutualInformationLoss(8, value_range=(-2, 2))]
     )
+    if torch.__version__ < "2.6":
+        candidates = [c for c in candidates if not isinstance(c, KDEMutualInformationLoss)]
     for loss in candidates:
         for weights in (None, mask):
             torch.compiler.reset()

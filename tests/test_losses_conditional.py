@@ -181,7 +181,8 @@ def test_compiles_to_one_graph() -> None:
         gradients = [torch.autograd.grad(a, b)[0] for a, b in zip(values, pair, strict=True)]
         torch.testing.assert_close(gradients[0], gradients[1])
     free = MutualInformationPenalty(6, pool="batch")
-    with pytest.raises(Exception, match="num_conditions"):
+    # PyTorch up to 2.7 has no words of what is raised in a graph.
+    with pytest.raises(Exception, match=r"num_conditions|[Oo]bserved exception"):
         torch.compile(free, fullgraph=True, backend="eager")(x, y, condition=z)
 
 

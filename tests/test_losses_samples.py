@@ -214,6 +214,8 @@ def test_clipping_excludes(options, message):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("loss", [LOSSES[2], LOSSES[4]], ids=repr)
 def test_masks_weights_and_clipping_compile_to_one_graph(loss):
+    if torch.__version__ < "2.6" and isinstance(loss, KDEMutualInformationLoss):
+        pytest.skip("PyTorch compiles autograd functions with a context of their own from 2.6 on")
     x, y = images(2, 1, 30)
     mask = torch.rand(2, 1, 30, generator=torch.Generator().manual_seed(0)) > 0.3
     weights = torch.rand(2, 1, 30, generator=torch.Generator().manual_seed(1)) + 0.5

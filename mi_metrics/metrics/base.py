@@ -32,11 +32,12 @@ from mi_metrics.states import header as headers
 SEEN, IGNORED, OUTSIDE, WIDE_X, WIDE_Y = range(5)
 
 P = ParamSpec("P")
-# The names of torchmetrics' own options, which it takes from ``**kwargs`` one by one.
+# The names of torchmetrics' own options, which it takes from ``**kwargs`` one by one; up to version
+# 1.6 it names the device cpu there too.
 UPSTREAM = frozenset(
     name
     for name in Metric.__init__.__code__.co_consts
-    if isinstance(name, str) and name.isidentifier()
+    if isinstance(name, str) and name.isidentifier() and name != "cpu"
 )
 
 

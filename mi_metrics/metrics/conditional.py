@@ -15,6 +15,7 @@ from mi_metrics.functional.options import (
     TableCorrection,
     Unit,
     ValueRange,
+    check_integer,
 )
 from mi_metrics.functional.tables import classes, views
 from mi_metrics.functional.tables.automatic import (
@@ -136,7 +137,7 @@ class BinnedConditionalMutualInformation(BinnedMetric):
             resolution=resolution,
             num_outputs=1,
             nan_strategy=nan_strategy,
-            num_conditions=num_conditions,
+            num_conditions=check_integer("num_conditions", num_conditions, 1),
             **kwargs,
         )
         self.num_conditions = int(num_conditions)

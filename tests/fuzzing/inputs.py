@@ -16,6 +16,18 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torc
 RARE = [torch.complex64, torch.complex128, torch.uint16, torch.uint32, torch.uint64]
 RARE += [getattr(torch, name) for name in ("float8_e4m3fn", "float8_e5m2") if hasattr(torch, name)]
 
+
+def _is_supported(dtype: torch.dtype) -> bool:
+    """Say whether this version of PyTorch fills tensors of a dtype and selects from them."""
+    try:
+        torch.ones(2, dtype=dtype)[torch.tensor([True, False])]
+    except RuntimeError:
+        return False
+    return True
+
+
+RARE = [dtype for dtype in RARE if _is_supported(dtype)]
+
 SIZES = (1, 2, 3, 4, 5, 8, 17, 64, 150)
 DEVICES = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
 

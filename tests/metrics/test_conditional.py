@@ -243,7 +243,6 @@ class TestBins:
         for options, error in (
             ({}, TypeError),
             ({"num_conditions": 0}, ValueError),
-            ({"num_conditions": 2.0}, TypeError),
             ({"num_conditions": 2, "kernel": "cubic"}, TypeError),
             ({"num_conditions": 2, "num_outputs": 2}, TypeError),
             ({"num_conditions": 2**15}, ValueError),
@@ -251,6 +250,9 @@ class TestBins:
         ):
             with pytest.raises(error):
                 BinnedConditionalMutualInformation(**options)
+        for number in (None, 2.0):
+            with pytest.raises(TypeError, match="`num_conditions` to be an int"):
+                BinnedConditionalMutualInformation(num_conditions=number)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="Did you mean `num_conditions`"):
             BinnedConditionalMutualInformation(num_classes=3, num_conditions=3)
 
