@@ -133,6 +133,7 @@ def automatic_table(x, y, normalized=False):
         value, alone = mutual_information(each), (each == 1).sum() / n
         k, kx, ky = ((each > 0).sum(), (each.sum(1) > 0).sum(), (each.sum(0) > 0).sum())
         sampled = (k - kx - ky + 1) / (2 * n) <= max(0.01, 0.1 * value) and alone <= 0.15
+        sampled = sampled and told_by_single_samples(each) <= max(0.01, 0.6 * value)
         if all(few):
             q = 1 - math.exp(-2 * max(mutual_information(each, "miller_madow"), 0))
             sampled = sampled or normalized or kx * ky <= number_of_bins(n, q, 256) ** 2
@@ -143,6 +144,13 @@ def automatic_table(x, y, normalized=False):
     b = automatic_bins(x, y)
     table = contingency(quantile_bins(x, b), quantile_bins(y, b))
     return table, "none" if normalized else "miller_madow"
+
+
+def told_by_single_samples(table):
+    """Return what the cells of one sample tell that are fuller than independence lets expect."""
+    n = table.sum()
+    logs = [math.log(n / (table[i].sum() * table[:, j].sum())) for i, j in np.argwhere(table == 1)]
+    return sum(max(log, 0) for log in logs) / n
 
 
 def _codes(values, bins, each):

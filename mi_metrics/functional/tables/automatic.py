@@ -19,13 +19,16 @@ may have a bin for each of them: two such variables both, or neither. They do wh
 - a normalised form of two of them is asked for (C0),
 - the table needs no more cells than bins would (C1),
 - or it is well sampled (C2): its bias is at most a hundredth of a nat or a tenth of its
-  information, and at most 15 % of the samples are alone in their cell.
+  information, at most 15 % of the samples are alone in their cell, and these tell at most 60 % of
+  the information: of zero-inflated numbers, whose values but one occur once or twice, they tell
+  nearly all, of labels that are well sampled less than a third.
 
 References:
     A. Hacine-Gharbi, P. Ravier, "A binning formula of bi-histogram for joint entropy estimation
     using mean square error minimization" (2018), doi:10.1016/j.patrec.2017.11.007.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -37,7 +40,7 @@ from mi_metrics.functional.options import check_cells
 from mi_metrics.functional.tables.axis import Axis
 from mi_metrics.functional.tables.chance import expected_information, poisson_information
 from mi_metrics.functional.tables.pairs import Pairs
-from mi_metrics.functional.tables.sampling import alone, analytic_bias
+from mi_metrics.functional.tables.sampling import alone, analytic_bias, told_by_single_samples
 
 MOST_BINS = 256
 # Bins hold so many samples on average at least: with fewer, chance dependence makes bins that show
@@ -45,8 +48,9 @@ MOST_BINS = 256
 SAMPLES_PER_BIN = 5
 # By how much a squared correlation adds to the bins, of several classes from so many samples on.
 MORE_BINS, MANY_IN_A_CLASS = 0.75, 500
-# C2: bounds on the analytic bias, in nats and as a share of the value, and on the samples alone.
-LITTLE_BIAS, SHARE_OF_VALUE, FEW_ALONE = 0.01, 0.1, 0.15
+# C2: bounds on the analytic bias, in nats and as a share of the value, on the samples alone, and on
+# the share of the value that these tell.
+LITTLE_BIAS, SHARE_OF_VALUE, FEW_ALONE, TOLD_ALONE = 0.01, 0.1, 0.15, 0.6
 # What values have to tell beyond bins, in nats, and how far the cheap expectation may be off.
 BEYOND_BINS, SLACK = 0.05, 0.15
 
@@ -262,6 +266,8 @@ def _worth_it(each: Binned) -> Tensor:
     bias = each.measured(analytic_bias)
     sampled = bias <= (SHARE_OF_VALUE * values).clamp_min(LITTLE_BIAS)
     sampled &= each.measured(alone) <= FEW_ALONE
+    single = each.measured(told_by_single_samples)
+    sampled &= single <= (TOLD_ALONE * values).clamp_min(LITTLE_BIAS)
     bx, by = each.bins
     if each.kinds == ("values", "values"):
         # By the table's own dependence: the order of the values plays no part.
@@ -275,6 +281,8 @@ def _carries_more(each: Tensor, pooled: Binned) -> Tensor:
     ``(R,)`` bool.
     """
     beyond = information(each) - BEYOND_BINS - pooled.measured(_corrected)
+    # What single samples tell is chance, too.
+    beyond = beyond.where(beyond >= told_by_single_samples(each, pooled.pairs.size), -math.inf)
     # The exact expectation of 256 x 256 values takes half a second, and most cases are clear.
     rows = (beyond >= poisson_information(each) - SLACK).nonzero().squeeze(1)
     result = torch.zeros(len(each), dtype=torch.bool, device=each.device)

@@ -57,6 +57,18 @@ def alone(counts: Tensor, n: Tensor) -> Tensor:
     return (share * single).sum((-2, -1))
 
 
+def told_by_single_samples(counts: Tensor, n: Tensor) -> Tensor:
+    """Return how much of the plug-in information of tables are samples that are alone in their
+    cell, where rows and columns let expect fewer of them, in nats, as :func:`alone` counts them.
+    """
+    total = counts.sum((-2, -1), dtype=torch.float64)
+    share = counts / torch.where(total > 0, total, 1)[..., None, None]
+    single = (share > 0) & (share * n[..., None, None] < 2 - 1e-9)
+    expected = share.sum(-1, keepdim=True) * share.sum(-2, keepdim=True)
+    ratio = torch.where(single, share / torch.where(single, expected, 1), 1)
+    return (share * ratio.log().clamp_min(0)).sum((-2, -1))
+
+
 def undersampled(
     counts: Tensor,
     bias_correction: str = "none",

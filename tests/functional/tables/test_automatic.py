@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -123,6 +124,44 @@ def test_labels_that_share_bins_by_default_say_so():
         warnings.simplefilter("always")
         binned_mutual_information(a, noise)
     assert not caught
+
+
+@pytest.mark.parametrize("step", [0, 0.02])
+@pytest.mark.parametrize(
+    ("zeros", "r", "truth"),
+    # Integrals over a Gaussian pair whose lower parts are one value each.
+    [(0.75, 0, 0), (0.75, 0.8, 0.210), (0.9, 0, 0), (0.9, 0.8, 0.100), (0.95, 0.8, 0.055)],
+)
+def test_zero_inflated_numbers_are_not_few_values(zeros, r, truth, step):
+    """All values but the zeros occur once or twice, and pairs of them tell nothing of each other:
+    a bin for each showed 0.40 nats where the truth is 0.10.
+    """
+    generator = torch.Generator().manual_seed(0)
+    z, noise = torch.randn(2, 4, 2000, generator=generator, dtype=torch.float64)
+    x, y = (
+        (v - NormalDist().inv_cdf(zeros)).clamp_min(0)
+        for v in (z, r * z + (1 - r * r) ** 0.5 * noise)
+    )
+    if step:
+        x, y = ((v / step).ceil() for v in (x, y))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        values = binned_mutual_information(x, y)
+        (value,) = values[:1]
+        metric = BinnedMutualInformation(resolution=1024)
+        metric.update(x[0], y[0])
+        assert metric.compute() == value
+    assert not caught
+    assert values.mean() == pytest.approx(truth, abs=0.03)
+
+
+@pytest.mark.parametrize(("zeros", "truth"), [(0.9, 0.146), (0.95, 0.089)])
+def test_a_zero_inflated_number_beside_another(zeros, truth):
+    generator = torch.Generator().manual_seed(0)
+    z, noise = torch.randn(2, 4, 2000, generator=generator, dtype=torch.float64)
+    x = (z - NormalDist().inv_cdf(zeros)).clamp_min(0)
+    values = binned_mutual_information(x, 0.8 * z + 0.6 * noise)
+    assert values.mean() == pytest.approx(truth, abs=0.03)
 
 
 def test_few_values_and_uniform_bins_that_were_asked_for():
