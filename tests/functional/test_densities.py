@@ -151,6 +151,21 @@ class TestDoubts:
             with warned("few values"):
                 metric(x, v)
 
+    @pytest.mark.parametrize("n", [300, 2000])
+    def test_many_zeros(self, n: int) -> None:
+        """Half of the samples are 0, as of activations after ReLU: independent ones have 0 nats."""
+        x, y = (v.clamp_min(0) for v in gaussian(n, 0))
+        with warned("few values"):
+            assert kde_mutual_information(x, y) < -0.1
+        with warned("few values"):
+            metric(x, y)
+        # A fifth of them do no harm (truth: 0.745), nor do peaks without a value that repeats.
+        x, y = (v.clamp_min(-0.8416) for v in gaussian(n, 0.9))
+        assert float(kde_mutual_information(x, y)) == pytest.approx(0.745, abs=0.1)
+        metric(x, y)
+        x, y = gaussian(n, 0.6)
+        kde_mutual_information(x, y.sign() * y.abs() ** 1.3)
+
     def test_rounded_numbers_are_no_few_values_while_the_kernel_is_wider(self) -> None:
         x, y = gaussian(2000, 0.6)
         for step in (0.02, 0.1, 0.4):

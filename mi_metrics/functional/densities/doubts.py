@@ -13,6 +13,9 @@ from mi_metrics.functional.densities.gaussian import CountedAxis, Kernel, Moment
 # at two deviations from each other still add up to a density.
 ALONE = 0.85
 APART = 2.5
+# A cell that has so much more of the samples than those beside it holds a value that repeats, too,
+# as the zeros of zero-inflated numbers do; of more than so many only the heaviest are looked at.
+HEAVY, MOST_HEAVY = 0.05, 32
 # Samples are blurred to a point where as much lies within this many kernel widths.
 NEAR = 0.5
 # A kernel that blurs this part of the samples to points is too wide.
@@ -33,15 +36,25 @@ MESSAGES: dict[Kind, str] = {
         "larger `bandwidth`."
     ),
     "few values": (
-        "A variable takes few values, as labels or rounded numbers do, and a density supposes a "
-        "continuous one: the estimate is off by a tenth of a nat or a fifth of itself. Use "
-        'bins with a bin for each value (binned_mutual_information with binning="values").'
+        "A variable takes few values, as labels or rounded numbers do, or one value often, as "
+        "numbers with many zeros do, and a density supposes a continuous one: the estimate is off "
+        "by a tenth of a nat or a fifth of itself. Use bins (binned_mutual_information, "
+        "BinnedMutualInformation)."
     ),
     "too few": TOO_FEW,
 }
 
 
-Mixed = Callable[[], Tensor] | None
+Most = Callable[[], Tensor] | None
+
+
+class Repeated(NamedTuple):
+    """Values that repeat: how many samples of each cell are one, ``(R, m)``, and which cells the
+    kernel tells apart from all others, bool ``(R, m)``.
+    """
+
+    n: Tensor
+    alone: Tensor
 
 
 class Doubts(NamedTuple):
@@ -75,7 +88,7 @@ def doubts_about(
     bandwidth: Any,
     axes: tuple[CountedAxis, CountedAxis],
     narrow: Tensor | bool = False,
-    mixed: tuple[Mixed, Mixed] = (None, None),
+    most: tuple[Most, Most] = (None, None),
 ) -> Doubts:
     """Judge estimates by what is known about them.
 
@@ -86,18 +99,18 @@ def doubts_about(
         bandwidth: The option.
         axes: Counted cells of x and y.
         narrow: Whether a kernel was narrower than half a cell.
-        mixed: Functions of nothing that return which cells hold more than one value, if that is
-            known.
+        most: Functions of nothing that return how many samples of each cell have its most frequent
+            value, if that is known.
     """
-    alone, blurred = zip(*map(_points, axes, (kernel.x, kernel.y), mixed), strict=True)
+    repeated, blurred = zip(*map(_points, axes, (kernel.x, kernel.y), most), strict=True)
     few_values = torch.zeros_like(blurred[0])
-    if value is not None:
-        error = _error_of_few_values(moments, kernel, *alone)
+    if value is not None and bool(repeated[0].n.any() | repeated[1].n.any()):
+        error = _error_of_few_values(kernel, axes, repeated)
         few_values = error.abs() > (value - error).abs().div(5).clamp_min(0.1)
     # A given bandwidth follows no far samples. The correlation does, if they are far on both axes.
     if not isinstance(bandwidth, str):
         deviations = (v.sqrt() * moments.n ** (-1 / 6) for v in (moments.x, moments.y))
-        follow = [_points(*each)[1] for each in zip(axes, deviations, mixed, strict=True)]
+        follow = [_points(*each)[1] for each in zip(axes, deviations, most, strict=True)]
         blurred = (follow[0] & follow[1],) * 2
     wide, too_few = blurred[0] | blurred[1], moments.n < ENOUGH
     # A fill value is one of few values, too; one sentence says what to do.
@@ -105,38 +118,67 @@ def doubts_about(
     return Doubts(*(doubt & ~moments.constant for doubt in doubts))
 
 
-def _points(axis: CountedAxis, h: Tensor, mixed: Mixed) -> tuple[Tensor, Tensor]:
-    """Return the part of the samples in cells that the kernel tells apart from all others, and
-    whether it blurs many of the others to points.
+def _points(axis: CountedAxis, h: Tensor, most: Most) -> tuple[Repeated, Tensor]:
+    """Return the values that repeat, which the kernel tells apart from all others or which stand
+    out, and whether it blurs many of the others to points, ``(R, 1)``.
     """
     centres, mass = axis.centres.cummax(1).values, torch.nn.functional.pad(axis.n.cumsum(1), (1, 0))
+    total = mass[:, -1:]
 
     def within(reach: Tensor) -> Tensor:
         first = torch.searchsorted(centres, centres - reach)
         last = torch.searchsorted(centres, centres + reach, right=True)
         return mass.gather(1, last) - mass.gather(1, first)
 
-    def part(cells: Tensor) -> Tensor:
-        return (axis.n * cells).sum(1, keepdim=True) / mass[:, -1:]
+    def many(samples: Tensor) -> Tensor:
+        return samples.sum(1, keepdim=True) / total > BLURRED
 
     around = ALONE * within(APART * h)
     alone = axis.n >= around
+    beside = torch.nn.functional.pad(axis.n, (1, 1))
+    excess = axis.n - torch.maximum(beside[:, :-2], beside[:, 2:])
+    heavy = (HEAVY * total).clamp_min(ENOUGH)
+    excess = excess.where(excess >= heavy, 0)
+    repeated = axis.n.where(alone, excess)
     # Many samples in one cell are a value, or more than the cells tell apart.
-    if mixed is not None and bool((part(alone) > BLURRED).any()):
-        alone &= ~mixed()
+    if most is not None and bool(many(repeated).any()):
+        same = most()
+        repeated = same.where((repeated > 0) & ((same >= axis.n) | (same >= heavy)), 0)
+        alone &= same >= axis.n
     blurred = ~alone & (within(NEAR * h) >= around)
-    return part(alone), part(blurred) > BLURRED
+    return Repeated(repeated, alone), many(axis.n * blurred)
 
 
 def _error_of_few_values(
-    moments: Moments, kernel: Kernel, x_alone: Tensor, y_alone: Tensor
+    kernel: Kernel, axes: tuple[CountedAxis, CountedAxis], repeated: tuple[Repeated, Repeated]
 ) -> Tensor:
-    """Return about how much too large the value is where a kernel tells values apart.
+    """Return about how much too large the value is where values repeat.
 
-    The density at such values is their probability times the height of a kernel. Those of the pair
-    and of the marginals cancel but for their bandwidths and, where both variables have few values,
-    the correlation of the pair's kernel.
+    The density at such a value is its probability times the height of a kernel, and what lies
+    around adds to it. Those of the pair and of the marginals cancel but for their bandwidths and,
+    where both variables have such values, the correlation of the pair's kernel.
     """
-    height_x, height_y = (kernel.x_alone / kernel.x).log(), (kernel.y_alone / kernel.y).log()
-    both = x_alone * y_alone * kernel.unexplained.log()
-    return x_alone * height_x + y_alone * height_y - both / 2
+    x, x_part = _height(axes[0], repeated[0], kernel.x, kernel.x_alone)
+    y, y_part = _height(axes[1], repeated[1], kernel.y, kernel.y_alone)
+    return x + y - x_part * y_part * kernel.unexplained.log() / 2
+
+
+def _height(
+    axis: CountedAxis, repeated: Repeated, pair: Tensor, alone: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the mean over all samples of the logarithm of how much higher the pair's kernel makes
+    the density at values that repeat than the marginal's does, and the part of the samples that are
+    such values, each by how much of the density there is its own; both ``(R, 1)``.
+    """
+    n, place = repeated.n.topk(min(MOST_HEAVY, repeated.n.shape[1]), 1)
+    distance = axis.centres.gather(1, place).unsqueeze(2) - axis.centres.unsqueeze(1)
+    densities = []
+    for h in (pair, alone):
+        near = torch.exp(-0.5 * (distance / h.unsqueeze(2)).square()) @ axis.n.unsqueeze(2)
+        # What the kernel tells apart has nothing around.
+        near = n.where(repeated.alone.gather(1, place), near.squeeze(2))
+        densities.append(near.clamp_min(1e-300) / h)
+    share = n / axis.n.sum(1, keepdim=True)
+    higher = (densities[0] / densities[1]).log()
+    own = n / pair / densities[0]
+    return (share * higher).sum(1, keepdim=True), (share * own).sum(1, keepdim=True)

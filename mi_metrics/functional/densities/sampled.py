@@ -7,6 +7,7 @@ does not depend on the group, to the last bit.
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -277,9 +278,9 @@ class _Cells:
             cell[self.gapped] = torch.searchsorted(self.numbers[self.gapped], number[self.gapped])
         return cell, place.sub_(number)
 
-    def mixed(self) -> Tensor:
-        """Return which cells hold more than one value, ``(R, size)``."""
-        return _mixed(((self._locate(v)[0], v) for v in self.values()), self.size)
+    def most(self) -> Tensor:
+        """Return how many samples of each cell have its most frequent value, ``(R, size)``."""
+        return _most(lambda: ((self._locate(v)[0], v) for v in self.values()), self.size)
 
     def axis(self, n: Tensor) -> CountedAxis:
         """Return the cells with their counts ``(R, size)``; a cell of few samples stands at their
@@ -291,15 +292,22 @@ class _Cells:
         return CountedAxis((self.numbers + within) * self.width + self.origin, self.width, n)
 
 
-def _mixed(samples: Iterable[tuple[Tensor, Tensor]], size: int) -> Tensor:
-    """Return which cells hold more than one value, given cells and values ``(R, n)``."""
-    lo = hi = torch.zeros(())
-    for cell, v in samples:
-        if lo.ndim == 0:
-            lo, hi = v.new_full((len(v), size), math.inf), v.new_full((len(v), size), -math.inf)
-        lo.scatter_reduce_(1, cell, v, "amin")
-        hi.scatter_reduce_(1, cell, v, "amax")
-    return hi > lo
+def _most(samples: Callable[[], Iterable[tuple[Tensor, Tensor]]], size: int) -> Tensor:
+    """Return how many samples of each cell have its most frequent value, that of the first of
+    several chunks, given cells and values ``(R, n)``.
+    """
+    cell, v = next(iter(samples()))
+    ordered, order = v.sort(1)
+    cell = cell.gather(1, order)
+    run = torch.nn.functional.pad((ordered[:, 1:] != ordered[:, :-1]).cumsum(1), (1, 0))
+    length = torch.zeros_like(v).scatter_add_(1, run, torch.ones_like(v)).gather(1, run)
+    longest = v.new_zeros(len(v), size).scatter_reduce_(1, cell, length, "amax")
+    candidate = ordered.where(length == longest.gather(1, cell), -math.inf)
+    value = v.new_full((len(v), size), -math.inf).scatter_reduce_(1, cell, candidate, "amax")
+    found = v.new_zeros(len(v), size)
+    for cell, v in samples():
+        found.scatter_add_(1, cell, (v == value.gather(1, cell)).to(found.dtype))
+    return found
 
 
 def _distinct(fine: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
@@ -349,8 +357,8 @@ def _information(rows: _Samples, bandwidth: Any, size: int) -> Estimate:
     value = torch.where(moments.constant, 0.0, value)
     narrow = torch.cat([k.coarse for k in kernels], 1).any(1, keepdim=True)
     lines = axes[0], axes[2]
-    mixed = x.mixed, y.mixed
-    doubts = doubts_about(value, moments, kernel, bandwidth, lines, narrow, mixed)
+    most = x.most, y.most
+    doubts = doubts_about(value, moments, kernel, bandwidth, lines, narrow, most)
     return Estimate(value, doubts)
 
 
@@ -466,8 +474,8 @@ def _display(rows: _Samples, bandwidth: Any, size: int) -> tuple[Display, Doubts
         place = (values - grid.centres[:, :1]) / grid.width
         return place.round_().clamp_(0, size - 1).long()
 
-    def mixed(axis: int) -> Callable[[], Tensor]:
-        return lambda: _mixed(((cells(c[axis], grids[axis]), c[axis]) for c in rows.chunks()), size)
+    def most(axis: int) -> Tensor:
+        return _most(lambda: ((cells(c[axis], grids[axis]), c[axis]) for c in rows.chunks()), size)
 
     counts = kernel.x.new_zeros(len(kernel.x), size * size)
     for u, v in rows.chunks():
@@ -479,7 +487,9 @@ def _display(rows: _Samples, bandwidth: Any, size: int) -> tuple[Display, Doubts
     ]
     display = smoothed_display(CountedTable(n, axes[0], axes[1], rows.scales), kernel, grids)
     lines = axes[0], axes[1]
-    doubts = doubts_about(None, moments, kernel, bandwidth, lines, mixed=(mixed(0), mixed(1)))
+    doubts = doubts_about(
+        None, moments, kernel, bandwidth, lines, most=(partial(most, 0), partial(most, 1))
+    )
     return display, doubts, moments.constant
 
 
