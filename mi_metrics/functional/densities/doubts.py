@@ -49,12 +49,11 @@ Most = Callable[[], Tensor] | None
 
 
 class Repeated(NamedTuple):
-    """Values that repeat: how many samples of each cell are one, ``(R, m)``, and which cells the
-    kernel tells apart from all others, bool ``(R, m)``.
-    """
+    """Values that repeat."""
 
-    n: Tensor
-    alone: Tensor
+    n: Tensor  # (R, m): how many samples of each cell are one
+    alone: Tensor  # (R, m) bool: which cells the kernel tells apart from all others
+    share: Tensor  # (R, 1): the part of all samples
 
 
 class Doubts(NamedTuple):
@@ -104,7 +103,8 @@ def doubts_about(
     """
     repeated, blurred = zip(*map(_points, axes, (kernel.x, kernel.y), most), strict=True)
     few_values = torch.zeros_like(blurred[0])
-    if value is not None and bool(repeated[0].n.any() | repeated[1].n.any()):
+    # A few samples that stand alone, such as the farthest ones, are of no effect.
+    if value is not None and bool(torch.cat([r.share > HEAVY for r in repeated], 1).any()):
         error = _error_of_few_values(kernel, axes, repeated)
         few_values = error.abs() > (value - error).abs().div(5).clamp_min(0.1)
     # A given bandwidth follows no far samples. The correlation does, if they are far on both axes.
@@ -146,7 +146,8 @@ def _points(axis: CountedAxis, h: Tensor, most: Most) -> tuple[Repeated, Tensor]
         repeated = same.where((repeated > 0) & ((same >= axis.n) | (same >= heavy)), 0)
         alone &= same >= axis.n
     blurred = ~alone & (within(NEAR * h) >= around)
-    return Repeated(repeated, alone), many(axis.n * blurred)
+    share = repeated.sum(1, keepdim=True) / total
+    return Repeated(repeated, alone, share), many(axis.n * blurred)
 
 
 def _error_of_few_values(
