@@ -282,6 +282,26 @@ def kinds(*arguments: Tensor, **options: object) -> list[str]:
     return [w.message.kind for w in caught]  # type: ignore[union-attr]
 
 
+@pytest.mark.filterwarnings("ignore::mi_metrics.MutualInformationWarning")
+@pytest.mark.parametrize("kernel", ["linear", "cubic"])
+@pytest.mark.parametrize("correction", ["none", "miller_madow"])
+def test_gradients_of_a_batch_are_those_of_each_row(kernel: str, correction: str) -> None:
+    """Also where a row has none of the labels of another."""
+    x, y, z = (v.view(3, 40) for v in numbers(120))
+    z = torch.stack([z[0], 0 * z[1], z[2] + 2])
+    options = {"num_bins": 4, "kernel": kernel, "bias_correction": correction}
+    both = x.clone().requires_grad_()
+    value = binned_conditional_mutual_information(both, y, z, **options)
+    (found,) = torch.autograd.grad(value.sum(), both)
+    for row in range(3):
+        one = x[row].clone().requires_grad_()
+        alone = binned_conditional_mutual_information(one, y[row], z[row] - z[row].min(), **options)
+        assert value[row].item() == pytest.approx(alone.item(), abs=1e-12)
+        (expected,) = torch.autograd.grad(alone, one)
+        assert expected.abs().max() > 1e-4
+        torch.testing.assert_close(found[row], expected, rtol=1e-9, atol=1e-12)
+
+
 def test_doubts() -> None:
     x, y, z = numbers(300)
     # Each sample is a class of its own: nothing can be seen.

@@ -29,11 +29,13 @@ def averaged(measure: Callable[[Tensor], Tensor], tables: Tensor) -> Tensor:
     """
     if tables.ndim == 3:
         return measure(tables)
-    values = measure(tables.flatten(0, 1)).view(tables.shape[:2])
     size = tables.sum((2, 3), dtype=torch.float64)
     total = size.sum(1, keepdim=True)
+    # An empty table is read as a full one: its value is NaN, whose gradient would be that of all.
+    held = torch.where((size > 0)[..., None, None], tables, 1)
+    values = measure(held.flatten(0, 1)).view(tables.shape[:2])
     # One condition has a share of exactly 1; no samples at all have none: NaN.
-    return (torch.where(size > 0, values, 0) * (size / total)).sum(1)
+    return (values * (size / total)).sum(1)
 
 
 def margin_entropy(tables: Tensor, side: int) -> Tensor:
