@@ -52,7 +52,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.densities import few
+from mi_metrics.functional.densities import direct as densities
 from mi_metrics.functional.densities.differentiable import soft_kde_information
 from mi_metrics.functional.densities.gaussian import check_kde_options
 from mi_metrics.functional.information import independent, information
@@ -451,13 +451,16 @@ class KDEMutualInformationLoss(Loss):
 
     def direct(self, x: Tensor, y: Tensor, weights: Tensor | None, dtype: Any) -> Tensor | None:
         """Return the losses of samples ``(R, n)`` by a way of their own, or None."""
-        if self.normalization != "none" or self.clip_quantile or self.reduce() is not ALONE:
+        if self.clip_quantile or self.reduce() is not ALONE:
             return None
-        size = self.grid_size
-        options = few.Options(self.value_range, self.bandwidth, size, self.factor, dtype)
-        if not few.serves(x, y, options):
+        name = self.normalization
+        factor = self.factor if name == "none" else self.sign
+        options = densities.Options(
+            self.value_range, self.bandwidth, self.grid_size, name, factor, dtype
+        )
+        if not densities.serves(x, y, options):
             return None
-        return few.values(x, y, weights, options, self.reference(weights, dtype))
+        return densities.values(x, y, weights, options, self.reference(weights, dtype))
 
     def information(self, rows: Rows) -> Tensor:
         """Return the information of each table, ``(R,)``."""

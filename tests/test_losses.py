@@ -8,7 +8,6 @@ import torch
 from mi_metrics import losses
 from mi_metrics.functional import binned_mutual_information
 from mi_metrics.functional.densities import differentiable as soft_kde
-from mi_metrics.functional.densities import few
 from mi_metrics.functional.kde import kde_mutual_information
 from mi_metrics.losses import (
     KDEMutualInformationLoss,
@@ -193,8 +192,8 @@ def test_kde_gradient_is_exact_with_everything_else_constant(normalization, monk
 
         return call
 
-    # What serves few samples is compared with this in test_few_densities.py.
-    monkeypatch.setattr(few, "serves", lambda *_: False)
+    # What serves few samples is compared with this in test_direct_densities.py.
+    monkeypatch.setattr(densities, "serves", lambda *_: False)
     constants = {}
     for module, name in ((losses, "data_axes"), (soft_kde, "_moments"), (soft_kde, "_ends")):
         monkeypatch.setattr(module, name, frozen(name, getattr(module, name)))

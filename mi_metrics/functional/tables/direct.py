@@ -37,16 +37,21 @@ LEAST, MOST = 1e-30, 1e30
 def serves(x: Tensor, y: Tensor, ranges: Ranges | None, bins: tuple[int, int]) -> bool:
     """Say whether :func:`values` takes samples ``(R, n)``, and pays."""
     few, held = (FEW, HELD) if on_cpu(x) else (FEW_ELSEWHERE, HELD_ELSEWHERE)
-    if (
-        not 0 < x.numel() <= few
-        or min(bins) < 2
-        or (x.dtype == torch.float64) != (y.dtype == torch.float64)
-    ):
-        return False
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if not 0 < x.numel() <= few or min(bins) < 2:
         return False
     cells = 0 if on_cpu(x) else x.numel() * max(bins)
     if max(cells, len(x) * bins[0] * bins[1]) > held:
+        return False
+    return is_served(x, y, ranges)
+
+
+def is_served(x: Tensor, y: Tensor, ranges: Ranges | None) -> bool:
+    """Say whether a gradient in closed form is all that is asked for, and no number is too
+    large.
+    """
+    if (x.dtype == torch.float64) != (y.dtype == torch.float64):
+        return False
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     if forward_ad._current_level >= 0 or gpu.is_recorded():
         return False

@@ -47,7 +47,8 @@ class Form(NamedTuple):
 
 class Constants(NamedTuple):
     """What a form needs of a device: matrices that add cells up, the least mass, and the numbers of
-    each cell in Hx, Hy and Hxy ``(3, cells)``, and in numerator and denominator ``(1, cells)``.
+    each cell in Hx, Hy and Hxy ``(3, cells)``, of those in numerator and denominator, and of cells
+    in the numerator ``(1, cells)``.
     """
 
     fold_x: Tensor
@@ -56,7 +57,6 @@ class Constants(NamedTuple):
     entropies: Tensor
     sums: Tensor
     numerator: Tensor
-    denominator: Tensor
 
 
 def measure(
@@ -88,7 +88,9 @@ def measure(
         slope = (log * c.numerator).masked_fill_(flat, 0)
         value = (p * slope).sum(1)
     else:
-        found, slope = _ratio(p, log, form.normalization, c)
+        h = (p * log) @ c.entropies.mT
+        found, rates, _ = quotient(h, form.normalization, c.sums)
+        slope = (rates @ c.entropies).mul_(log)
         alone = form.factor * independent(form.normalization)
         value = found.masked_fill(flat, alone)
         if empty is not None and alone:
@@ -101,24 +103,41 @@ def measure(
     return value, torch.baddbmm(inner[:, :, :1], inner, fold_y, beta=0, alpha=scale)
 
 
-def _ratio(p: Tensor, log: Tensor, name: str, c: Constants) -> tuple[Tensor, Tensor]:
-    """Return values ``(R, 1)`` of a normalised form, and the slopes by the cells ``(R, cells)``."""
-    terms = p * log
+def quotient(h: Tensor, name: str, sums: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return values of a normalised form ``(R, 1)`` of Hx, Hy and Hxy ``(R, 3)``, their
+    derivatives by these, and the denominators ``(R, 1)``.
+
+    ``sums`` are those of :func:`sums_of`.
+    """
     if name in ("arithmetic", "joint", "studholme"):
-        numerator, denominator = (terms @ c.sums.mT).tensor_split(2, 1)
-        parts = c.denominator
+        numerator, denominator = (h @ sums.mT).tensor_split(2, 1)
+        parts = sums[1:]
     else:
-        numerator, h = (terms @ torch.cat([c.sums[:1], c.entropies[:2]]).mT).tensor_split([1], 1)
+        numerator, own = h @ sums[:1].mT, h[:, :2]
         if name == "geometric":
-            denominator = h.prod(1, keepdim=True).sqrt()
-            share = denominator / (2 * h)
+            denominator = own.prod(1, keepdim=True).sqrt()
+            share = denominator / (2 * own)
         else:
-            denominator = (h.amin if name == "min" else h.amax)(1, keepdim=True)
-            share = (h == denominator).double()
+            denominator = (own.amin if name == "min" else own.amax)(1, keepdim=True)
+            share = (own == denominator).double()
             share = share / share.sum(1, keepdim=True)
-        parts = share @ c.entropies[:2]
+        parts = torch.nn.functional.pad(share, (0, 1))
     value = numerator / denominator
-    return value, torch.addcmul(c.numerator, value, parts, value=-1).mul_(log).div_(denominator)
+    rates = torch.addcmul(sums[:1], value, parts, value=-1) / denominator
+    return value, rates, denominator
+
+
+@kept_by_device
+def sums_of(name: str, factor: float, device: torch.device) -> Tensor:
+    """Return a form's numerator, times a factor, and its denominator as sums of Hx, Hy and Hxy,
+    ``(2, 3)``.
+    """
+    numerator, denominator = SUMS[name]
+    filled = [
+        torch.full((1,), v, dtype=torch.float64, device=device)
+        for v in (*(factor * v for v in numerator), *denominator)
+    ]
+    return torch.cat(filled).view(2, 3)
 
 
 @kept_by_device
@@ -132,14 +151,9 @@ def constants(form: Form, device: torch.device) -> Constants:
     of_x[:bx, by].fill_(1)
     of_y[bx, :by].fill_(1)
     entropies = -torch.stack([of_x, of_y, joint]).flatten(1)
-    sums = [
-        sum(k * h for k, h in zip(numbers, entropies, strict=True)).unsqueeze(0)
-        for numbers in SUMS[form.normalization]
-    ]
-    numerator, denominator = form.factor * sums[0], sums[1]
+    sums = sums_of(form.normalization, form.factor, device)
     tiny = torch.full((1, 1, 1), TINY, dtype=torch.float64, device=device)
-    both = torch.cat([numerator, denominator])
-    return Constants(fold_x, fold_y, tiny, entropies, both, numerator, denominator)
+    return Constants(fold_x, fold_y, tiny, entropies, sums, sums[:1] @ entropies)
 
 
 def _fold(bins: int, kernel: str, device: torch.device) -> Tensor:

@@ -39,24 +39,30 @@ def steepest(dtype: torch.dtype) -> float:
     return float(torch.finfo(wide).max) * 2.0**-10
 
 
-def masses(weights: Tensor, found: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return which samples are left out, masses ``(R, n)``, and what these were divided by
-    ``(R, 1)``, NaN where a weight makes no sense.
+def gathered(
+    x: Tensor, y: Tensor, weights: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return samples of x and y of one floating-point dtype, ``(R, 2, n)`` in float64, infinite
+    ones as NaN; weights ``(R, n)`` in float64, whose squares are numbers; and which of them are 0.
 
-    Args:
-        weights: Weights of any real dtype ``(R, n)``.
-        found: The same in float64.
+    A weight that makes no sense is NaN; without weights there are two times None.
     """
+    if weights is not None and not (weights.is_floating_point() or weights.dtype.itemsize == 1):
+        # Beside samples of float32 large whole numbers would be rounded.
+        weights = weights.double()
+    v = torch.stack([x, y] if weights is None else [x, y, weights], 1).double()
+    samples = torch.add(v[:, :2], v[:, :2], alpha=0)
+    if weights is None:
+        return samples, None, None
+    found = v[:, 2]
     if weights.dtype == torch.bool:
-        left_out = ~weights
-    else:
-        left_out = found == 0
-        if weights.is_floating_point() or weights.dtype.is_signed:
-            found = found.masked_fill(found < 0, math.nan)
+        return samples, found, ~weights
+    left_out = found == 0
+    if weights.is_floating_point() or weights.dtype.is_signed:
+        found = found.masked_fill(found < 0, math.nan)
+    if weights.dtype == torch.float64:
         found = found / found.amax(1, keepdim=True).clamp_min(LEAST)
-    # The largest is 1, or there is none.
-    total = found.sum(1, keepdim=True).clamp_min(1)
-    return left_out, found / total, total
+    return samples, found, left_out
 
 
 def positions(
@@ -71,75 +77,82 @@ def positions(
     each row's own. NaN, an infinity or a weight that makes no sense spoil their row's.
     """
     most = steepest(x.dtype)
-    if weights is not None and not (weights.is_floating_point() or weights.dtype.itemsize == 1):
-        # Beside samples of float32 large whole numbers would be rounded.
-        weights = weights.double()
-    v = torch.stack([x, y] if weights is None else [x, y, weights], 1).double()
-    excluded = left_out = mass = total = None
-    if weights is not None:
-        excluded, mass, total = masses(weights, v[:, 2])
-        left_out = excluded.unsqueeze(1)
-        v = v[:, :2].masked_fill(left_out, 0)
+    v, mass, left_out = gathered(x, y, weights)
+    total = None
+    if mass is not None:
+        total = mass.sum(1, keepdim=True)
+        mass = mass / total.clamp_min(LEAST)
     inside: Tensor | None = None
     rate: Tensor | tuple[float, float]
     if ranges is not None:
-        # Infinity, too, becomes NaN, and stays it.
-        v = torch.add(v, v, alpha=0)
+        v = v if left_out is None else v.masked_fill(left_out.unsqueeze(1), 0)
         held, u = _held(v, ranges, bins)
-        low, high = ends_of(held, left_out)
+        low, high = _ends_of(held, left_out)
         slopes = [min(b / (hi - lo), most) for b, (lo, hi) in zip(bins, ranges, strict=True)]
         inside, rate = held == v, (slopes[0], slopes[1])
-        flat = _is_flat(high - low, total)
+        width = high - low
     else:
-        low, high = ends_of(v, left_out)
-        u, rate, flat = in_own_range(v, low, high, total, bins, most)
+        # In float64 the difference of the ends may overflow.
+        u, low, scale = from_the_least(v, left_out, most > LARGE)
+        width, both = u.amax(2, keepdim=True), of_both(bins, v.device)
+        step = width.clamp_min(LEAST)
+        u = u.mul_(both).div_(step)
+        rate = both / step if scale is None else both / step * scale
+        rate = rate.clamp_max(most)
+    flat = _is_flat(width, total)
     empty = low[:, 0] == math.inf if find_empty and left_out is not None else None
-    return Positions(u, inside, rate, flat, empty, mass, excluded)
+    return Positions(u, inside, rate, flat, empty, mass, left_out)
 
 
-def ends_of(v: Tensor, left_out: Tensor | None) -> tuple[Tensor, Tensor]:
+def from_the_least(
+    v: Tensor, left_out: Tensor | None, far: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return how far samples ``(R, 2, n)`` are from the least one that counts, 0 where left out;
+    the least ones ``(R, 2, 1)``, infinite without samples; and, where differences may overflow
+    since samples lie as ``far``, the powers of two that they were multiplied by.
+    """
+    out = None if left_out is None else left_out.unsqueeze(1)
+    low = (v if out is None else v.masked_fill(out, math.inf)).amin(2, keepdim=True)
+    scale, least = None, low
+    if far:
+        high = (v if out is None else v.masked_fill(out, -math.inf)).amax(2, keepdim=True)
+        beyond = torch.maximum(low.abs(), high.abs()) > LARGE
+        scale = torch.where(beyond, v.new_full((), SMALLER), v.new_ones(()))
+        v, least = v * scale, low * scale
+    u = v - least
+    return u if out is None else u.masked_fill_(out, 0), low, scale
+
+
+def _ends_of(v: Tensor, left_out: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the least and the largest of the samples that count, ``(R, 2, 1)``."""
-    low = v if left_out is None else v.masked_fill(left_out, math.inf)
-    high = v if left_out is None else v.masked_fill(left_out, -math.inf)
+    out = None if left_out is None else left_out.unsqueeze(1)
+    low = v if out is None else v.masked_fill(out, math.inf)
+    high = v if out is None else v.masked_fill(out, -math.inf)
     return low.amin(2, keepdim=True), high.amax(2, keepdim=True)
 
 
 def _is_flat(width: Tensor, total: Tensor | None) -> Tensor:
     """Say which rows have a width of 0, or less without samples; not where one is NaN."""
     least = width.amin(1)
-    return (least if total is None else least * total) <= 0
+    return (least if total is None else torch.add(least, total, alpha=0)) <= 0
 
 
 def _held(v: Tensor, ranges: Ranges, bins: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Return samples moved to the ends of given ranges, and their positions."""
-    (lo, other_lo), (hi, other_hi) = zip(*ranges, strict=True)
+    held, (lo, hi) = held_by(v, ranges), ranges[0]
     if ranges[0] == ranges[1] and bins[0] == bins[1]:
-        held = v.clamp(lo, hi)
         t = (held - lo).mul_(bins[0])
         return held, t if hi - lo == 1 else t.div_(hi - lo)
-    low, high, many, width = (
-        of_both(pair, v.device)
-        for pair in ((lo, other_lo), (hi, other_hi), bins, (hi - lo, other_hi - other_lo))
-    )
-    held = v.clamp(low, high)
+    lows, widths = [lo for lo, _ in ranges], [hi - lo for lo, hi in ranges]
+    low, many, width = (of_both((a, b), v.device) for a, b in (lows, bins, widths))
     return held, (held - low).mul_(many).div_(width)
 
 
-def in_own_range(
-    v: Tensor, low: Tensor, high: Tensor, total: Tensor | None, bins: tuple[int, int], most: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return positions in the rows' own ranges, their rates, and which rows are flat."""
-    scale = None
-    if most > LARGE:
-        # In float64 the difference of the ends may overflow.
-        far = torch.maximum(low.abs(), high.abs()) > LARGE
-        scale = torch.where(far, v.new_full((), SMALLER), v.new_ones(()))
-        v, low, high = v * scale, low * scale, high * scale
-    width, both = high - low, of_both(bins, v.device)
-    step = width.clamp_min(LEAST)
-    u = (v - low).mul_(both).div_(step)
-    rate = (both / step if scale is None else both / step * scale).clamp_max(most)
-    return u, rate, _is_flat(width, total)
+def held_by(v: Tensor, ranges: Ranges) -> Tensor:
+    """Return samples ``(R, 2, n)`` moved to the ends of given ranges."""
+    if ranges[0] == ranges[1]:
+        return v.clamp(*ranges[0])
+    return v.clamp(*(of_both(ends, v.device) for ends in zip(*ranges, strict=True)))
 
 
 @kept_by_device

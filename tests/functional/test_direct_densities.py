@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mi_metrics import KDEMutualInformationLoss
-from mi_metrics.functional.densities import few
+from mi_metrics.functional.densities import direct
 from tests.test_losses_derivatives import direct_sums
 
 OPTIONS = [
@@ -35,13 +35,13 @@ def of(loss, x, y, **options):
 
 
 def both(loss, x, y, monkeypatch, **options):
-    calls, values = [], few.values
+    calls, values = [], direct.values
     with monkeypatch.context() as patch:
-        patch.setattr(few, "values", lambda *a: calls.append(1) or values(*a))
+        patch.setattr(direct, "values", lambda *a: calls.append(1) or values(*a))
         found = of(loss, x, y, **options)
     assert calls
     with monkeypatch.context() as patch:
-        patch.setattr(few, "serves", lambda *_: False)
+        patch.setattr(direct, "serves", lambda *_: False)
         return found, of(loss, x, y, **options)
 
 
@@ -105,8 +105,8 @@ def test_second_derivatives_are_those_of_any_samples(monkeypatch):
     x, y = images(1, 1, 30)
     direction, found = y.cos(), []
     loss = KDEMutualInformationLoss(grid_size=16)
-    for serves in (few.serves, lambda *_: False):
-        monkeypatch.setattr(few, "serves", serves)
+    for serves in (direct.serves, lambda *_: False):
+        monkeypatch.setattr(direct, "serves", serves)
         a, b = x.clone().requires_grad_(), y.clone().requires_grad_()
         (slope,) = torch.autograd.grad(loss(2 * a, b), a, create_graph=True)
         found.append(torch.autograd.grad((slope * direction).sum(), (a, b)))
