@@ -8,6 +8,7 @@ import torch
 from mi_metrics import losses
 from mi_metrics.functional import binned_mutual_information
 from mi_metrics.functional.densities import differentiable as soft_kde
+from mi_metrics.functional.densities import direct as densities
 from mi_metrics.functional.kde import kde_mutual_information
 from mi_metrics.losses import (
     KDEMutualInformationLoss,

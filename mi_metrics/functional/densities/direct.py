@@ -101,7 +101,7 @@ class _Values(torch.autograd.Function):
         value, idle, by_units = measure(samples, options, wanted)
         if by_units is not None:
             idle = idle if samples.left_out is None else idle | samples.left_out
-            ctx.save_for_backward(x, y, idle, *_by_samples(samples, by_units, x.dtype, wanted))
+            ctx.save_for_backward(x, y, idle, *_by_samples(samples, by_units))
             ctx.reference = reference
         return value.to(options.dtype)
 
@@ -261,22 +261,22 @@ def _normalized(
     return value.squeeze(1), idle, shared.slopes([((back, single), of.mass)], *wanted)
 
 
-def _by_samples(
-    samples: _Samples, slopes: Slopes, dtype: torch.dtype, wanted: tuple[bool, bool]
-) -> list[Tensor | None]:
+def _by_samples(samples: _Samples, slopes: Slopes) -> list[Tensor | None]:
     """Return the derivatives by x and y ``(R, n)`` in units of the data, from those in the samples'
     own; None where not wanted.
     """
     to_x, to_y, to_z = slopes
     rate = samples.units.scale.reciprocal()
-    rate = (rate if samples.rate is None else rate * samples.rate).clamp_max(steepest(dtype))
+    rate = rate if samples.rate is None else rate * samples.rate
     if to_x is not None:
         to_x = torch.addcmul(to_x, to_z, samples.units.shear, value=-1)
     if to_y is not None:
         to_y = to_y + to_z
     found: list[Tensor | None] = []
     for side, slope in enumerate((to_x, to_y)):
-        slope = None if slope is None else slope * rate[side]
-        held = samples.inside is not None and slope is not None
-        found.append(slope * samples.inside[side] if held else slope)
+        if slope is not None:
+            slope = slope * rate[side]
+            if samples.inside is not None:
+                slope = slope * samples.inside[side]
+        found.append(slope)
     return found

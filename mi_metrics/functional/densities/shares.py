@@ -40,7 +40,7 @@ class Dense:
 
     def tables(self, masses: Masses) -> Tables:
         """Return what samples of these masses are shared out to."""
-        of_x, of_y, of_z = self.weights
+        of_x, _, of_z = self.weights
         pair = of_density(masses, 0)
         joint = torch.bmm((of_x if pair is None else of_x * pair.unsqueeze(2)).mT, of_z)
         if masses is None:
@@ -91,15 +91,13 @@ class Sums:
 
     def tables(self, masses: Masses) -> Tables:
         """Return what samples of these masses are shared out to."""
-        x, y, z = self.v
+        x, _, z = self.v
         bins = self.size, self.size
         joint = sums.add_up(
             x, z, of_density(masses, 0), (self.axes[0], self.axes[2]), bins, "inner"
         )
-        if masses is not None and masses.ndim == 3:
-            of_x = self._line(0, masses[1])
-        else:
-            of_x = joint.sum(2)
+        each = masses is not None and masses.ndim == 3
+        of_x = self._line(0, of_density(masses, 1)) if each else joint.sum(2)
         return joint, torch.stack([of_x, self._line(1, of_density(masses, 2))])
 
     def _line(self, side: int, masses: Tensor | None) -> Tensor:

@@ -99,7 +99,11 @@ def _numbers(
     if weights is None:
         return float(v.shape[2]), None, v.mean(2, keepdim=True)
     first = torch.bmm(v.transpose(0, 1), weights.unsqueeze(2)).squeeze(2)
-    sums = weights.sum(1, keepdim=True), weights.square().sum(1, keepdim=True), first
+    sums: tuple[Tensor, ...] = (
+        weights.sum(1, keepdim=True),
+        weights.square().sum(1, keepdim=True),
+        first,
+    )
     if reduce is not ALONE:
         sums = reduce.sum(torch.cat(sums, 1)).tensor_split([1, 2], 1)
     # Where there is no sample at all, nothing is divided by 0.
