@@ -378,7 +378,7 @@ class KDEMutualInformationLoss(Loss):
         to it, so it moves samples against the kernels, never the kernels. Smooth and finite;
         against autograd through all pairs of the same kernels its relative error is at most 1.1 %
         for N ≤ 1,000 and 5.4 % for 5,000.
-        Memory: the grid, a bounded chunk, and 17 numbers of float64 a sample; of few samples dense
+        Memory: the grid, a bounded chunk, and 21 numbers of float64 a sample; of few samples dense
         matrices of weights, some 12 MiB at most, on a GPU 800. Time: linear in N.
         Exact under splits and ranks: with ``pool="image"`` always; with ``pool="batch"`` under
         ``gather=True``.
