@@ -1,12 +1,16 @@
 """Processes that share one file under `torchrun`, or the one process that there is."""
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch.distributed as dist
 
 T = TypeVar("T")
+
+# Seconds.
+LETTING_GO = 0.1
 
 
 class Ranks:
@@ -23,6 +27,9 @@ class Ranks:
     def leave(self) -> None:
         """End the work together."""
         if self.size > 1 and dist.is_initialized():
+            # PyTorch up to 2.7 joins its worker while it holds Python's lock, which the worker
+            # waits for as long as it has not let go of what it gathered last.
+            time.sleep(LETTING_GO)
             dist.destroy_process_group()
 
     @classmethod
