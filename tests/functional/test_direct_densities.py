@@ -111,3 +111,13 @@ def test_second_derivatives_are_those_of_any_samples(monkeypatch):
         (slope,) = torch.autograd.grad(loss(2 * a, b), a, create_graph=True)
         found.append(torch.autograd.grad((slope * direction).sum(), (a, b)))
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("normalization", ["none", "joint"])
+@pytest.mark.parametrize("spoiler", [math.nan, math.inf])
+def test_a_constant_beside_what_is_not_finite_is_not_0(normalization, spoiler, monkeypatch):
+    x, y = images(1, 1, 40)
+    x[:], y[0, 0, 3] = 0.25, spoiler
+    loss = KDEMutualInformationLoss(normalization=normalization)
+    for found in both(loss, x, y, monkeypatch):
+        assert found[0].isnan()

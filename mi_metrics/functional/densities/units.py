@@ -66,7 +66,7 @@ def units(
     second = reduce.sum(torch.bmm(held.transpose(0, 1), d.permute(1, 2, 0)))
     second = second / (free if mass is None else free.unsqueeze(2))
     variances = second.diagonal(dim1=1, dim2=2).mT.unsqueeze(2)
-    flat = (variances <= 0).any(0)
+    flat = variances.amin(0) <= 0
     variances = variances.clamp_min(NO_VARIANCE)
     deviations = variances.sqrt()
     r = (second[:, :1, 1] / deviations.prod(0)).clamp(-1, 1)
