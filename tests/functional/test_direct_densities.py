@@ -1,4 +1,4 @@
-"""The loss of densities of few samples in one function, against the soft tables of all others."""
+"""The loss of densities in one function, against the soft tables of the reference."""
 
 import math
 
