@@ -7,13 +7,21 @@ value, ``(C, K, B_x, B_y)`` for C outputs and K classes of a third variable (K =
 import torch
 from torch import Tensor
 
+from mi_metrics.functional.cautions import caution
 from mi_metrics.functional.options import PValueMethod, Unit, hints_keywords
 from mi_metrics.functional.stratified import (
     stratified_interval,
     stratified_p_value,
     stratified_standard_error,
 )
+from mi_metrics.functional.tables.independence import follows_law
 from mi_metrics.metrics.base import MutualInformationMetric
+
+TOO_FEW_FOR_LAW = (
+    "G follows its law where five samples or more are expected in every cell of the table, and "
+    "some have fewer here, so the p-value may be far off, either way. Take the method "
+    '"permutation", or fewer bins.'
+)
 
 
 class PValueMetric(MutualInformationMetric):
@@ -47,7 +55,9 @@ class PValueMetric(MutualInformationMetric):
         does not: here numbers have :math:`(0.4 N)^{1/3}` bins of equal frequency, at least 3, and
         few-valued variables a bin for each value where the table then has two samples per cell, or
         no more cells than bins would give it. ``method="g"`` takes fewer bins, down to 3, where
-        that is what it takes to expect 5 samples in every cell. Given numbers of bins stay.
+        that is what it takes to expect 5 samples in every cell. Where that is not enough, as under
+        conditions, p may be far off, and the caution ``"undersampled"`` says so. Given
+        numbers of bins stay.
 
         Of this rank alone; enter ``metric.sync_context()`` on every rank for that of all, which is
         the same on each of them. Samples that depend on each other (pixels, time series) make p too
@@ -67,6 +77,8 @@ class PValueMetric(MutualInformationMetric):
         self._check_has_values()
         self._check_whole_counts("p_value")
         tables = self._tables_to_test(law=method == "g")
+        if method == "g" and not follows_law(tables):
+            caution("undersampled", TOO_FEW_FOR_LAW)
         return self._squeeze(
             stratified_p_value(tables, method=method, num_permutations=num_permutations, seed=seed)
         )

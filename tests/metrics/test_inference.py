@@ -5,14 +5,18 @@ import math
 import pytest
 import torch
 
-from mi_metrics import BinnedMutualInformation, KDEMutualInformation
+from mi_metrics import (
+    BinnedConditionalMutualInformation,
+    BinnedMutualInformation,
+    KDEMutualInformation,
+)
 from mi_metrics.functional import (
     confidence_interval,
     independence_p_value,
     mutual_information,
     standard_error,
 )
-from tests.cautions import ignore_cautions
+from tests.cautions import ignore_cautions, warned
 
 pytestmark = ignore_cautions
 
@@ -328,3 +332,20 @@ def test_too_many_samples_for_permutations():
         metric.interval()
     assert metric.p_value(method="g") < 1e-9
     assert 0 < metric.standard_error() < 1e-4
+
+
+def test_g_of_cells_that_expect_too_few_says_so():
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, 40, generator=generator)
+    given = BinnedConditionalMutualInformation(num_conditions=3)
+    given.update(x, y, torch.randint(3, (40,), generator=generator))
+    wide = BinnedMutualInformation(16, value_range=(-4, 4))
+    wide.update(x, y)
+    for metric in (given, wide):
+        with warned("undersampled", match="five samples or more are expected in every cell"):
+            metric.p_value(method="g")
+        metric.p_value()  # Silent: warnings are errors.
+    x, y = torch.randn(2, 400, generator=generator)
+    for metric in (BinnedMutualInformation(), BinnedMutualInformation(3, value_range=(-2, 2))):
+        metric.update(x.clamp(-2, 2), y.clamp(-2, 2))
+        metric.p_value(method="g")
