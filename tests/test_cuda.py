@@ -115,7 +115,7 @@ def test_an_update_over_a_known_range_asks_for_no_value(
     ("cls", "options", "asked"),
     [
         (BinnedMutualInformation, {}, "_local_scalar_dense"),
-        (BinnedMutualInformation, {"value_range": (-9.0, 99.0)}, "tolist"),
+        (BinnedMutualInformation, {"value_range": (-9.0, 99.0)}, "method 'cpu'"),
         (KDEMutualInformation, {"grid_size": 64}, "_local_scalar_dense"),
         (KNNMutualInformation, {}, "_local_scalar_dense"),
     ],
