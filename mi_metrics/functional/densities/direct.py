@@ -32,10 +32,9 @@ from mi_metrics.functional.densities.grids import (
     spanning,
 )
 from mi_metrics.functional.densities.shares import Dense, Slopes, Sums, Tables
-from mi_metrics.functional.densities.units import LEAST, LEAST_COUNT, Units, ends, units
+from mi_metrics.functional.densities.units import LEAST, LEAST_COUNT, Units, units
 from mi_metrics.functional.information import ROUNDING, independent
 from mi_metrics.functional.options import Ranges
-from mi_metrics.functional.ranks import ALONE as ONE_PROCESS
 from mi_metrics.functional.tables import direct
 from mi_metrics.functional.tables.measures import TINY, quotient, sums_of
 from mi_metrics.functional.tables.positions import (
@@ -153,9 +152,14 @@ def _samples(x: Tensor, y: Tensor, weights: Tensor | None, options: Options) -> 
     if not isinstance(options.bandwidth, str):
         given = of_both(tuple(map(float, both_axes(options.bandwidth))), x.device).unsqueeze(1)
         given = (given if rate is None else given * rate).clamp(2.0**-200, 2.0**200)
-    found, samples = units(u, w, left_out, options.bandwidth, given, ONE_PROCESS)
+    found, samples = units(u, w, left_out, options.bandwidth, given)
     empty = None if left_out is None else low[:, 0] == math.inf
     return _Samples(samples, found, rate, inside, left_out, empty)
+
+
+def _ends(v: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the least and the largest of samples ``(3, R, n)``, ``(3, R, 1)``."""
+    return v.amin(2, keepdim=True), v.amax(2, keepdim=True)
 
 
 def _shared(samples: _Samples, grids: Grids, differentiate: bool) -> Dense | Sums:
@@ -179,7 +183,7 @@ def _information(
     where wanted the derivatives by samples in their units.
     """
     of = samples.units
-    grids = spanning(*ends(samples.v, ONE_PROCESS), of.residual, options.size)
+    grids = spanning(*_ends(samples.v), of.residual, options.size)
     kernels = reading(grids, of.residual, of.alone)
     shared = _shared(samples, grids, any(wanted))
 
@@ -231,7 +235,7 @@ def _normalized(
 ) -> tuple[Tensor, Tensor, Slopes | None]:
     """Return what :func:`_information` does, of a normalised form."""
     of, size = samples.units, options.size
-    grids = covering(*ends(samples.v, ONE_PROCESS), of.residual, size)
+    grids = covering(*_ends(samples.v), of.residual, size)
     kernels = smoothing(grids, of.residual)
     shared = _shared(samples, grids, any(wanted))
     joint, alone = shared.tables(of.mass)

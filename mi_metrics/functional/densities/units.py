@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.densities.gaussian import RULES, SINGULAR
-from mi_metrics.functional.ranks import ALONE, Reduce, extremes
 
 # The least variance, and the least sum of weights, that is divided by.
 NO_VARIANCE = 1e-200
@@ -45,7 +44,6 @@ def units(
     left_out: Tensor | None,
     bandwidth: Any,
     given: Tensor | None,
-    reduce: Reduce,
 ) -> tuple[Units, Tensor]:
     """Return the units of R pairs, and x, y and z in them ``(3, R, n)``, float64, without a graph.
 
@@ -55,15 +53,14 @@ def units(
         left_out: Which samples have no weight ``(R, n)``, or None.
         bandwidth: A rule, or anything where the kernel is ``given``.
         given: Deviations of the kernel on both axes, in the units of v, ``(2, R or 1, 1)``.
-        reduce: How to add up over processes; with weights alone.
     """
-    n, mass, centre = _numbers(v, weights, reduce)
+    n, mass, centre = _numbers(v, weights)
     d = v - centre
     # The mean lies within every range of the others.
     d = d if left_out is None else d.masked_fill(left_out, 0)
     held = d if mass is None else d * mass
     free = max(n - 1, 0.5) if mass is None else (n - 1).clamp_min(0.5)
-    second = reduce.sum(torch.bmm(held.transpose(0, 1), d.permute(1, 2, 0)))
+    second = torch.bmm(held.transpose(0, 1), d.permute(1, 2, 0))
     second = second / (free if mass is None else free.unsqueeze(2))
     variances = second.diagonal(dim1=1, dim2=2).mT.unsqueeze(2)
     flat = variances.amin(0) <= 0
@@ -86,36 +83,18 @@ def units(
         rest = torch.addcmul(d[1], d[0], second[:, :1, 1] / variances[0], value=-1)
         whole = free * variances[1]
     of_rest = rest if mass is None else rest * mass
-    left = reduce.sum(torch.bmm(of_rest.unsqueeze(1), rest.unsqueeze(2)).squeeze(2))
+    left = torch.bmm(of_rest.unsqueeze(1), rest.unsqueeze(2)).squeeze(2)
     residual = (left / whole).clamp(SINGULAR, 1).sqrt()
     found = Units(centre, scale, r, residual, alone, n, mass, flat)
     return found, torch.cat([e, z.unsqueeze(0)])
 
 
-def _numbers(
-    v: Tensor, weights: Tensor | None, reduce: Reduce
-) -> tuple[Any, Tensor | None, Tensor]:
+def _numbers(v: Tensor, weights: Tensor | None) -> tuple[Any, Tensor | None, Tensor]:
     """Return the number of samples, weights that add up to it, and the means ``(2, R, 1)``."""
     if weights is None:
         return float(v.shape[2]), None, v.mean(2, keepdim=True)
     first = torch.bmm(v.transpose(0, 1), weights.unsqueeze(2)).squeeze(2)
-    sums: tuple[Tensor, ...] = (
-        weights.sum(1, keepdim=True),
-        weights.square().sum(1, keepdim=True),
-        first,
-    )
-    if reduce is not ALONE:
-        sums = reduce.sum(torch.cat(sums, 1)).tensor_split([1, 2], 1)
     # Where there is no sample at all, nothing is divided by 0.
-    total = sums[0].clamp_min(LEAST)
-    ratio = total / sums[1].clamp_min(LEAST)
-    return total * ratio, weights * ratio, (sums[2] / total).mT.unsqueeze(2)
-
-
-def ends(v: Tensor, reduce: Reduce) -> tuple[Tensor, Tensor]:
-    """Return the least and the largest of samples ``(3, R, n)`` on all processes, ``(3, R, 1)``."""
-    if reduce is ALONE:
-        return v.amin(2, keepdim=True), v.amax(2, keepdim=True)
-    found = reduce.max(extremes(v.flatten(0, 1), None)).view(*v.shape[:2], 2)
-    found = torch.where(found == -torch.inf, 0, found)
-    return -found[..., :1], found[..., 1:]
+    total = weights.sum(1, keepdim=True).clamp_min(LEAST)
+    ratio = total / weights.square().sum(1, keepdim=True).clamp_min(LEAST)
+    return total * ratio, weights * ratio, (first / total).mT.unsqueeze(2)
