@@ -64,6 +64,8 @@ def test_intervals_of_nearly_empty_cells_miss_no_more_than_is_said():
 
 
 @pytest.mark.campaign
+# Ties leave cells of few expected samples, which the test by G says.
+@pytest.mark.filterwarnings("ignore::mi_metrics.MutualInformationWarning")
 @pytest.mark.parametrize("n", [60, 250])
 @pytest.mark.parametrize("draw", [campaign.samples, campaign.tied, campaign.rounded])
 def test_five_percent_of_independent_samples_in_automatic_bins(draw, n):

@@ -70,7 +70,8 @@ def serves(x: Tensor, y: Tensor, options: Options) -> bool:
 def values(
     x: Tensor, y: Tensor, weights: Tensor | None, options: Options, reference: direct.Reference
 ) -> Tensor:
-    """Return the losses of R pairs, ``(R,)``: what ``reference`` returns, but for rounding.
+    """Return the losses of R pairs, ``(R,)``: what ``reference`` returns, but for rounding, and for
+    normalised forms whose kernel is narrower than 0.375 of a step, which no grid resolves.
 
     Args:
         x: Floating-point samples ``(R, n)``.
@@ -281,6 +282,6 @@ def _by_samples(samples: _Samples, slopes: Slopes) -> list[Tensor | None]:
         if slope is not None:
             slope = slope * rate[side]
             if samples.inside is not None:
-                slope = slope * samples.inside[side]
+                slope = slope.masked_fill(~samples.inside[side], 0)
         found.append(slope)
     return found
