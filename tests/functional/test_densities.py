@@ -222,3 +222,14 @@ def metric(x: Tensor, y: Tensor, **options: object) -> float:
     one = KDEMutualInformation(**options)  # type: ignore[arg-type]
     one.update(x, y)
     return float(one.compute())
+
+
+@pytest.mark.parametrize("dim", [None, 0, 1])
+def test_few_values_are_seen_in_any_order(dim):
+    # Several chunks: sorted by x the first has some of the values only.
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(5, (100_000,), generator=generator).float()
+    pair = torch.stack([x, x + torch.randint(2, x.shape, generator=generator)])
+    pair = pair if dim is None else pair[:, pair[dim].argsort()]
+    with warned("few values"):
+        kde_mutual_information(*pair)

@@ -293,18 +293,20 @@ class _Cells:
 
 
 def _most(samples: Callable[[], Iterable[tuple[Tensor, Tensor]]], size: int) -> Tensor:
-    """Return how many samples of each cell have its most frequent value, that of the first of
-    several chunks, given cells and values ``(R, n)``.
-    """
-    cell, v = next(iter(samples()))
-    ordered, order = v.sort(1)
-    cell = cell.gather(1, order)
-    run = torch.nn.functional.pad((ordered[:, 1:] != ordered[:, :-1]).cumsum(1), (1, 0))
-    length = torch.zeros_like(v).scatter_add_(1, run, torch.ones_like(v)).gather(1, run)
-    longest = v.new_zeros(len(v), size).scatter_reduce_(1, cell, length, "amax")
-    candidate = ordered.where(length == longest.gather(1, cell), -math.inf)
-    value = v.new_full((len(v), size), -math.inf).scatter_reduce_(1, cell, candidate, "amax")
-    found = v.new_zeros(len(v), size)
+    """Return how many of each cell's samples ``(R, n)`` have the most frequent value of a chunk."""
+    _, first = next(iter(samples()))
+    longest = first.new_zeros(len(first), size)
+    value = torch.full_like(longest, -math.inf)
+    for cell, v in samples():
+        ordered, order = v.sort(1)
+        cell = cell.gather(1, order)
+        run = torch.nn.functional.pad((ordered[:, 1:] != ordered[:, :-1]).cumsum(1), (1, 0))
+        length = torch.zeros_like(v).scatter_add_(1, run, torch.ones_like(v)).gather(1, run)
+        here = torch.zeros_like(longest).scatter_reduce_(1, cell, length, "amax")
+        candidate = ordered.where(length == here.gather(1, cell), -math.inf)
+        found = torch.full_like(value, -math.inf).scatter_reduce_(1, cell, candidate, "amax")
+        value, longest = torch.where(here > longest, found, value), here.maximum(longest)
+    found = torch.zeros_like(longest)
     for cell, v in samples():
         found.scatter_add_(1, cell, (v == value.gather(1, cell)).to(found.dtype))
     return found
