@@ -121,3 +121,16 @@ def test_a_constant_beside_what_is_not_finite_is_not_0(normalization, spoiler, m
     loss = KDEMutualInformationLoss(normalization=normalization)
     for found in both(loss, x, y, monkeypatch):
         assert found[0].isnan()
+
+
+@pytest.mark.parametrize("normalization", ["none", "joint"])
+def test_samples_outside_have_no_gradient_of_a_table_that_is_nan(normalization):
+    x, y = torch.randn(2, 1, 1, 60, generator=torch.Generator().manual_seed(0))
+    y[..., 0] = torch.nan
+    x.requires_grad_()
+    loss = KDEMutualInformationLoss(value_range=(-1, 1), normalization=normalization)(x, y)
+    assert loss.isnan()
+    (gradient,) = torch.autograd.grad(loss, x)
+    outside = x.abs() > 1
+    assert outside.any()
+    assert (gradient[outside] == 0).all()
