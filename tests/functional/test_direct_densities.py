@@ -134,3 +134,50 @@ def test_samples_outside_have_no_gradient_of_a_table_that_is_nan(normalization):
     outside = x.abs() > 1
     assert outside.any()
     assert (gradient[outside] == 0).all()
+
+
+def ratio_of_smoothed_entropies(x, y, bandwidth, size):
+    """The information over the joint entropy, from the definition: shares in cells that end four
+    kernel widths past the data, what is beyond them in those at the ends.
+    """
+    cov = torch.cov(torch.stack([x, y]))
+    r = cov[0, 1] / (cov[0, 0] * cov[1, 1]).sqrt()
+    h = bandwidth[0], bandwidth[1], bandwidth[1] * float(1 - r * r) ** 0.5
+    steps, smoothed = [], []
+    for v, width in zip((x, y, y - r * bandwidth[1] / bandwidth[0] * x), h, strict=True):
+        step = (v.max() - v.min() + 8 * width) / size
+        place = (v - v.min() + 4 * width) / step - 0.5
+        distance = (place[:, None] - torch.arange(-4, size + 4)).abs()
+        weights = torch.where(
+            distance < 1,
+            2 / 3 - distance**2 + distance**3 / 2,
+            (2 - distance).clamp_min(0) ** 3 / 6,
+        )
+        shares = weights[:, 4:-4].clone()
+        shares[:, 0] += weights[:, :4].sum(1)
+        shares[:, -1] += weights[:, -4:].sum(1)
+        lags = torch.arange(size)[:, None] - torch.arange(size)
+        variance = ((width / step) ** 2 - 1 / 3).clamp_min(1 / 4)
+        smoothed.append(shares @ (lags**2 / (-2 * variance)).exp())
+        steps.append(step)
+
+    def entropy(cells):
+        p = cells / cells.sum()
+        return torch.special.entr(p).sum()
+
+    hx, hy = entropy(smoothed[0].sum(0)), entropy(smoothed[1].sum(0))
+    hxy = entropy(smoothed[0].T @ smoothed[2]) + (steps[2] / steps[1]).log()
+    return (hx + hy - hxy) / hxy
+
+
+@pytest.mark.parametrize("width", [1e-3, 0.01, 0.05, 0.3])
+@pytest.mark.parametrize("n", [3, 100])
+def test_kernels_narrower_than_a_cell_are_those_of_the_definition(n, width, monkeypatch):
+    x, y = images(1, 1, n)
+    loss = KDEMutualInformationLoss(
+        bandwidth=(width, 2 * width), normalization="joint", grid_size=16
+    )
+    found, expected = both(loss, x, y, monkeypatch)
+    exact = ratio_of_smoothed_entropies(x.flatten(), y.flatten(), (width, 2 * width), 16)
+    assert found[0].item() == pytest.approx(-exact.item(), rel=1e-9)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)

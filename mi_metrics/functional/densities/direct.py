@@ -70,8 +70,7 @@ def serves(x: Tensor, y: Tensor, options: Options) -> bool:
 def values(
     x: Tensor, y: Tensor, weights: Tensor | None, options: Options, reference: direct.Reference
 ) -> Tensor:
-    """Return the losses of R pairs, ``(R,)``: what ``reference`` returns, but for rounding, and for
-    normalised forms whose kernel is narrower than 0.375 of a step, which no grid resolves.
+    """Return the losses of R pairs, ``(R,)``: what ``reference`` returns, but for rounding.
 
     Args:
         x: Floating-point samples ``(R, n)``.
@@ -240,7 +239,7 @@ def _normalized(
     kernels = smoothing(grids, of.residual)
     shared = _shared(samples, grids, any(wanted))
     joint, alone = shared.tables(of.mass)
-    joint = torch.bmm(torch.bmm(kernels[0], joint), kernels[2])
+    joint = torch.bmm(torch.bmm(kernels[0], joint), kernels[2].mT)
     alone = (kernels[:2] * alone.unsqueeze(2)).sum(3)
     cells = torch.cat([*alone, joint.flatten(1)], 1)
     parts, sheared = _parts(size, cells.device)
@@ -261,8 +260,8 @@ def _normalized(
     push = torch.stack([rates, rates * mean], 1) @ parts
     push = torch.addcmul(push[:, 1], push[:, 0], log, value=-1)
     of_x, of_y, of_pair = push.tensor_split([size, 2 * size], 1)
-    back = torch.bmm(torch.bmm(kernels[0], of_pair.reshape(joint.shape)), kernels[2])
-    single = (kernels[:2] * torch.stack([of_x, of_y]).unsqueeze(2)).sum(3)
+    back = torch.bmm(torch.bmm(kernels[0].mT, of_pair.view(joint.shape)), kernels[2])
+    single = (kernels[:2] * torch.stack([of_x, of_y]).unsqueeze(3)).sum(2)
     return value.squeeze(1), idle, shared.slopes([((back, single), of.mass)], *wanted)
 
 

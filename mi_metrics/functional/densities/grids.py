@@ -25,6 +25,9 @@ ALONE = 2.0**-7
 # Room between the ends of the data and of the grid, in steps: a cubic share reaches one point
 # further than its sample's own two.
 ROOM = 1 + 2.0**-10
+# Points beyond the ends of cells over the data: a kernel far narrower than a cell leaves no room,
+# and shares reach as far from a sample at an end.
+BEYOND = 2
 # A grid is at least this part of the narrowest kernel wide, so that samples in one place are no
 # division by 0.
 LEAST_WIDTH = 2.0**-10
@@ -57,20 +60,17 @@ class Kernels(NamedTuple):
 
 def spanning(low: Tensor, high: Tensor, residual: Tensor, size: int) -> Grids:
     """Return the grids that span the data, with room for the shares of the outermost samples."""
-    return _around(low, high, _narrowest(low, high, residual, size), size)
+    width = torch.maximum(high - low, residual * LEAST_WIDTH)
+    return _around(low, high, width / (size - 1 - 2 * ROOM), size)
 
 
 def covering(low: Tensor, high: Tensor, residual: Tensor, size: int) -> Grids:
-    """Return the grids of the centres of equal cells over the data, with room for the kernels."""
+    """Return the grids of the centres of equal cells over the data, with room for the kernels, and
+    the points of :data:`BEYOND` on both sides.
+    """
     one = torch.ones_like(residual)
     room = torch.stack([one, one, residual]) * (2 * MARGIN)
-    step = torch.maximum((high - low + room) / size, _narrowest(low, high, residual, size))
-    return _around(low, high, step, size)
-
-
-def _narrowest(low: Tensor, high: Tensor, residual: Tensor, size: int) -> Tensor:
-    width = torch.maximum(high - low, residual * LEAST_WIDTH)
-    return width / (size - 1 - 2 * ROOM)
+    return _around(low, high, (high - low + room) / size, size + 2 * BEYOND)
 
 
 def _around(low: Tensor, high: Tensor, step: Tensor, size: int) -> Grids:
@@ -79,7 +79,8 @@ def _around(low: Tensor, high: Tensor, step: Tensor, size: int) -> Grids:
 
 class _Constants(NamedTuple):
     """Minus half the squares of lags and of frequencies; cosines over the shares' transform; a
-    sample's own share; lags of all pairs of points; the signs of the four kernels.
+    sample's own share; lags of all pairs of points; the signs of the four kernels; lags between all
+    points and those that are not beyond the ends, where what is beyond belongs to the ends.
     """
 
     squares: Tensor
@@ -88,6 +89,7 @@ class _Constants(NamedTuple):
     overlaps: Tensor
     lags: Tensor
     signs: Tensor
+    lags_within: Tensor
 
 
 def _constants(size: int, device: torch.device) -> _Constants:
@@ -100,13 +102,16 @@ def _constants(size: int, device: torch.device) -> _Constants:
     for k, overlap in enumerate(OVERLAPS):
         overlaps[k].fill_(overlap * (2 if k else 1))
     one = torch.ones(2, 1, 1, dtype=torch.float64, device=device)
+    cells = points[BEYOND : size - BEYOND]
+    ends = points.clamp(BEYOND, size - 1 - BEYOND)
     return _Constants(
         points.square() / -2,
         w.square() / -2,
         cosines * (math.sqrt(2 * math.pi) / FREQUENCIES),
         overlaps,
-        (points.unsqueeze(1) - points).abs().long().flatten(),
+        (points.unsqueeze(1) - points).abs().long(),
         torch.cat([one, -one]),
+        (cells.unsqueeze(1) - ends).abs().long(),
     )
 
 
@@ -136,22 +141,22 @@ def reading(grids: Grids, residual: Tensor, alone: Tensor | float) -> Kernels:
     own = sequence @ c.overlaps
     own = torch.cat([own[:1] * own[1:2], own[2:]])
     log_width = ((relative * step).log() * c.signs).sum(0)
-    return Kernels(_between(sequence, c), own, log_width)
+    return Kernels(_between(sequence, c.lags), own, log_width)
 
 
 def smoothing(grids: Grids, residual: Tensor) -> Tensor:
-    """Return the kernels of x, y and z ``(3, R, G, G)`` of what is shared out once, positive
-    everywhere.
+    """Return the kernels of x, y and z of what is shared out once, positive everywhere: from all
+    points to those that are not beyond the ends, ``(3, R, G, G + 2 BEYOND)``.
     """
     c = _constants_of(grids.size, residual.device)
     one = torch.ones_like(residual)
     relative = torch.stack([one, one, residual]) / grids.step
     # A grid does not resolve less than half a step.
     variance = (relative.square() - 1 / 3).clamp_min(1 / 4)
-    return _between((c.squares / variance).clamp_min(LEAST_EXPONENT).exp(), c)
+    return _between((c.squares / variance).clamp_min(LEAST_EXPONENT).exp(), c.lags_within)
 
 
-def _between(sequence: Tensor, c: _Constants) -> Tensor:
+def _between(sequence: Tensor, lags: Tensor) -> Tensor:
     """Return matrices between points from kernels by lags ``(K, R, G)``."""
-    size = sequence.shape[2]
-    return sequence.index_select(2, c.lags).view(*sequence.shape, size)
+    found = sequence.index_select(2, lags.view(-1))
+    return found.view(*sequence.shape[:2], *lags.shape)
