@@ -16,8 +16,9 @@ product. So everything is a smooth function of the samples, in time linear in N.
 - A sample's own kernel, which leave-one-out subtracts, is what the shares make of it: its mean over
   all places between two grid points.
 
-Against the sums over all pairs of samples, with the same :data:`ALONE` (64 points; Gaussian and
-exponential samples): gradients within 1 % of their length for N = 50 … 2000 and 6 % for 5000.
+Against the sums over all pairs of samples, with the same least density (``ALONE`` of
+:mod:`.grids`; 64 points; Gaussian and exponential samples): gradients within 1 % of their length
+for N = 50 … 2000 and 6 % for 5000.
 """
 
 import math
@@ -27,6 +28,16 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.densities.gaussian import LEAST_EXPONENT, MARGIN, RULES, SINGULAR
+from mi_metrics.functional.densities.grids import (
+    ALONE,
+    FREQUENCIES,
+    LEAST_WIDTH,
+    NARROWEST,
+    OVERLAPS,
+    ROOM,
+    WIDE,
+)
+from mi_metrics.functional.densities.units import LEAST_COUNT
 from mi_metrics.functional.information import normalized_ratio, ratio
 from mi_metrics.functional.options import from_nats
 from mi_metrics.functional.ranks import Reduce, extremes
@@ -34,24 +45,6 @@ from mi_metrics.functional.tables.axis import Axis
 from mi_metrics.functional.tables.bspline import soft_counts, soft_values
 from mi_metrics.functional.tables.splines import slope
 from mi_metrics.functional.tensors import narrow, signed
-
-# What a sample sees of all others is taken to be at least this part of its own kernel. Below it the
-# grid's own error counts, and a logarithm close to 0 would push nothing but this sample around.
-ALONE = 2.0**-7
-
-# Room between the ends of the data and of the grid, in steps: a cubic share reaches one point
-# further than its sample's own two.
-ROOM = 1 + 2.0**-10
-# A grid is at least this part of a kernel wide, so that samples in one place are no division by 0.
-LEAST_WIDTH = 2.0**-10
-# The narrowest kernel that a grid resolves, in steps, and the least one of which the variance alone
-# matters.
-NARROWEST, WIDE = 0.7, 4.0
-FREQUENCIES = 256
-# What is left of the samples' number without one that has nearly all the weight.
-LEAST_COUNT = torch.finfo(torch.float64).tiny
-# The mean of β(t - a) β(t - b) over all places t, for b = a, a + 1, … (the spline of degree 7).
-OVERLAPS = (2416 / 5040, 1191 / 5040, 120 / 5040, 1 / 5040)
 
 
 class _Moments(NamedTuple):

@@ -32,12 +32,13 @@ from mi_metrics.functional.densities.grids import (
     spanning,
 )
 from mi_metrics.functional.densities.shares import Dense, Slopes, Sums, Tables
-from mi_metrics.functional.densities.units import LEAST, LEAST_COUNT, Units, units
+from mi_metrics.functional.densities.units import LEAST_COUNT, Units, units
 from mi_metrics.functional.information import ROUNDING, independent
 from mi_metrics.functional.options import Ranges
 from mi_metrics.functional.tables import direct
 from mi_metrics.functional.tables.measures import TINY, quotient, sums_of
 from mi_metrics.functional.tables.positions import (
+    LEAST,
     from_the_least,
     gathered,
     held_by,

@@ -31,9 +31,9 @@ BEYOND = 2
 # A grid is at least this part of the narrowest kernel wide, so that samples in one place are no
 # division by 0.
 LEAST_WIDTH = 2.0**-10
-# The narrowest kernel that a grid resolves, in steps, and the square of the least one of which the
-# variance alone matters.
-NARROWEST, WIDE = 0.7, 16.0
+# The narrowest kernel that a grid resolves, in steps, and the least one of which the variance alone
+# matters.
+NARROWEST, WIDE = 0.7, 4.0
 FREQUENCIES = 256
 # The mean of β(t - a) β(t - b) over all places t, for b = a, a + 1, … (the spline of degree 7).
 OVERLAPS = (2416 / 5040, 1191 / 5040, 120 / 5040, 1 / 5040)
@@ -92,6 +92,7 @@ class _Constants(NamedTuple):
     lags_within: Tensor
 
 
+@kept_by_device
 def _constants(size: int, device: torch.device) -> _Constants:
     points = torch.arange(size, dtype=torch.float64, device=device)
     frequencies = torch.arange(0.5, FREQUENCIES, dtype=torch.float64, device=device)
@@ -115,17 +116,9 @@ def _constants(size: int, device: torch.device) -> _Constants:
     )
 
 
-_kept_constants = kept_by_device(_constants)
-
-
-def _constants_of(size: int, device: torch.device) -> _Constants:
-    # A graph of torch.compile holds what it is made of.
-    return (_constants if torch.compiler.is_compiling() else _kept_constants)(size, device)
-
-
 def reading(grids: Grids, residual: Tensor, alone: Tensor | float) -> Kernels:
     """Return the kernels of what is shared out and read with the same shares, 1 at distance 0."""
-    c, step = _constants_of(grids.size, residual.device), grids.step
+    c, step = _constants(grids.size, residual.device), grids.step
     one = torch.ones_like(residual)
     both = (alone if isinstance(alone, Tensor) else one * alone).expand_as(one)
     step = torch.cat([step[::2], step[:2]])
@@ -137,7 +130,7 @@ def reading(grids: Grids, residual: Tensor, alone: Tensor | float) -> Kernels:
     wide = (c.squares / variance).exp() * variance.rsqrt()
     # Else the shares are divided out of its Fourier transform.
     narrow = torch.exp(squares * c.decay) @ c.cosines
-    sequence = torch.where(squares > WIDE, wide, narrow) * relative
+    sequence = torch.where(squares > WIDE**2, wide, narrow) * relative
     own = sequence @ c.overlaps
     own = torch.cat([own[:1] * own[1:2], own[2:]])
     log_width = ((relative * step).log() * c.signs).sum(0)
@@ -148,7 +141,7 @@ def smoothing(grids: Grids, residual: Tensor) -> Tensor:
     """Return the kernels of x, y and z of what is shared out once, positive everywhere: from all
     points to those that are not beyond the ends, ``(3, R, G, G + 2 BEYOND)``.
     """
-    c = _constants_of(grids.size, residual.device)
+    c = _constants(grids.size, residual.device)
     one = torch.ones_like(residual)
     relative = torch.stack([one, one, residual]) / grids.step
     # A grid does not resolve less than half a step.

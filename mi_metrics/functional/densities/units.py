@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.densities.gaussian import RULES, SINGULAR
+from mi_metrics.functional.tables.positions import LEAST
 
-# The least variance, and the least sum of weights, that is divided by.
+# The least variance that is divided by.
 NO_VARIANCE = 1e-200
-LEAST = 5e-324
 # What is left of the samples' number without one that has nearly all the weight.
 LEAST_COUNT = torch.finfo(torch.float64).tiny
 
