@@ -53,13 +53,17 @@ class Rows(NamedTuple):
         """Return these with other fields, as ``_replace`` does, which `torch.compile` of PyTorch up
         to 2.7 does not follow.
         """
+        for name in changed:
+            if name not in _FIELDS:
+                raise TypeError(f"Rows have no field {name!r}, only {', '.join(_FIELDS)}.")
         fields: list[Any] = [
-            changed.get(name, value) for name, value in zip(FIELDS, self, strict=True)
+            changed.get(name, value) for name, value in zip(_FIELDS, self, strict=True)
         ]
         return Rows(*fields)
 
 
-FIELDS = Rows._fields
+# A name of its own, which torch.compile of PyTorch up to 2.7 can look up.
+_FIELDS = Rows._fields
 
 
 class Loss(nn.Module):

@@ -245,3 +245,22 @@ def test_only_ratios_of_weights_count_however_large_they_are(build, clip):
     # Subnormal weights have few digits, but sums.
     assert loss(x, y, torch.full_like(x, 5e-324)).item() == pytest.approx(loss(x, y).item())
     assert loss(x, y, torch.full_like(x, torch.inf)).isnan()
+
+
+@pytest.mark.parametrize("loss", LOSSES[:2] + LOSSES[3:4], ids=repr)
+@pytest.mark.parametrize("side", [0, 1])
+def test_samples_changed_before_backward_are_refused_as_in_all_of_pytorch(loss, side):
+    leaf, y = images(1, 1, 40)
+    x = leaf.requires_grad_() * 1
+    for function in (loss, torch.nn.functional.mse_loss):
+        value = function(x, y)
+        (x, y)[side].detach().add_(1)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            value.sum().backward()
+
+
+def test_rows_have_no_fields_but_their_own():
+    rows = MutualInformationLoss().rows_of(*images(1, 40))
+    assert rows.having(conditions=3) == rows._replace(conditions=3)
+    with pytest.raises(TypeError, match="no field 'weight'"):
+        rows.having(weight=None)
