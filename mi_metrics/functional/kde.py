@@ -24,8 +24,9 @@ one product over x. Frequencies above the kernel's own need not be visited, and 
 longer than the kernel are cut out.
 
 When to use: continuous variables, smooth densities, samples from a hundred to millions. When not:
-far outliers or heavy tails (the covariance follows them; a caution says so), discrete values (a
-caution where the kernel tells them apart), many variables.
+far outliers or heavy tails, because the covariance follows them (caution ``"wide kernel"``);
+discrete values, or one value that many samples share (caution ``"few values"`` where the kernel
+tells them apart, ``"wide kernel"`` where they set its width); many variables.
 
 References:
     Y.-I. Moon, B. Rajagopalan, U. Lall, "Estimation of mutual information using kernel density
@@ -97,8 +98,9 @@ def kde_mutual_information(
         Ties: allowed, but a density supposes continuous variables. Where the kernel tells a
         variable's values apart, the value is too small by log(h_pair / h_alone) for each such
         variable (0.2 nats for N = 3000), and nearly so where half of the samples are one value, as
-        after ReLU; the caution ``"few values"`` says so. Labels of many
-        classes are smoothed over silently: use bins with a bin for each value.
+        after ReLU; the caution ``"few values"`` says so, or ``"wide kernel"`` where such values set
+        the kernel's width. Labels of many classes are smoothed over silently: use bins with a bin
+        for each value.
         Bias: the two means err in opposite directions. On correlated Gaussians of 100 to 4900
         samples and 0 to 2 nats the mean error is 0.011 nats, at most 0.04 (at N = 100). Heavy tails
         make it too small: by 0.1 nats for lognormal variables of 0.22 nats. Fewer than 8 samples:

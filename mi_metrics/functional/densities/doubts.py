@@ -49,11 +49,11 @@ Most = Callable[[], Tensor] | None
 
 
 class Repeated(NamedTuple):
-    """Values that repeat."""
+    """Values that repeat, at most one of each cell."""
 
-    n: Tensor  # (R, m): how many samples of each cell are one
+    n: Tensor  # (R, m): how many samples of a cell have its repeated value, 0 where it has none
     alone: Tensor  # (R, m) bool: which cells the kernel tells apart from all others
-    share: Tensor  # (R, 1): the part of all samples
+    share: Tensor  # (R, 1): the part of all samples that have a repeated value
 
 
 class Doubts(NamedTuple):

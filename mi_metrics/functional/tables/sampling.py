@@ -58,8 +58,8 @@ def alone(counts: Tensor, n: Tensor) -> Tensor:
 
 
 def told_by_single_samples(counts: Tensor, n: Tensor) -> Tensor:
-    """Return how much of the plug-in information of tables are samples that are alone in their
-    cell, where rows and columns let expect fewer of them, in nats, as :func:`alone` counts them.
+    """Return the part of the plug-in information of tables, in nats, that comes from samples alone
+    in their cell (as :func:`alone` counts them), where the margins predict fewer than one there.
     """
     total = counts.sum((-2, -1), dtype=torch.float64)
     share = counts / torch.where(total > 0, total, 1)[..., None, None]
