@@ -114,6 +114,9 @@ def _kinds(axis: grid.Axis, wide: Tensor) -> Tensor:
     """Return numbers of columns whose cells are read by the same arithmetic: bits for "lossless",
     for "in float64", and for numbers that few are as large as.
     """
+    # The counters know of samples of pairs alone; where the partners of a column are all missing,
+    # its numbers show that float32 would merge or lose them.
+    wide = wide | (axis.centre.float().double() != axis.centre).any(1)
     lo, hi = axis.centre.amin(1, keepdim=True), axis.centre.amax(1, keepdim=True)
     in_float32 = is_wide(lo.float(), hi.float(), 2 * MOST_BINS).squeeze(1)
     in_float64 = is_wide(lo, hi, 2 * MOST_BINS).squeeze(1)

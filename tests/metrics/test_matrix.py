@@ -112,6 +112,21 @@ def test_a_column_without_samples_is_nan_alone():
     assert hy.item() == pytest.approx(math.log(2))
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1e308])
+@pytest.mark.parametrize("num_bins", ["auto", 3])
+def test_float64_of_a_column_counts_where_all_others_are_missing(scale, num_bins, rng):
+    x = 1 + scale * torch.rand(60, 1, generator=rng, dtype=torch.float64)
+    x[::7] = 1 - scale
+    y = torch.full_like(x, math.nan)
+    alone = MutualInformationMatrix(1, 1, num_bins)
+    alone.update(x, x)
+    metric = MutualInformationMatrix(1, 1, num_bins, nan_strategy="ignore")
+    metric.update(x, y)
+    with warned("no samples", match="no valid samples"):
+        assert metric.compute().isnan()
+    assert metric.entropies()[0].item() == alone.entropies()[0].item()
+
+
 def test_nan_is_refused_and_names_the_column():
     metric = MutualInformationMatrix(2, 1)
     x = torch.tensor([[0.0, math.nan], [1.0, 2.0]])
