@@ -53,15 +53,16 @@ def knn_p_value(
     .. math:: p = \frac{1 + \#\{I_{null} \ge I\}}{1 + P}
 
     With ``z`` the statistic is :func:`knn_conditional_mutual_information`, and x is permuted among
-    samples of about the same z: each takes the x of one of the five that are nearest to it in z
-    (Runge 2018), or of any that has the same z, where more than five have.
+    samples of the same z, or of about the same: one whose z no other has takes the x of one of the
+    five that are nearest to it in z (Runge 2018), of those that are alone, too.
 
     Conventions:
         Range: 1 / (P + 1) … 1; 1 where a variable is constant.
         Validity: of independent samples at most a share a of p-values is ≤ a, for any N, k and
-        margins. Given z this holds as far as five neighbours have the same z: of x and y that
-        depend on a common cause z alone, 2 to 6 % of p-values are ≤ 0.05 for N = 250 and up to 3
-        coordinates of z. Samples that depend on each other (pixels, time series) make p too small.
+        margins. Given z this holds where each z repeats, and else as far as five neighbours have
+        the same z: of x and y that depend on a common cause z alone, 2 to 6 % of p-values are
+        ≤ 0.05 for N = 250 and up to 3 coordinates of z. Samples that depend on each other (pixels,
+        time series) make p too small.
         Gradient: none. Memory: that of one estimate; with ``z`` up to 128 MiB of permutations, too,
         and a few times as much to draw them. Time: P estimates; 0.5 s for 1000 scalars.
         Exact under splits and ranks: a function of the set of samples and the seed.

@@ -83,6 +83,20 @@ def test_lists_give_the_value_of_a_search(
         assert listed.value(order) == expected
 
 
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_classes_of_a_few_samples_are_what_x_is_permuted_in(size: int) -> None:
+    # Neighbouring labels tell nothing of each other, as numbers of patients or of sites.
+    found = []
+    for seed in range(40):
+        generator = torch.Generator().manual_seed(seed)
+        z = torch.arange(120 // size).repeat_interleave(size)
+        x, y = 3 * torch.randn(2, len(z), generator=generator)[:, z]
+        x, y = torch.stack([x, y]) + 0.1 * torch.randn(2, len(z), generator=generator)
+        found.append(knn_p_value(x, y, z=z.double(), num_permutations=19, seed=seed).item())
+    # 2 expected of 40, standard deviation 1.4; all of them in pairs, when neighbours were taken.
+    assert sum(p <= 0.05 for p in found) <= 6
+
+
 @pytest.mark.parametrize("n", [2, 3, 5, 6, 20])
 def test_few_samples(n: int) -> None:
     x, y, z = common_cause(n, 0)

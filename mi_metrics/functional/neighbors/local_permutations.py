@@ -3,8 +3,8 @@ conditional independence compares with.
 
 A sample takes the place of one of its nearest neighbours in z, of those that are still free, in a
 random order of samples; where none is free it shares a place. So the dependence of x on z stays,
-and that of x on y beyond z goes. Samples with many copies of their z trade places with these alone,
-in any way.
+and that of x on y beyond z goes. Samples with copies of their z, be it a single one, trade places
+with these alone, in any way: others may have another x on average, however near their z is.
 
 References:
     J. Runge, "Conditional independence testing based on a nearest-neighbor estimator of conditional
@@ -46,7 +46,7 @@ def local_permutations(
         int64 ``(N,)`` each, on the CPU: whose x each sample gets.
     """
     rng = np.random.default_rng(seed)
-    repeated = same_z.cpu().numpy() > NEIGHBORS
+    repeated = same_z.cpu().numpy() > 1
     (together,), (scattered,) = repeated.nonzero(), (~repeated).nonzero()
     groups, points = group.cpu().numpy()[together], z.cpu().numpy()[scattered]
     for size in chunks(number, len(z)):
