@@ -33,6 +33,8 @@ ADVICE: dict[Kind, str] = {
     "--discrete with their column",
     "narrow kernel": "the kernel is narrower than the grid resolves, so MI is too small: raise "
     "--resolution",
+    "oversmoothed": "the kernel is wider than what ties the columns, as for waves, circles, "
+    "clusters or heavy tails, so MI is mostly too small",
     "rising": "twice the bins would show more, so MI is too small",
     "shared bins": "few distinct values tell more than the bins that they share, so MI is too "
     "small: if they are labels, pass --discrete with their column",

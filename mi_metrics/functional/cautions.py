@@ -19,6 +19,7 @@ Kind = Literal[
     "narrow kernel",
     "no samples",
     "outside",
+    "oversmoothed",
     "pooled",
     "rising",
     "shared bins",

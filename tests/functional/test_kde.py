@@ -5,6 +5,7 @@ must not change.
 import math
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -197,7 +198,11 @@ class TestInvariances:
     def test_swap(self, r: float) -> None:
         x, y = gaussian(1000, r)
         y = y.exp()
-        forward, back = kde_mutual_information(x, y), kde_mutual_information(y, x)
+        # Of a curve as narrow as that of r = 0.99 the kernel sees too little.
+        with warned("oversmoothed") if r > 0.9 else nullcontext():
+            forward = kde_mutual_information(x, y)
+        with warned("oversmoothed") if r > 0.9 else nullcontext():
+            back = kde_mutual_information(y, x)
         assert float(forward) == pytest.approx(float(back), abs=2e-3)
 
     def test_batch_is_a_loop(self, device: torch.device) -> None:
@@ -471,10 +476,10 @@ class TestWarnings:
     def test_texts(self) -> None:
         yes, no = torch.tensor([[False], [True]]), torch.tensor([[False], [False]])
         with pytest.warns(MutualInformationWarning) as seen:
-            caution_each(Doubts(yes, yes, yes, yes).messages())
+            caution_each(Doubts(*[yes] * len(MESSAGES)).messages())
         assert [str(w.message) for w in seen] == list(MESSAGES.values())
         assert [w.message.kind for w in seen] == list(MESSAGES)  # type: ignore[union-attr]
-        caution_each(Doubts(no, no, no, no).messages())
+        caution_each(Doubts(*[no] * len(MESSAGES)).messages())
 
 
 class TestErrors:

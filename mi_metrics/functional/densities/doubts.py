@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mi_metrics.functional.cautions import ENOUGH, TOO_FEW, Kind
 from mi_metrics.functional.densities.gaussian import CountedAxis, Kernel, Moments
+from mi_metrics.functional.densities.oversmoothed import Blurred
 
 # A cell stands alone where it holds this part of the samples within so many kernel widths: kernels
 # at two deviations from each other still add up to a density.
@@ -42,6 +43,12 @@ MESSAGES: dict[Kind, str] = {
         "BinnedMutualInformation)."
     ),
     "too few": TOO_FEW,
+    "oversmoothed": (
+        "The kernel is too wide for what ties the variables, as for a circle, a wave, clusters or "
+        "heavy tails: it follows the covariance of all samples, and half of its width, or a few "
+        "bins, give another value by more than a tenth of a nat and a fifth. Use neighbours "
+        "(knn_mutual_information, KNNMutualInformation) or bins, or a narrower `bandwidth`."
+    ),
 }
 
 
@@ -63,6 +70,7 @@ class Doubts(NamedTuple):
     narrow: Tensor
     few_values: Tensor
     too_few: Tensor
+    oversmoothed: Tensor
 
     def messages(self) -> dict[Kind, str]:
         """Return a sentence for each kind of doubt about any of the pairs."""
@@ -86,6 +94,7 @@ def doubts_about(
     kernel: Kernel,
     bandwidth: Any,
     axes: tuple[CountedAxis, CountedAxis],
+    blurred: Blurred,
     narrow: Tensor | bool = False,
     most: tuple[Most, Most] = (None, None),
 ) -> Doubts:
@@ -97,12 +106,13 @@ def doubts_about(
         kernel: The kernels.
         bandwidth: The option.
         axes: Counted cells of x and y.
+        blurred: What shows that the kernels blur what ties the variables.
         narrow: Whether a kernel was narrower than half a cell.
         most: Functions of nothing that return how many samples of each cell have its most frequent
             value, if that is known.
     """
-    repeated, blurred = zip(*map(_points, axes, (kernel.x, kernel.y), most), strict=True)
-    few_values = torch.zeros_like(blurred[0])
+    repeated, to_points = zip(*map(_points, axes, (kernel.x, kernel.y), most), strict=True)
+    few_values = torch.zeros_like(to_points[0])
     # A few samples that stand alone, such as the farthest ones, are of no effect.
     if value is not None and bool(torch.cat([r.share > HEAVY for r in repeated], 1).any()):
         error = _error_of_few_values(kernel, axes, repeated)
@@ -111,10 +121,18 @@ def doubts_about(
     if not isinstance(bandwidth, str):
         deviations = (v.sqrt() * moments.n ** (-1 / 6) for v in (moments.x, moments.y))
         follow = [_points(*each)[1] for each in zip(axes, deviations, most, strict=True)]
-        blurred = (follow[0] & follow[1],) * 2
-    wide, too_few = blurred[0] | blurred[1], moments.n < ENOUGH
-    # A fill value is one of few values, too; one sentence says what to do.
-    doubts = wide, torch.zeros_like(wide) | narrow, few_values & ~wide, too_few
+        to_points = (follow[0] & follow[1],) * 2
+    wide, too_few = to_points[0] | to_points[1], moments.n < ENOUGH
+    oversmoothed = blurred.lacks
+    if bool(blurred.changes.any()):
+        # Kernels of half the width may tell rounded numbers apart, which says nothing.
+        halves = zip(axes, (kernel.x / 2, kernel.y / 2), strict=True)
+        apart = torch.cat([_points(axis, h, None)[0].share > HEAVY for axis, h in halves], 1)
+        oversmoothed = oversmoothed | (blurred.changes & ~apart.any(1, keepdim=True))
+    # A fill value is one of few values, too, and both are blurred; one sentence says what to do.
+    few_values &= ~wide
+    oversmoothed = oversmoothed & ~(wide | few_values | too_few)
+    doubts = wide, torch.zeros_like(wide) | narrow, few_values, too_few, oversmoothed
     return Doubts(*(doubt & ~moments.constant for doubt in doubts))
 
 
