@@ -48,8 +48,8 @@ class KDEMutualInformation(JointTableMetric):
         a cell is widened to them.
         Cautions of ``compute``, once each: ``"wide kernel"`` (far samples, a fill value),
         ``"oversmoothed"`` (waves, circles, clusters), ``"few values"`` (labels, rounded numbers,
-        many zeros; where such values set the kernel's width, ``"wide kernel"`` instead), ``"narrow
-        kernel"`` (below half a cell), ``"too few"``, ``"outside"``, ``"no samples"``.
+        many zeros; where such values set the kernel's width, ``"wide kernel"`` instead),
+        ``"narrow kernel"`` (below half a cell), ``"too few"``, ``"outside"``, ``"no samples"``.
         No samples: NaN, with a warning. ``compute`` never raises.
         State: ``table``; with a known range int64 ``(C, grid_size, grid_size)``, the same state as
         :class:`mi_metrics.BinnedMutualInformation` with ``num_bins=grid_size``; with an unknown one
