@@ -34,9 +34,9 @@ there, and the others wait for their timeout, as with any collective call.
 
 **No hidden checks.** A loss looks at shapes, dtypes and devices, never at values: torch.compile
 traces it as one graph, and a GPU is not waited for. A NaN or infinite pixel or a negative weight
-makes the loss of its own table NaN (and so the reduced loss, for GradScaler or a check to find) and
-leaves the other tables alone. A table of which weights and mask leave nothing counts as 0, with
-gradient 0; ``reduction="mean"`` divides by the number of all tables.
+makes the loss of its own table NaN, with its gradient (and so the reduced loss, for GradScaler or a
+check to find), and leaves the other tables alone. A table of which weights and mask leave nothing
+counts as 0, with gradient 0; ``reduction="mean"`` divides by the number of all tables.
 
 **Derivatives.** Reverse mode, twice; forward mode (``torch.func.jvp``, ``jacfwd``,
 ``torch.autograd.forward_ad``), ``torch.func.grad``, ``hessian`` and ``vmap``. Only ``gather=True``
@@ -483,6 +483,9 @@ class KDEMutualInformationLoss(Loss):
                 x, y = x.clamp(-ends[:, :1], ends[:, 1:2]), y.clamp(-ends[:, 2:3], ends[:, 3:])
             rows = rows.having(x=x, y=y)
         axes = data_axes(ends, (1, 1))
+        # Not added to the value: a gradient that is NaN, too, makes GradScaler skip the step.
+        x, y = (v + rows.spoilt.to(v.dtype) for v in (rows.x, rows.y))
+        rows = rows.having(x=x, y=y)
         value = soft_kde_information(
             rows.x,
             rows.y,
@@ -494,5 +497,4 @@ class KDEMutualInformationLoss(Loss):
             unit=self.unit,
             reduce=reduce,
         )
-        # Not added: a gradient that is NaN, too, makes GradScaler skip the step.
-        return torch.where(empty, 0, value * (1 + reduce.sum(rows.spoilt).squeeze(1)))
+        return torch.where(empty, 0, value)

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from mi_metrics.functional import binned_mutual_information
+from mi_metrics.functional.densities import direct as densities
+from mi_metrics.functional.tables import direct
 from mi_metrics.kernels import switch
 from mi_metrics.losses import (
     KDEMutualInformationLoss,
@@ -22,6 +24,7 @@ LOSSES = [
     KDEMutualInformationLoss(grid_size=16, reduction="none"),
     KDEMutualInformationLoss(grid_size=16, clip_quantile=0.05, reduction="none"),
 ]
+LIMITED = KDEMutualInformationLoss(grid_size=16, value_range=(-1, 1), reduction="none")
 NORMALISED = [
     MutualInformationLoss(6, normalization="min", reduction="none"),
     KDEMutualInformationLoss(grid_size=16, normalization="joint", reduction="none"),
@@ -245,6 +248,40 @@ def test_only_ratios_of_weights_count_however_large_they_are(build, clip):
     # Subnormal weights have few digits, but sums.
     assert loss(x, y, torch.full_like(x, 5e-324)).item() == pytest.approx(loss(x, y).item())
     assert loss(x, y, torch.full_like(x, torch.inf)).isnan()
+
+
+@pytest.mark.parametrize("serves", [True, False], ids=["direct", "reference"])
+@pytest.mark.parametrize("upstream", [1, math.nan, math.inf], ids=str)
+@pytest.mark.parametrize("spoilt", ["nothing", "by a weight", "by y"])
+@pytest.mark.parametrize("loss", [*LOSSES[:2], LOSSES[3], LIMITED, *NORMALISED], ids=repr)
+def test_gradients_are_nan_where_losses_or_theirs_are_and_samples_count(
+    loss, spoilt, upstream, serves, monkeypatch
+):
+    if not serves:
+        monkeypatch.setattr(direct, "serves", lambda *_: False)
+        monkeypatch.setattr(densities, "serves", lambda *_: False)
+    for constant in (False, True):
+        x, y = images(1, 1, 40)
+        weights = torch.rand(1, 1, 40, generator=torch.Generator().manual_seed(1))
+        weights[..., :3] = 0
+        x = torch.full_like(x, 0.25) if constant else 2 * x
+        if spoilt == "by a weight":
+            weights[..., 5] = -1
+        if spoilt == "by y":
+            y[..., 5] = math.inf
+        x.requires_grad_()
+        value = loss(x, y, weights)
+        assert value.isnan() == (spoilt != "nothing")
+        (gradient,) = torch.autograd.grad(value, x, torch.full_like(value, upstream))
+        still = weights == 0
+        if loss is LIMITED:
+            still = still | (x.abs() > 1)
+        assert (gradient[still] == 0).all()
+        if constant and spoilt == "nothing":
+            assert (gradient == 0).all()
+        else:
+            finite = spoilt == "nothing" and upstream == 1
+            assert (gradient[~still].isfinite() == finite).all()
 
 
 @pytest.mark.parametrize("loss", LOSSES[:2] + LOSSES[3:4], ids=repr)

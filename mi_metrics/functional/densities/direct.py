@@ -100,23 +100,23 @@ class _Values(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:2]
         value, idle, by_units = measure(samples, options, wanted)
         if by_units is not None:
-            idle = idle if samples.left_out is None else idle | samples.left_out
-            ctx.save_for_backward(x, y, idle, *_by_samples(samples, by_units))
+            ctx.save_for_backward(x, y, _still(samples, idle), *_by_samples(samples, by_units))
             ctx.reference = reference
         return value.to(options.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, idle, *slopes = ctx.saved_tensors
+        x, y, still, *slopes = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():
             return *direct.through(ctx.reference, (x, y), wanted, grad), None, None, None
+        grad = direct.incoming(grad)
         found: list[Tensor | None] = [None, None]
         for side, (slope, v) in enumerate(zip(slopes, (x, y), strict=True)):
             if slope is not None:
                 # What changes no value has no gradient, of a value that is NaN either.
-                slope = narrow(slope * grad.unsqueeze(1), v.dtype)
-                found[side] = slope.masked_fill(idle, 0)
+                slope = narrow(slope * grad, v.dtype)
+                found[side] = slope.masked_fill(still[side % len(still)], 0)
         return *found, None, None, None
 
 
@@ -281,7 +281,14 @@ def _by_samples(samples: _Samples, slopes: Slopes) -> list[Tensor | None]:
     for side, slope in enumerate((to_x, to_y)):
         if slope is not None:
             slope = slope * rate[side]
-            if samples.inside is not None:
-                slope = slope.masked_fill(~samples.inside[side], 0)
         found.append(slope)
     return found
+
+
+def _still(samples: _Samples, idle: Tensor) -> Tensor:
+    """Return which samples change no value, those of x and of y or all alike, ``(2 or 1, R, n)``,
+    from which values are constants ``(R, 1)``.
+    """
+    if samples.left_out is not None:
+        idle = idle | samples.left_out
+    return idle.unsqueeze(0) if samples.inside is None else idle | ~samples.inside

@@ -104,6 +104,13 @@ def through(
     return [next(found) if want else None for want in wanted]
 
 
+def incoming(grad: Tensor) -> Tensor:
+    """Return the gradients of the values of rows as ``(R, 1)``, infinite ones as NaN: a finite one
+    would hide that they are.
+    """
+    return torch.add(grad, grad, alpha=0).unsqueeze(-1)
+
+
 class _Values(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -126,24 +133,25 @@ class _Values(torch.autograd.Function):
             rates, ctx.rates = (
                 (p.rate, (1.0, 1.0)) if isinstance(p.rate, Tensor) else (None, p.rate)
             )
-            ctx.save_for_backward(x, y, push, rates, p.left_out, *saved)
+            ctx.save_for_backward(x, y, push, rates, p.flat, p.left_out, *saved)
             ctx.way, ctx.kernel, ctx.reference = way, form.kernel, reference
         return value.to(dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, push, rates, left_out, *saved = ctx.saved_tensors
+        x, y, push, rates, flat, left_out, *saved = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():
             found = through(ctx.reference, (x, y), wanted, grad)
             return *found, None, None, None, None, None
         slopes = ctx.way.pull_back(push, saved, ctx.kernel, ctx.rates, wanted)
         found = [None, None]
+        grad = incoming(grad).masked_fill(flat, 0)
         # The incoming gradient comes last: it may be a batch of them.
         for side, (slope, v) in enumerate(zip(slopes, (x, y), strict=True)):
             if slope is not None:
                 slope = slope if rates is None else slope * rates[:, side]
-                slope = narrow(slope * grad.unsqueeze(1), v.dtype)
+                slope = narrow(slope * grad, v.dtype)
                 # Of a table that is NaN, too, nothing comes to samples that are left out.
                 found[side] = slope if left_out is None else slope.masked_fill(left_out, 0)
         return *found, None, None, None, None, None
