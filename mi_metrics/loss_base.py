@@ -297,11 +297,14 @@ class Loss(nn.Module):
         if not self.clip_quantile:
             return ends
         quantiles = []
-        for v in (rows.x.detach().double(), rows.y.detach().double()):
+        for side in (rows.x, rows.y):
+            # An end that is NaN would leave no sample within.
+            v = side.detach().double().nan_to_num(math.inf, math.inf, -math.inf)
             # Sorting by torch alone: torch.compile and torch.func follow it.
             values, mass = v.sort(1).values, None
             if rows.weights is not None:
-                values, mass = ordered(v, rows.weights.double())
+                weights = rows.weights.double()
+                values, mass = ordered(v, weights.where(weights > 0, 0))
             lo, hi = (
                 quantile(values, mass, q) for q in (self.clip_quantile, 1 - self.clip_quantile)
             )

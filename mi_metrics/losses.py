@@ -26,10 +26,11 @@ averaged. With ``pool="image"`` this is the mean over all images, as in one proc
 the estimate on the whole batch: with W processes its bias is W times as large, and dependence
 between the parts is not seen. ``gather=True`` sums the tables over the processes, so that loss and
 parameter gradients (after DDP's averaging) are those of one process with the whole batch. It costs
-one all-reduce of the ranges and one of the table forward, and one backward (kernel densities: five
-more of a few numbers). Every process must call the loss, and run backward, equally often; the sizes
-of their batches may differ, and a process without samples gives tensors of shape ``(0,)`` or
-``(0, C, ...)``: it takes part and contributes nothing. Input that is refused on one process raises
+one all-reduce of the ranges and one of the table forward, and one backward (kernel densities: two
+of the table, one of normalised forms, and five more of a few numbers, all forward). Every process
+must call the loss, and run backward, equally often; the sizes of their batches may differ, and a
+process without samples gives tensors of shape ``(0,)`` or ``(0, C, ...)``: it takes part and
+contributes nothing. Input that is refused on one process raises
 there, and the others wait for their timeout, as with any collective call.
 
 **No hidden checks.** A loss looks at shapes, dtypes and devices, never at values: torch.compile
@@ -55,6 +56,7 @@ from torch import Tensor
 from mi_metrics.functional.densities import direct as densities
 from mi_metrics.functional.densities.differentiable import soft_kde_information
 from mi_metrics.functional.densities.gaussian import check_kde_options
+from mi_metrics.functional.densities.placed import Options
 from mi_metrics.functional.information import independent, information
 from mi_metrics.functional.options import (
     Bandwidth,
@@ -451,14 +453,19 @@ class KDEMutualInformationLoss(Loss):
 
     def direct(self, x: Tensor, y: Tensor, weights: Tensor | None, dtype: Any) -> Tensor | None:
         """Return the losses of samples ``(R, n)`` by a way of their own, or None."""
-        if self.clip_quantile or self.reduce() is not ALONE:
-            return None
         name = self.normalization
         factor = self.factor if name == "none" else self.sign
-        options = densities.Options(
-            self.value_range, self.bandwidth, self.grid_size, name, factor, dtype
+        options = Options(
+            self.value_range,
+            self.clip_quantile,
+            self.bandwidth,
+            self.grid_size,
+            name,
+            factor,
+            dtype,
+            self.reduce(),
         )
-        if not densities.serves(x, y, options):
+        if not densities.serves(x, options):
             return None
         return densities.values(x, y, weights, options, self.reference(weights, dtype))
 

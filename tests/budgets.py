@@ -6,6 +6,7 @@ Numbers of operations may differ by a few between releases of PyTorch.
 
 import pytest
 import torch
+from torch import distributed as dist
 
 from mi_metrics import (
     BinnedMutualInformation,
@@ -102,6 +103,8 @@ WEIGHTS = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(2))
         (KDEMutualInformationLoss(), {"weights": WEIGHTS}, 180),
         (KDEMutualInformationLoss(normalization="joint"), {}, 140),
         (KDEMutualInformationLoss(normalization="min"), {"weights": WEIGHTS}, 175),
+        (KDEMutualInformationLoss(clip_quantile=0.05), {}, 175),
+        (KDEMutualInformationLoss(clip_quantile=0.05), {"weights": WEIGHTS}, 230),
     ],
     ids=lambda v: repr(v) if isinstance(v, torch.nn.Module) else None,
 )
@@ -123,6 +126,24 @@ def test_losses_do_not_wait(loss, options, most):
     # On other devices than the CPU the tables are products of matrices.
     assert torch.allclose(value.values, expected.detach(), rtol=1e-6)
     assert torch.allclose(moved.grad.values, own.grad, atol=1e-7)
+
+
+@pytest.mark.parametrize(("normalization", "calls"), [("none", 9), ("joint", 7)])
+def test_a_density_of_the_samples_of_all_processes_does_not_wait(normalization, calls, monkeypatch):
+    made = []
+    monkeypatch.setattr(KDEMutualInformationLoss, "_world_size", lambda _: 2)
+    monkeypatch.setattr(dist, "all_reduce", lambda *_: made.append(1))
+    loss = KDEMutualInformationLoss(pool="batch", gather=True, normalization=normalization)
+    x, y = torch.rand(2, 1024, generator=torch.Generator().manual_seed(0))
+    with standin.StandIn() as device:
+        for _ in range(2):
+            device.clear()
+            made.clear()
+            moved = standin.moved(x).requires_grad_()
+            loss(moved, standin.moved(y)).backward()
+    assert device.waits == 0
+    assert device.operations <= 215
+    assert len(made) == calls
 
 
 @pytest.mark.parametrize("loss", [MutualInformationLoss(), KDEMutualInformationLoss()], ids=repr)

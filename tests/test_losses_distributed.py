@@ -12,6 +12,7 @@ import torch
 from torch import distributed as dist
 from torch import nn
 
+from mi_metrics.functional.densities import direct as densities
 from mi_metrics.losses import (
     KDEMutualInformationLoss,
     MutualInformationLoss,
@@ -44,6 +45,15 @@ LOSSES = [
         KDEMutualInformationLoss,
         {"grid_size": 32, "normalization": "joint", "value_range": (-1.5, 1.5)},
     ),
+]
+
+# Options, a scale of x, and dtypes.
+DENSITIES = [
+    ({}, 1.0, (torch.float64,) * 2),
+    ({"bandwidth": (0.4, 0.3), "unit": "bits"}, 1.0, (torch.float32,) * 2),
+    ({"normalization": "joint", "reduction": "sum"}, 1.0, (torch.float64, torch.float32)),
+    ({"normalization": "studholme", "value_range": (-1, 1)}, 1.0, (torch.float64,) * 2),
+    ({"bandwidth": "scott"}, 1e300, (torch.float64,) * 2),
 ]
 
 
@@ -105,6 +115,7 @@ def process(rank, world_size, store, pipe):
         ]
         results["nobody"] = [nobody(loss, options) for loss, options in LOSSES]
         results["forward mode"] = forward_mode()
+        results["ways"] = [ways(rank, world_size, i) for i in range(len(DENSITIES))]
         results["spoilt"] = [spoilt(rank, loss, options) for loss, options in LOSSES]
         dist.destroy_process_group()
         pipe.send(results)
@@ -112,9 +123,9 @@ def process(rank, world_size, store, pipe):
         pipe.send(traceback.format_exc())
 
 
-def empty_share(rank):
+def empty_share(rank, world_size=4):
     """Nothing for the first process and the fourth, unequal parts for the others."""
-    return [slice(0), slice(0, 11), slice(11, None), slice(0)][rank]
+    return [slice(0), slice(0, 11 if world_size > 2 else None), slice(11, None), slice(0)][rank]
 
 
 def nobody(loss, options):
@@ -126,6 +137,29 @@ def nobody(loss, options):
         value = loss(pool="batch", gather=True, **options)(x, x.detach(), mask=mask)
         value.backward()
         found += [value.item(), x.grad.abs().sum().item()]
+    return found
+
+
+def ways(rank, world_size, i):
+    """Return losses of densities, gradients and derivatives of these by the direct function, and by
+    the operations that serve every derivative.
+    """
+    options, scale, dtypes = DENSITIES[i]
+    inputs, targets, weights = (v[empty_share(rank, world_size)] for v in data())
+    loss = KDEMutualInformationLoss(pool="batch", gather=True, grid_size=16, **options)
+    kinds = None, weights[:, :, 0] > 0, weights[:, :, 0] * 0.3, weights[:, :, 0].float()
+    found, serves = [], densities.serves
+    for function in (serves, lambda *_: False):
+        densities.serves = function
+        x = (scale * inputs[:, :2, 0]).to(dtypes[rank % 2]).requires_grad_()
+        y = targets[:, :, 0].to(dtypes[(rank + 1) // 2 % 2])
+        value = loss(x, y, kinds[(rank + i) % 4] if i else None)
+        (slope,) = torch.autograd.grad((1 + rank) * value, x, retain_graph=True)
+        (graph,) = torch.autograd.grad(value, x, create_graph=True)
+        second = torch.autograd.grad((graph * graph.detach().cos()).sum(), x)[0]
+        found.append([v.detach().double().numpy() for v in (value, scale * slope, scale * graph)])
+        found[-1].append(second.double().numpy())
+    densities.serves = serves
     return found
 
 
@@ -191,6 +225,12 @@ def test_gathered_losses_are_those_of_one_process(world_size):
     for report in reports:
         assert isinstance(report, dict), report
         assert "Forward-mode derivatives do not pass through gather=True" in report["forward mode"]
+        for (_, _, dtypes), (direct, reference) in zip(DENSITIES, report["ways"], strict=True):
+            for ours, theirs in zip(direct, reference, strict=True):
+                largest = abs(theirs).max(initial=0)
+                tolerance = 1e-6 if torch.float32 in dtypes else 1e-9
+                assert abs(ours - theirs).max(initial=0) <= tolerance * largest
+            assert direct[1].size == 0 or abs(direct[1]).max() > 1e-6
     for i, (loss, options) in enumerate(LOSSES):
         for weighted in (False, True):
             # Without a process group `gather` changes nothing.

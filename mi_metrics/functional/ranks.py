@@ -2,7 +2,7 @@
 processes share.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -85,6 +85,25 @@ def _max_over_ranks(tensor: Tensor) -> Tensor:
 
 ALONE = Reduce(lambda t: t, lambda t: t)
 OVER_RANKS = Reduce(_sum_over_ranks, _max_over_ranks)
+
+
+def added(reduce: Reduce, *tensors: Tensor) -> Sequence[Tensor]:
+    """Return the sums of several tensors over all processes, by one call, in float64: processes may
+    have samples of other dtypes.
+    """
+    if reduce is ALONE:
+        return tensors
+    whole = reduce.sum(torch.cat([t.reshape(-1) for t in tensors]).double())
+    parts = whole.split([t.numel() for t in tensors])
+    return [part.view(t.shape) for part, t in zip(parts, tensors, strict=True)]
+
+
+def outermost(reduce: Reduce, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the least of some numbers and the largest of others over all processes."""
+    if reduce is ALONE:
+        return low, high
+    low, high = reduce.max(torch.cat([-low, high])).tensor_split(2)
+    return -low, high
 
 
 def extremes(v: Tensor, kept: Tensor | None) -> Tensor:

@@ -16,6 +16,8 @@ OPTIONS = [
     {"value_range": ((-1, 2), (-0.5, 1)), "grid_size": 32},
     {"value_range": (-1, 1), "bandwidth": 0.4},
     {"value_range": (-1e6, 1e3)},
+    {"clip_quantile": 0.1},
+    {"clip_quantile": 0.01, "bandwidth": 0.4, "normalization": "arithmetic"},
     {"value_range": ((-1e20, 1e12), (-1e12, 1e20)), "bandwidth": "scott"},
 ]
 

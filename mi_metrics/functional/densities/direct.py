@@ -16,13 +16,12 @@ The first derivative is the one that is needed a million times; whatever else is
 the way of :mod:`.differentiable`.
 """
 
-import math
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mi_metrics.functional.densities.gaussian import both_axes
 from mi_metrics.functional.densities.grids import (
     ALONE,
     Grids,
@@ -31,20 +30,13 @@ from mi_metrics.functional.densities.grids import (
     smoothing,
     spanning,
 )
+from mi_metrics.functional.densities.placed import Options, Samples, placed
 from mi_metrics.functional.densities.shares import Dense, Slopes, Sums, Tables
-from mi_metrics.functional.densities.units import LEAST_COUNT, Units, units
+from mi_metrics.functional.densities.units import LEAST_COUNT
 from mi_metrics.functional.information import ROUNDING, independent
-from mi_metrics.functional.options import Ranges
+from mi_metrics.functional.ranks import added, outermost
 from mi_metrics.functional.tables import direct
 from mi_metrics.functional.tables.measures import TINY, quotient, sums_of
-from mi_metrics.functional.tables.positions import (
-    LEAST,
-    from_the_least,
-    gathered,
-    held_by,
-    of_both,
-    steepest,
-)
 from mi_metrics.functional.tensors import kept_by_device, narrow, on_cpu
 
 # The most numbers in a matrix of weights, on the CPU and elsewhere: about 200 bytes are held for
@@ -52,20 +44,9 @@ from mi_metrics.functional.tensors import kept_by_device, narrow, on_cpu
 HELD, HELD_ELSEWHERE = 1 << 15, 1 << 21
 
 
-class Options(NamedTuple):
-    """What the loss is of, and what the information is multiplied by: the sign, and the unit."""
-
-    ranges: Ranges | None
-    bandwidth: Any
-    size: int
-    normalization: str
-    factor: float
-    dtype: torch.dtype
-
-
-def serves(x: Tensor, y: Tensor, options: Options) -> bool:
+def serves(x: Tensor, options: Options) -> bool:
     """Say whether :func:`values` takes samples ``(R, n)``."""
-    return x.numel() > 0 and direct.is_served(x, y, options.ranges)
+    return len(x) > 0 and (x.shape[1] > 0 or options.shared) and direct.is_served(options.ranges)
 
 
 def values(
@@ -95,13 +76,13 @@ class _Values(torch.autograd.Function):
         options: Options,
         reference: direct.Reference,
     ) -> Tensor:
-        samples = _samples(x, y, weights, options)
+        samples = placed(x, y, weights, options)
         measure = _information if options.normalization == "none" else _normalized
         wanted = ctx.needs_input_grad[:2]
         value, idle, by_units = measure(samples, options, wanted)
         if by_units is not None:
             ctx.save_for_backward(x, y, _still(samples, idle), *_by_samples(samples, by_units))
-            ctx.reference = reference
+            ctx.reference, ctx.reduce = reference, options.reduce
         return value.to(options.dtype)
 
     @staticmethod
@@ -110,60 +91,26 @@ class _Values(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():
             return *direct.through(ctx.reference, (x, y), wanted, grad), None, None, None
+        (grad,) = added(ctx.reduce, grad)
         grad = direct.incoming(grad)
         found: list[Tensor | None] = [None, None]
         for side, (slope, v) in enumerate(zip(slopes, (x, y), strict=True)):
             if slope is not None:
                 # What changes no value has no gradient, of a value that is NaN either.
                 slope = narrow(slope * grad, v.dtype)
-                found[side] = slope.masked_fill(still[side % len(still)], 0)
+                slope = slope.masked_fill(still[side % len(still)], 0)
+                # A process without samples has one that does not count.
+                found[side] = slope[:, : v.shape[1]]
         return *found, None, None, None
 
 
-class _Samples(NamedTuple):
-    """Samples x, y and z ``(3, R, n)`` in their units; the unit of these, where it is not that of
-    the data ``(2, R, 1)``; which samples are within a given range ``(2, R, n)``, which weights
-    exclude ``(R, n)``, and which pairs have none ``(R, 1)``; None: all alike.
-    """
-
-    v: Tensor
-    units: Units
-    rate: Tensor | None
-    inside: Tensor | None
-    left_out: Tensor | None
-    empty: Tensor | None
+def _ends(samples: Samples, options: Options) -> tuple[Tensor, Tensor]:
+    """Return the least and the largest x, y and z, ``(3, R, 1)``."""
+    low, high = samples.v.amin(2, keepdim=True), samples.v.amax(2, keepdim=True)
+    return outermost(options.reduce, low, high)
 
 
-def _samples(x: Tensor, y: Tensor, weights: Tensor | None, options: Options) -> _Samples:
-    v, w, left_out = gathered(x, y, weights)
-    inside = rate = given = None
-    if options.ranges is not None:
-        # The grid spans the data, of a given range, too.
-        held = held_by(v, options.ranges)
-        inside, v = (held == v).transpose(0, 1), held
-    wide = x.dtype == torch.float64
-    u, low, scale = from_the_least(v, left_out, wide and options.ranges is None)
-    u = u.transpose(0, 1)
-    if wide:
-        # Squares of differences are numbers in units of the range.
-        width = u.amax(2, keepdim=True).clamp_min(LEAST)
-        u, rate = u / width, 1 / width
-        rate = rate if scale is None else rate * scale.transpose(0, 1)
-        rate = rate.clamp_max(steepest(x.dtype))
-    if not isinstance(options.bandwidth, str):
-        given = of_both(tuple(map(float, both_axes(options.bandwidth))), x.device).unsqueeze(1)
-        given = (given if rate is None else given * rate).clamp(2.0**-200, 2.0**200)
-    found, samples = units(u, w, left_out, options.bandwidth, given)
-    empty = None if left_out is None else low[:, 0] == math.inf
-    return _Samples(samples, found, rate, inside, left_out, empty)
-
-
-def _ends(v: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the least and the largest of samples ``(3, R, n)``, ``(3, R, 1)``."""
-    return v.amin(2, keepdim=True), v.amax(2, keepdim=True)
-
-
-def _shared(samples: _Samples, grids: Grids, differentiate: bool) -> Dense | Sums:
+def _shared(samples: Samples, grids: Grids, differentiate: bool) -> Dense | Sums:
     _, rows, n = samples.v.shape
     most = HELD if on_cpu(samples.v) else HELD_ELSEWHERE
     dense = rows * n * grids.size <= most
@@ -178,22 +125,22 @@ def _signs(factor: float, device: torch.device) -> Tensor:
 
 
 def _information(
-    samples: _Samples, options: Options, wanted: tuple[bool, bool]
+    samples: Samples, options: Options, wanted: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor, Slopes | None]:
     """Return the information ``(R,)`` times the factor, which values are constants ``(R, 1)``, and
     where wanted the derivatives by samples in their units.
     """
     of = samples.units
-    grids = spanning(*_ends(samples.v), of.residual, options.size)
+    grids = spanning(*_ends(samples, options), of.residual, options.size)
     kernels = reading(grids, of.residual, of.alone)
     shared = _shared(samples, grids, any(wanted))
 
-    def smoothed(tables: Tables) -> Tables:
+    def smoothed(tables: Sequence[Tensor]) -> Tables:
         joint, alone = tables
         pair = torch.bmm(torch.bmm(kernels.matrix[0], joint), kernels.matrix[1])
         return pair, (kernels.matrix[2:] * alone.unsqueeze(2)).sum(3)
 
-    tables = smoothed(shared.tables(of.mass))
+    tables = smoothed(added(options.reduce, *shared.tables(of.mass)))
     beside = shared.values(tables)
     m = 1.0 if of.mass is None else of.mass
     beside = beside.sub_(m * kernels.own)
@@ -205,14 +152,14 @@ def _information(
         counts = max(of.n - 1, LEAST_COUNT) * of.n
     else:
         counts, share = (of.n - m).clamp_min(LEAST_COUNT) * of.n, share * m
-    total = (product / counts).log_().mul_(share).sum((0, 2))
+    (total,) = added(options.reduce, (product / counts).log_().mul_(share).sum((0, 2)))
     value = torch.sub(total, kernels.log_width.squeeze(1), alpha=options.factor)
     value = value.masked_fill_(of.flat.squeeze(1), 0)
     if not any(wanted):
         return value, of.flat, None
     # How the value changes with what is seen of the three densities.
     push = whole.add_(others).div_(product).mul_(beside >= ALONE).mul_(share)
-    back = smoothed(shared.tables(push))
+    back = smoothed(added(options.reduce, *shared.tables(push)))
     # A sample moves its own densities, and what it adds to those of all others.
     return value, of.flat, shared.slopes([(tables, push), (back, of.mass)], *wanted)
 
@@ -232,14 +179,14 @@ def _parts(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def _normalized(
-    samples: _Samples, options: Options, wanted: tuple[bool, bool]
+    samples: Samples, options: Options, wanted: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor, Slopes | None]:
     """Return what :func:`_information` does, of a normalised form."""
     of, size = samples.units, options.size
-    grids = covering(*_ends(samples.v), of.residual, size)
+    grids = covering(*_ends(samples, options), of.residual, size)
     kernels = smoothing(grids, of.residual)
     shared = _shared(samples, grids, any(wanted))
-    joint, alone = shared.tables(of.mass)
+    joint, alone = added(options.reduce, *shared.tables(of.mass))
     joint = torch.bmm(torch.bmm(kernels[0], joint), kernels[2].mT)
     alone = (kernels[:2] * alone.unsqueeze(2)).sum(3)
     cells = torch.cat([*alone, joint.flatten(1)], 1)
@@ -266,7 +213,7 @@ def _normalized(
     return value.squeeze(1), idle, shared.slopes([((back, single), of.mass)], *wanted)
 
 
-def _by_samples(samples: _Samples, slopes: Slopes) -> list[Tensor | None]:
+def _by_samples(samples: Samples, slopes: Slopes) -> list[Tensor | None]:
     """Return the derivatives by x and y ``(R, n)`` in units of the data, from those in the samples'
     own; None where not wanted.
     """
@@ -285,7 +232,7 @@ def _by_samples(samples: _Samples, slopes: Slopes) -> list[Tensor | None]:
     return found
 
 
-def _still(samples: _Samples, idle: Tensor) -> Tensor:
+def _still(samples: Samples, idle: Tensor) -> Tensor:
     """Return which samples change no value, those of x and of y or all alike, ``(2 or 1, R, n)``,
     from which values are constants ``(R, 1)``.
     """

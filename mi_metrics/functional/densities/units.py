@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mi_metrics.functional.densities.gaussian import RULES, SINGULAR
+from mi_metrics.functional.ranks import Reduce, added
 from mi_metrics.functional.tables.positions import LEAST
 
 # The least variance that is divided by.
@@ -44,6 +45,7 @@ def units(
     left_out: Tensor | None,
     bandwidth: Any,
     given: Tensor | None,
+    reduce: Reduce,
 ) -> tuple[Units, Tensor]:
     """Return the units of R pairs, and x, y and z in them ``(3, R, n)``, float64, without a graph.
 
@@ -53,14 +55,15 @@ def units(
         left_out: Which samples have no weight ``(R, n)``, or None.
         bandwidth: A rule, or anything where the kernel is ``given``.
         given: Deviations of the kernel on both axes, in the units of v, ``(2, R or 1, 1)``.
+        reduce: How to add up over processes. In several, samples have weights.
     """
-    n, mass, centre = _numbers(v, weights)
+    n, mass, centre = _numbers(v, weights, reduce)
     d = v - centre
     # The mean lies within every range of the others.
     d = d if left_out is None else d.masked_fill(left_out, 0)
     held = d if mass is None else d * mass
     free = max(n - 1, 0.5) if mass is None else (n - 1).clamp_min(0.5)
-    second = torch.bmm(held.transpose(0, 1), d.permute(1, 2, 0))
+    (second,) = added(reduce, torch.bmm(held.transpose(0, 1), d.permute(1, 2, 0)))
     second = second / (free if mass is None else free.unsqueeze(2))
     variances = second.diagonal(dim1=1, dim2=2).mT.unsqueeze(2)
     flat = variances.amin(0) <= 0
@@ -83,18 +86,22 @@ def units(
         rest = torch.addcmul(d[1], d[0], second[:, :1, 1] / variances[0], value=-1)
         whole = free * variances[1]
     of_rest = rest if mass is None else rest * mass
-    left = torch.bmm(of_rest.unsqueeze(1), rest.unsqueeze(2)).squeeze(2)
+    (left,) = added(reduce, torch.bmm(of_rest.unsqueeze(1), rest.unsqueeze(2)).squeeze(2))
     residual = (left / whole).clamp(SINGULAR, 1).sqrt()
     found = Units(centre, scale, r, residual, alone, n, mass, flat)
     return found, torch.cat([e, z.unsqueeze(0)])
 
 
-def _numbers(v: Tensor, weights: Tensor | None) -> tuple[Any, Tensor | None, Tensor]:
+def _numbers(
+    v: Tensor, weights: Tensor | None, reduce: Reduce
+) -> tuple[Any, Tensor | None, Tensor]:
     """Return the number of samples, weights that add up to it, and the means ``(2, R, 1)``."""
     if weights is None:
         return float(v.shape[2]), None, v.mean(2, keepdim=True)
     first = torch.bmm(v.transpose(0, 1), weights.unsqueeze(2)).squeeze(2)
+    total, squares = weights.sum(1, keepdim=True), weights.square().sum(1, keepdim=True)
+    first, total, squares = added(reduce, first, total, squares)
     # Where there is no sample at all, nothing is divided by 0.
-    total = weights.sum(1, keepdim=True).clamp_min(LEAST)
-    ratio = total / weights.square().sum(1, keepdim=True).clamp_min(LEAST)
+    total = total.clamp_min(LEAST)
+    ratio = total / squares.clamp_min(LEAST)
     return total * ratio, weights * ratio, (first / total).mT.unsqueeze(2)

@@ -39,18 +39,18 @@ def serves(x: Tensor, y: Tensor, ranges: Ranges | None, bins: tuple[int, int]) -
     few, held = (FEW, HELD) if on_cpu(x) else (FEW_ELSEWHERE, HELD_ELSEWHERE)
     if not 0 < x.numel() <= few or min(bins) < 2:
         return False
+    if (x.dtype == torch.float64) != (y.dtype == torch.float64):
+        return False
     cells = 0 if on_cpu(x) else x.numel() * max(bins)
     if max(cells, len(x) * bins[0] * bins[1]) > held:
         return False
-    return is_served(x, y, ranges)
+    return is_served(ranges)
 
 
-def is_served(x: Tensor, y: Tensor, ranges: Ranges | None) -> bool:
+def is_served(ranges: Ranges | None) -> bool:
     """Say whether a gradient in closed form is all that is asked for, and no number is too
     large.
     """
-    if (x.dtype == torch.float64) != (y.dtype == torch.float64):
-        return False
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     if forward_ad._current_level >= 0 or gpu.is_recorded():

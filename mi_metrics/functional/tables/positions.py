@@ -40,10 +40,10 @@ def steepest(dtype: torch.dtype) -> float:
 
 
 def gathered(
-    x: Tensor, y: Tensor, weights: Tensor | None
+    x: Tensor, y: Tensor, weights: Tensor | None, scaled: bool = True
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return samples of x and y of one floating-point dtype, ``(R, 2, n)`` in float64, infinite
-    ones as NaN; weights ``(R, n)`` in float64, whose squares are numbers; and which of them are 0.
+    """Return samples of x and y, ``(R, 2, n)`` in float64, infinite ones as NaN; weights ``(R, n)``
+    in float64, whose squares are numbers where they are ``scaled``; and which of them are 0.
 
     A weight that makes no sense is NaN; without weights there are two times None.
     """
@@ -60,7 +60,7 @@ def gathered(
     left_out = found == 0
     if weights.is_floating_point() or weights.dtype.is_signed:
         found = found.masked_fill(found < 0, math.nan)
-    if weights.dtype == torch.float64:
+    if scaled and weights.dtype == torch.float64:
         found = found / found.amax(1, keepdim=True).clamp_min(LEAST)
     return samples, found, left_out
 
@@ -87,7 +87,7 @@ def positions(
     if ranges is not None:
         v = v if left_out is None else v.masked_fill(left_out.unsqueeze(1), 0)
         held, u = _held(v, ranges, bins)
-        low, high = _ends_of(held, left_out)
+        low, high = ends_of(held, left_out)
         slopes = [min(b / (hi - lo), most) for b, (lo, hi) in zip(bins, ranges, strict=True)]
         inside, rate = held == v, (slopes[0], slopes[1])
         width = high - low
@@ -105,17 +105,23 @@ def positions(
 
 
 def from_the_least(
-    v: Tensor, left_out: Tensor | None, far: bool
+    v: Tensor, left_out: Tensor | None, far: bool, ends: tuple[Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return how far samples ``(R, 2, n)`` are from the least one that counts, 0 where left out;
     the least ones ``(R, 2, 1)``, infinite without samples; and, where differences may overflow
     since samples lie as ``far``, the powers of two that they were multiplied by.
+
+    ``ends`` are the least and the largest sample where others than these count, too.
     """
     out = None if left_out is None else left_out.unsqueeze(1)
-    low = (v if out is None else v.masked_fill(out, math.inf)).amin(2, keepdim=True)
+    if ends is not None:
+        low, high = ends
+    else:
+        low = (v if out is None else v.masked_fill(out, math.inf)).amin(2, keepdim=True)
     scale, least = None, low
     if far:
-        high = (v if out is None else v.masked_fill(out, -math.inf)).amax(2, keepdim=True)
+        if ends is None:
+            high = (v if out is None else v.masked_fill(out, -math.inf)).amax(2, keepdim=True)
         beyond = torch.maximum(low.abs(), high.abs()) > LARGE
         scale = torch.where(beyond, v.new_full((), SMALLER), v.new_ones(()))
         v, least = v * scale, low * scale
@@ -123,7 +129,7 @@ def from_the_least(
     return u if out is None else u.masked_fill_(out, 0), low, scale
 
 
-def _ends_of(v: Tensor, left_out: Tensor | None) -> tuple[Tensor, Tensor]:
+def ends_of(v: Tensor, left_out: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the least and the largest of the samples that count, ``(R, 2, 1)``."""
     out = None if left_out is None else left_out.unsqueeze(1)
     low = v if out is None else v.masked_fill(out, math.inf)

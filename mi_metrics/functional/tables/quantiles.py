@@ -35,9 +35,9 @@ def ordered(x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor | None]:
     return values, (weights * torch.where(whole, 1, worth)).gather(1, order).cumsum(1)
 
 
-def quantile(values: Tensor, mass: Tensor | None, q: float) -> Tensor:
-    """Return the quantile of ordered rows, ``(R, 1)``, interpolated between order statistics as
-    NumPy does by default.
+def quantile(values: Tensor, mass: Tensor | None, q: float | Tensor) -> Tensor:
+    """Return the quantile of ordered rows, ``(R, 1)``, or k of them ``(1, k)``, interpolated
+    between order statistics as NumPy does by default.
     """
     total = _total(values, mass)
     rank = q * (total - 1).clamp_min(0)
