@@ -453,18 +453,10 @@ class KDEMutualInformationLoss(Loss):
 
     def direct(self, x: Tensor, y: Tensor, weights: Tensor | None, dtype: Any) -> Tensor | None:
         """Return the losses of samples ``(R, n)`` by a way of their own, or None."""
-        name = self.normalization
+        name, ranges = self.normalization, (self.value_range, self.clip_quantile)
         factor = self.factor if name == "none" else self.sign
-        options = Options(
-            self.value_range,
-            self.clip_quantile,
-            self.bandwidth,
-            self.grid_size,
-            name,
-            factor,
-            dtype,
-            self.reduce(),
-        )
+        kernel = self.bandwidth, self.grid_size
+        options = Options(*ranges, *kernel, name, factor, dtype, self.reduce())
         if not densities.serves(x, options):
             return None
         return densities.values(x, y, weights, options, self.reference(weights, dtype))
@@ -479,23 +471,22 @@ class KDEMutualInformationLoss(Loss):
             weights = torch.ones_like(ends[:, :1]) if rows.weights is None else rows.weights
             weights = weights.double() / heaviest
             rows = rows.having(weights=weights.expand(rows.x.shape))
+        x, y = rows.x, rows.y
         if self.value_range is not None or self.clip_quantile:
             # In float64, which has every range.
-            x, y = cast(rows.x, torch.float64), cast(rows.y, torch.float64)
+            x, y = cast(x, torch.float64), cast(y, torch.float64)
             if self.value_range is not None:
                 ends = limited(ends, self.value_range)
                 x, y = x.clamp(*self.value_range[0]), y.clamp(*self.value_range[1])
             else:
                 ends = self.clipped(rows, ends)
                 x, y = x.clamp(-ends[:, :1], ends[:, 1:2]), y.clamp(-ends[:, 2:3], ends[:, 3:])
-            rows = rows.having(x=x, y=y)
         axes = data_axes(ends, (1, 1))
         # Not added to the value: a gradient that is NaN, too, makes GradScaler skip the step.
-        x, y = (v + rows.spoilt.to(v.dtype) for v in (rows.x, rows.y))
-        rows = rows.having(x=x, y=y)
+        x, y = x + rows.spoilt.to(x.dtype), y + rows.spoilt.to(y.dtype)
         value = soft_kde_information(
-            rows.x,
-            rows.y,
+            x,
+            y,
             rows.weights,
             axes,
             bandwidth=self.bandwidth,
