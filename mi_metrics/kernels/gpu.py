@@ -25,8 +25,9 @@ class ArgumentsError(ValueError):
     """Arguments that a kernel can't be called with: a mistake of the caller, no failure of it."""
 
 
-# Families of kernels that have failed, each with the reason; none of them is tried again.
-_failed: dict[str, str] = {}
+# Families of kernels that have failed, with the dtypes of the tensors and the reason; none of them
+# is tried again with such tensors. An old card may know no bfloat16, and all else.
+_failed: dict[tuple[str, frozenset[torch.dtype]], str] = {}
 
 
 @functools.cache
@@ -84,7 +85,8 @@ def attempt(
         ArgumentsError: As the kernel does.
     """
     given = [values for values in tensors if values is not None]
-    if family in _failed or not serves(*given):
+    kind = family, frozenset(values.dtype for values in given)
+    if kind in _failed or not serves(*given):
         return None
     try:
         kernels = importlib.import_module(f"mi_metrics.kernels.triton_{family}")
@@ -99,13 +101,13 @@ def attempt(
         return None
     except Exception as error:
         if not _is_for_this_call(error):
-            _failed[family] = _words(error)
+            _failed[kind] = _words(error)
         return None
 
 
 def failures() -> dict[str, str]:
     """Return the families of kernels that have failed in this process, each with the reason."""
-    return dict(_failed)
+    return {family: reason for (family, _), reason in _failed.items()}
 
 
 def status() -> str:
@@ -122,7 +124,7 @@ def status() -> str:
         said = f"{said}'s interpreter (TRITON_INTERPRET=1)"
     if not _failed:
         return f"{said}."
-    lost = "; ".join(f"{family}: {reason}" for family, reason in _failed.items())
+    lost = "; ".join(f"{family}: {reason}" for family, reason in failures().items())
     return f"{said}, but for those that failed ({lost})."
 
 
@@ -148,10 +150,16 @@ def _has_memory(values: Tensor) -> bool:
 
 def _is_for_this_call(error: Exception) -> bool:
     """Say whether another call may succeed: a card lacks the shared memory or the registers for the
-    constants of this one.
+    constants of this one, or memory for the code, or a graph is captured, which forbids to load it.
     """
     errors = sys.modules.get("triton.runtime.errors")
-    return errors is not None and isinstance(error, errors.OutOfResources)
+    if errors is not None and isinstance(error, errors.OutOfResources):
+        return True
+    # Of the driver's errors Triton makes a RuntimeError.
+    if "out of memory" in str(error):
+        return True
+    started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return started and torch.cuda.is_current_stream_capturing()
 
 
 def _words(error: Any) -> str:

@@ -50,7 +50,7 @@ def switched_on(monkeypatch):
 @pytest.fixture
 def anew():
     """Forget what is known of Triton and of kernels, before and after a test."""
-    load, known = gpu.load, gpu.failures()
+    load, known = gpu.load, dict(gpu._failed)
     load.cache_clear()
     gpu._failed.clear()
     yield
@@ -129,6 +129,35 @@ def test_a_kernel_that_finds_no_memory_is_tried_again(served, monkeypatch):
 
     assert gpu.attempt("hard", (torch.ones(3),), call) is None
     assert gpu.attempt("hard", (torch.ones(3),), lambda kernels: 7) == 7
+    assert gpu.failures() == {}
+
+
+def test_a_kernel_that_fails_for_a_dtype_serves_others(served, monkeypatch):
+    monkeypatch.setattr(gpu.importlib, "import_module", lambda name: name)
+
+    def call(kernels):
+        raise RuntimeError("Feature '.bf16' requires .target sm_80 or higher")
+
+    x = torch.ones(3)
+    assert gpu.attempt("soft", (x.bfloat16(), x), call) is None
+    assert list(gpu.failures()) == ["soft"]
+    assert gpu.attempt("soft", (x, x.bfloat16()), lambda kernels: 7) is None
+    assert gpu.attempt("soft", (x, x), lambda kernels: 7) == 7
+
+
+@pytest.mark.parametrize("capturing", [False, True])
+def test_a_failure_that_tells_nothing_of_other_calls_switches_nothing_off(
+    served, monkeypatch, capturing
+):
+    monkeypatch.setattr(gpu.importlib, "import_module", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: capturing)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
+    said = "operation not permitted when stream is capturing" if capturing else "out of memory"
+
+    def call(kernels):
+        raise RuntimeError(f"Triton Error [CUDA]: {said}")
+
+    assert gpu.attempt("hard", (torch.ones(3),), call) is None
     assert gpu.failures() == {}
 
 
