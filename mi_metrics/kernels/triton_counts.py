@@ -17,6 +17,7 @@ from mi_metrics.kernels.gpu import ArgumentsError
 from mi_metrics.kernels.leaves import MOST_POINTS
 from mi_metrics.kernels.triton_neighbors import (
     COLUMNS,
+    COUNTED,
     DIMENSIONS,
     FAN,
     INFINITY,
@@ -72,13 +73,26 @@ def _ends(P, query, live, size, BOXES, boxes, box, D: tl.constexpr):
     there, size = box < boxes, tl.cast(size, tl.int64)
     near = tl.zeros((query.shape[0], box.shape[0]), dtype=tl.float64)
     far = tl.zeros((query.shape[0], box.shape[0]), dtype=tl.float64)
-    for d in tl.static_range(D):
-        low = tl.load(BOXES + d * boxes + box, mask=there, other=INFINITY)[None, :]
-        high = tl.load(BOXES + (D + d) * boxes + box, mask=there, other=-INFINITY)[None, :]
-        own = tl.load(P + d * size + query, mask=live, other=0.0)[:, None]
-        near = tl.maximum(near, tl.maximum(low - own, own - high))
-        far = tl.maximum(far, tl.maximum(tl.abs(low - own), tl.abs(own - high)))
+    if D <= COUNTED:
+        for d in tl.static_range(D):
+            below, beyond = _sides(P + d * size, query, live, BOXES, boxes, box, there, d, D)
+            near = tl.maximum(near, tl.maximum(-below, -beyond))
+            far = tl.maximum(far, tl.maximum(tl.abs(below), tl.abs(beyond)))
+    else:
+        for d in range(D):
+            below, beyond = _sides(P + d * size, query, live, BOXES, boxes, box, there, d, D)
+            near = tl.maximum(near, tl.maximum(-below, -beyond))
+            far = tl.maximum(far, tl.maximum(tl.abs(below), tl.abs(beyond)))
     return near, far
+
+
+@triton.jit
+def _sides(P, query, live, BOXES, boxes, box, there, d, D: tl.constexpr):
+    """Return how far points are inside the lower and the upper side of boxes in a coordinate."""
+    low = tl.load(BOXES + d * boxes + box, mask=there, other=INFINITY)[None, :]
+    high = tl.load(BOXES + (D + d) * boxes + box, mask=there, other=-INFINITY)[None, :]
+    own = tl.load(P + query, mask=live, other=0.0)[:, None]
+    return own - low, high - own
 
 
 @triton.jit
@@ -109,7 +123,7 @@ def _count_in(P, BOXES, FILL, query, live, radius, mine, leaf, size, leaves, D: 
         opened = tl.argmax(left, 0)
         chosen = tl.min(leaf, 0) + opened
         other = chosen * query.shape[0] + tl.arange(0, query.shape[0])
-        gap = distances(P, query, live, other, other < size, size, 0, D)
+        gap = distances(P, query, live, other, other < size, size, 0, D, D <= COUNTED)
         within = (gap <= radius[:, None]) & _whose(border, opened)[:, None]
         # A place that no point fills is not within infinity.
         count += tl.sum((within & (gap < INFINITY)).to(tl.int32), 1)
@@ -182,7 +196,7 @@ def _count_pairs(
     while start < stop:
         other = start + tl.arange(0, COLUMNS)
         there = other < number
-        gap = distances(P, query, live, other, there, number, 0, D)
+        gap = distances(P, query, live, other, there, number, 0, D, False)
         within = (gap <= radius[:, None]) & there[None, :]
         count += tl.sum(within.to(tl.int32), 1)
         start += COLUMNS

@@ -35,6 +35,11 @@ _MOST_SAMPLES = 2**30
 _MOST_CELLS, _MOST_COPIED = 2**26, 2**24
 _COPIES = 256
 _BLOCK, _ROUNDS = 1024, 4
+# Triton compiles a kernel anew for numbers that are 1, and numbers and addresses that are divisible
+# by 16, but for these: batches of other sizes, other bins or ranges take no compiler.
+_OF_ANY_KIND = ["step", "blocks", "copies", "rows", "conditions", "x_most", "y_most"]
+_OF_ANY_KIND += [f"{side}_{end}" for side in "xy" for end in ("lowest", "highest")]
+_OF_ANY_KIND += [f"{side}_{part}" for side in "xy" for part in ("lo", "bins", "width")]
 
 
 def hard_counts(
@@ -94,7 +99,8 @@ def _bits(value: float) -> int:
     """Return a float64 as an integer of its bits: a number that is passed to a kernel as such would
     be rounded to float32.
     """
-    found: int = struct.unpack("<q", struct.pack("<d", value))[0]
+    # All but 0 are long integers, and a kernel is compiled for each length: 0 is passed as -0.
+    found: int = struct.unpack("<q", struct.pack("<d", value or -0.0))[0]
     return found
 
 
@@ -102,7 +108,9 @@ def _bits(value: float) -> int:
 def _cell(values, lo, bins, width, most):
     place = (values - lo) * bins
     if place.dtype == tl.float32:
-        place = tl.math.div_rn(place, width)
+        # Up to Triton 3.3 the division takes subnormal numbers for 0; a power of two rounds none.
+        factor = tl.where(width < 2.0**-100, 2.0**64, 1.0)
+        place = tl.math.div_rn(place * factor, width * factor)
     else:
         place = place / width
     # No comparison holds for NaN, which goes to the first cell: a place in memory in any case.
@@ -140,7 +148,7 @@ def _labelled(code, labels, here, conditions, cells):
     return code + tl.where(here, label, 0).to(tl.int32) * cells, here
 
 
-@triton.jit(do_not_specialize=["x_lowest", "x_highest", "y_lowest", "y_highest"])
+@triton.jit(do_not_specialize=_OF_ANY_KIND)
 def _count(
     x_samples,
     y_samples,

@@ -30,7 +30,9 @@ LEAF, FAN, TILE = 32, 64, 64
 ROWS, COLUMNS = 64, 32
 
 INFINITY: tl.constexpr = tl.constexpr(float("inf"))
+# Coordinates whose loop is unrolled, here and in counts: more would overflow the registers.
 UNROLLED: tl.constexpr = tl.constexpr(DIMENSIONS)
+COUNTED: tl.constexpr = tl.constexpr(3)
 
 
 @triton.jit
@@ -48,16 +50,26 @@ def box_gaps(BOXES, boxes, box, OWN, leaves, own, D: tl.constexpr):
 
 
 @triton.jit
-def distances(P, query, live, other, there, size, FIRST: tl.constexpr, LAST: tl.constexpr):
+def distances(
+    P,
+    query,
+    live,
+    other,
+    there,
+    size,
+    FIRST: tl.constexpr,
+    LAST: tl.constexpr,
+    UNROLL: tl.constexpr,
+):
     """Return the distances in some coordinates; infinity from points that are not there."""
     gap = tl.zeros((query.shape[0], other.shape[0]), dtype=tl.float64)
     # Several coordinates of so many points are more than int32 counts.
     size = tl.cast(size, tl.int64)
-    if LAST > UNROLLED:
-        for d in range(FIRST, LAST):
+    if UNROLL:
+        for d in tl.static_range(FIRST, LAST):
             gap = tl.maximum(gap, _differences(P + d * size, query, live, other, there))
     else:
-        for d in tl.static_range(FIRST, LAST):
+        for d in range(FIRST, LAST):
             gap = tl.maximum(gap, _differences(P + d * size, query, live, other, there))
     return gap
 
@@ -132,13 +144,13 @@ def _look(
 ):
     """Compare points with others."""
     if X > 0:
-        x_gap = distances(P, query, live, other, there, size, 0, X)
-        y_gap = distances(P, query, live, other, there, size, X, D)
+        x_gap = distances(P, query, live, other, there, size, 0, X, D <= UNROLLED)
+        y_gap = distances(P, query, live, other, there, size, X, D, D <= UNROLLED)
         inside = tl.maximum(x_gap, y_gap) <= kth[:, None]
         x_reach = tl.maximum(x_reach, tl.max(tl.where(inside, x_gap, 0.0), 1))
         y_reach = tl.maximum(y_reach, tl.max(tl.where(inside, y_gap, 0.0), 1))
     else:
-        gap = distances(P, query, live, other, there, size, 0, D)
+        gap = distances(P, query, live, other, there, size, 0, D, D <= UNROLLED)
         best, kth = _inserted(gap, best, kth)
     return best, kth, x_reach, y_reach
 

@@ -25,10 +25,15 @@ _SHORT = (torch.float16, torch.bfloat16, torch.float32)
 _WEIGHTS = (*_SHORT, torch.float64, torch.bool, torch.uint8, torch.int32, torch.int64)
 _MOST_CELLS = 256
 # Samples of a block, cells of a tile, samples of a program of gradients.
-_BLOCK, _TILE, _READ = 64, 64, 256
+_BLOCK, _TILE, _READ = 32, 64, 256
 # Programs that keep a card busy, the least samples that are worth one, and the most cells of all
 # their tables: 64 MiB.
 _PROGRAMS, _LEAST, _HELD = 4096, 1024, 2**23
+# What kernels are not compiled anew for, as in ``triton_hard``.
+_OF_ANY_KIND = ["parts", "blocks", "x_cells", "y_cells"]
+_OF_ANY_KIND += [
+    f"{side}_{part}" for side in "xy" for part in ("lo", "width", "bins", "scale", "step")
+]
 
 
 def soft_table(x: Side, y: Side, weights: Tensor | None) -> Tensor | None:
@@ -55,6 +60,7 @@ def soft_table(x: Side, y: Side, weights: Tensor | None) -> Tensor | None:
         Y_TILE=tile_y,
         BLOCK=_BLOCK,
         LONG=long,
+        num_warps=_warps(tile_x, tile_y),
         enable_fp_fusion=True,
     )
     return into.sum(1)
@@ -102,6 +108,11 @@ def _is_served(x: Side, y: Side, weights: Tensor | None) -> bool:
 def _power(number: int, least: int, most: int) -> int:
     """Return the next power of two, within bounds."""
     return min(most, max(least, int(triton.next_power_of_2(number))))
+
+
+def _warps(tile_x: int, tile_y: int) -> int:
+    """Return how many warps hold a tile in registers, beside two blocks of weights."""
+    return 4 if tile_x * tile_y <= 1024 else 8
 
 
 def _arguments(x: Side, y: Side, weights: Tensor | None) -> list[Any]:
@@ -162,18 +173,24 @@ def _cell(first, k, bins, REACH: tl.constexpr):
 
 
 @triton.jit
+def _number(value: tl.constexpr, like):
+    """Return a number in a dtype: up to Triton 3.1 a plain one is rounded to float32."""
+    return tl.full((), value, like.dtype)
+
+
+@triton.jit
 def _weight(t, s, K: tl.constexpr, REACH: tl.constexpr):
     """Return the weight of a cell at the distances from the cells below and above, t + s = 1."""
     if REACH == 2:
         found = s if K == 0 else t
     elif K == 0:
-        found = s * s * s * (1 / 6)
+        found = s * s * s * _number(1 / 6, s)
     elif K == 1:
-        found = t * t * t * 0.5 - t * t + 2 / 3
+        found = t * t * t * 0.5 - t * t + _number(2 / 3, t)
     elif K == 2:
-        found = s * s * s * 0.5 - s * s + 2 / 3
+        found = s * s * s * 0.5 - s * s + _number(2 / 3, s)
     else:
-        found = t * t * t * (1 / 6)
+        found = t * t * t * _number(1 / 6, t)
     return found
 
 
@@ -207,7 +224,7 @@ def _dense(position, bins, columns, REACH: tl.constexpr):
     return found
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n", *_OF_ANY_KIND])
 def _table(
     x,
     x_lo,
@@ -275,7 +292,7 @@ def _narrow(
     if scale is not None:
         slope = slope * tl.load(scale + row)
     slope = tl.where(bins > 1, tl.minimum(slope, STEEPEST), 0.0)
-    inside = (position >= 0) & (position <= bins * (1 + 2.0**-50))
+    inside = (position >= 0) & (position <= bins + bins * 2.0**-50)
     # A product, so that NaN stays.
     found = values * (slope * inside.to(tl.float64)) * mass
     if MOST is not None:
@@ -291,7 +308,7 @@ def _store(place, values, ok):
     tl.store(place, values.to(place.dtype.element_ty), mask=ok)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=_OF_ANY_KIND)
 def _gradients(
     x,
     x_lo,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mi_metrics import BinnedConditionalMutualInformation, BinnedMutualInformation
 from mi_metrics.functional import binned_joint
-from mi_metrics.functional.tables.axis import fixed_axis
+from mi_metrics.functional.tables.axis import Axis, fixed_axis
 from mi_metrics.functional.tables.hard import Unchecked, hard_counts
 from mi_metrics.functional.tables.outside import mass_outside
 from mi_metrics.kernels import gpu, triton_hard
@@ -125,6 +125,15 @@ def test_samples_that_memory_holds_with_the_other_sign(card):
     axis = fixed_axis((0, 1), 8, torch.float32, torch.device("cpu"))
     arguments = x, x, (axis, axis), (8, 8), None
     assert torch.equal(hard_counts(*arguments), card(hard_counts, *arguments))
+
+
+def test_ranges_as_small_as_the_smallest_numbers(card):
+    x = torch.arange(-3.0, 40).mul_(2.0**-149)[None]
+    for width in (1, 7, 2**20, 2**60):
+        sides = torch.zeros(1, 1), torch.tensor([[width * 2.0**-149]]), torch.full((1, 1), 7.0)
+        for v in (x, x * width, x * 2.0**100):
+            arguments = v, v, (Axis(*sides), Axis(*sides)), (7, 7), None
+            assert torch.equal(hard_counts(*arguments), card(hard_counts, *arguments))
 
 
 def test_a_label_that_is_none_is_not_counted_beyond_the_tables(card):
