@@ -65,51 +65,85 @@ MI_INLINE int32_t cell(X place, X limit, Bits<X>& beyond) {
   return int32_t(held);
 }
 
+// Places on an axis, and whether some may have another integer part than the quotient has.
 template <class X>
-MI_INLINE bool divided(const X* MI_RESTRICT x, int64_t size, const Line<X>& line,
-                       int32_t* MI_RESTRICT found) {
-  const X lo = line.lo, bins = line.bins, width = line.width, limit = line.limit;
-  Bits<X> beyond = 0;
-  for (int64_t i = 0; i < size; i++)
-    found[i] = cell((x[i] - lo) * bins / width, limit, beyond);
-  return beyond;
-}
+struct Quotient {
+  X lo, bins, width;
+  MI_INLINE X operator()(X x, Bits<X>&) const { return (x - lo) * bins / width; }
+};
 
 template <class X>
-MI_INLINE bool multiplied(const X* MI_RESTRICT x, int64_t size, const Line<X>& line,
-                          int32_t* MI_RESTRICT found) {
-  const X lo = line.lo, bins = line.bins, inverse = line.inverse, limit = line.limit;
-  Bits<X> beyond = 0;
-  for (int64_t i = 0; i < size; i++)
-    found[i] = cell((x[i] - lo) * bins * inverse, limit, beyond);
-  return beyond;
-}
+struct Product {
+  X lo, bins, inverse;
+  MI_INLINE X operator()(X x, Bits<X>&) const { return (x - lo) * bins * inverse; }
+};
 
-// As `multiplied`, unless the quotient may have another integer part: where the product is within
-// both roundings of a whole number.
-MI_INLINE bool nearly_divided(const double* MI_RESTRICT x, int64_t size, const Line<double>& line,
-                              int32_t* MI_RESTRICT found) {
-  const double lo = line.lo, bins = line.bins, inverse = line.inverse, limit = line.limit;
-  // Adding it rounds what is less than 2^51 to a whole number.
-  const double whole = 0x1.8p52, near = (bins + 1) * 0x1p-50;
-  int64_t beyond = 0, close = 0;
-  for (int64_t i = 0; i < size; i++) {
-    const double place = (x[i] - lo) * bins * inverse;
-    found[i] = cell(place, limit, beyond);
+// A product that is nearly the quotient: close to a whole number is what is within both roundings.
+struct NearProduct {
+  double lo, bins, inverse, near;
+  MI_INLINE double operator()(double x, int64_t& close) const {
+    const double whole = 0x1.8p52;  // Adding it rounds what is less than 2^51 to a whole number.
+    const double place = (x - lo) * bins * inverse;
     close |= std::fabs(place - ((place + whole) - whole)) < near;
+    return place;
   }
-  return close ? divided(x, size, line, found) : beyond;
+};
+
+// Numbers at once: more than a register holds, or a compiler sees no loop in them.
+constexpr int64_t STEP = 32;
+
+struct Seen {
+  bool beyond, close;
+};
+
+// Writes the cells of a block times `across`, or adds them to those of the other axis.
+template <class X, class Place>
+MI_INLINE Seen reckon(const X* MI_RESTRICT x, int64_t size, X limit, const Place& place,
+                      const int32_t* MI_RESTRICT other, int32_t across, const Waiting& waiting,
+                      int32_t* MI_RESTRICT cells) {
+  Bits<X> beyond[STEP] = {}, close[STEP] = {};
+  if (size == BLOCK) {
+    for (int64_t i = 0; i < BLOCK; i += STEP) {
+      for (int64_t j = 0; j < STEP; j++) {
+        const int32_t found = cell(place(x[i + j], close[j]), limit, beyond[j]);
+        cells[i + j] = other ? other[i + j] + found : found * across;
+      }
+      for (int64_t j = 0; j < STEP; j += 64 / sizeof(X)) mi::prefetch(x + BLOCK + i + j);
+      waiting.count(i / 2, STEP / 2);
+    }
+  } else {
+    for (int64_t i = 0; i < size; i++) {
+      const int32_t found = cell(place(x[i], close[0]), limit, beyond[0]);
+      cells[i] = other ? other[i] + found : found * across;
+    }
+    waiting.count(0, BLOCK / 2);
+  }
+  Bits<X> far = 0, near = 0;
+  for (int64_t j = 0; j < STEP; j++) far |= beyond[j], near |= close[j];
+  return {far != 0, near != 0};
 }
 
 // Finds the cells of a block; returns false only if all values lie within the range.
 template <class X>
 MI_INLINE bool find_cells(const X* MI_RESTRICT x, int64_t size, const Line<X>& line,
-                          int32_t* MI_RESTRICT found) {
-  if (!line.divide) return multiplied(x, size, line, found);
+                          const int32_t* MI_RESTRICT other, int32_t across, Waiting waiting,
+                          int32_t* MI_RESTRICT cells) {
+  const X lo = line.lo, bins = line.bins, limit = line.limit;
+  if (!line.divide) {
+    const Product<X> place{lo, bins, line.inverse};
+    return reckon(x, size, limit, place, other, across, waiting, cells).beyond;
+  }
   // A division of float64 takes three times as long as a product.
-  if constexpr (sizeof(X) == 8)
-    if (line.near) return nearly_divided(x, size, line, found);
-  return divided(x, size, line, found);
+  if constexpr (sizeof(X) == 8) {
+    if (line.near) {
+      const NearProduct place{lo, bins, line.inverse, (bins + 1) * 0x1p-50};
+      const Seen seen = reckon(x, size, limit, place, other, across, waiting, cells);
+      if (!seen.close) return seen.beyond;
+      waiting.into = nullptr;
+    }
+  }
+  const Quotient<X> place{lo, bins, line.width};
+  return reckon(x, size, limit, place, other, across, waiting, cells).beyond;
 }
 
 template <class X, class Y>
@@ -139,17 +173,26 @@ struct Count {
     const uint8_t* valid = table->valid ? table->valid + row * table->n : nullptr;
     const int64_t* labels = table->labels;
     const int32_t across = int32_t(table->cells_y);
-    int32_t a[BLOCK], b[BLOCK];
+    int32_t of_x[BLOCK], both[2][BLOCK], *cells = both[0], *before = both[1];
+    const Counts* waits = nullptr;
     for (int64_t start = first; start < last; start += BLOCK) {
       const int64_t size = std::min(BLOCK, last - start), end = start + size;
       const uint8_t* marks = valid ? valid + start : nullptr;
-      const bool beyond_x = find_cells(x + start, size, on_x, a);
-      const bool beyond_y = find_cells(y + start, size, on_y, b);
+      const Waiting head{before, waits}, tail{before + BLOCK / 2, waits};
+      const bool beyond_x = find_cells(x + start, size, on_x, nullptr, across, head, of_x);
+      const bool beyond_y = find_cells(y + start, size, on_y, of_x, across, tail, cells);
       if (beyond_x || beyond_y) look(x + start, y + start, marks, size, on_x, on_y, *found);
-      for (int64_t i = 0; i < size; i++) a[i] = a[i] * across + b[i];
-      if (labels) found->stray |= !label(labels + start, marks, size, *table, a);
-      add(a, size, x + end, y + end, labels ? labels + end : nullptr, marks, *table, *into);
+      if (labels) found->stray |= !label(labels + start, marks, size, *table, cells);
+      waits = into->table || size < BLOCK ? nullptr : into;
+      if (waits) {
+        if (marks) set_aside(cells, size, marks, *table);
+        std::swap(cells, before);
+      } else {
+        add(cells, size, x + end, y + end, labels ? labels + end : nullptr, marks, *table, *into);
+      }
     }
+    for (int64_t half = 0; half < BLOCK; half += BLOCK / 2)
+      Waiting{before, waits}.count(half, BLOCK / 2);
   }
 };
 

@@ -55,6 +55,13 @@ MI_INLINE bool label(const int64_t* MI_RESTRICT labels, const uint8_t* MI_RESTRI
   return !strays;
 }
 
+// Moves cells of samples that are not valid to the one at the end of a table apart.
+MI_INLINE void set_aside(int32_t* MI_RESTRICT cells, int64_t size,
+                         const uint8_t* MI_RESTRICT valid, const Table& table) {
+  const int32_t apart = int32_t(table.all_cells());
+  for (int64_t i = 0; i < size; i++) cells[i] = valid[i] ? cells[i] : apart;
+}
+
 // Adds a block of cells, and fetches the next block from memory meanwhile.
 template <class X, class Y>
 MI_INLINE void add(int32_t* MI_RESTRICT cells, int64_t size, const X* next_x, const Y* next_y,
@@ -65,10 +72,7 @@ MI_INLINE void add(int32_t* MI_RESTRICT cells, int64_t size, const X* next_x, co
       if (!valid || valid[i]) ++into.table[cells[i]];
     return;
   }
-  if (valid) {
-    const int32_t apart = int32_t(table.all_cells());
-    for (int64_t i = 0; i < size; i++) cells[i] = valid[i] ? cells[i] : apart;
-  }
+  if (valid) set_aside(cells, size, valid, table);
   uint32_t *const a = into.copies[0], *const b = into.copies[1], *const c = into.copies[2],
                   *const d = into.copies[3];
   int64_t i = 0;
@@ -87,6 +91,19 @@ MI_INLINE void add(int32_t* MI_RESTRICT cells, int64_t size, const X* next_x, co
   }
   for (; i < size; i++) ++a[cells[i]];
 }
+
+// Cells that wait until those of the next block are reckoned, which goes on beside the counting:
+// the one takes arithmetic, the other writes memory.
+struct Waiting {
+  const int32_t* cells;
+  const Counts* into;  // null: there are none
+
+  MI_INLINE void count(int64_t first, int64_t number) const {
+    if (!into) return;
+    for (int64_t i = first; i < first + number; i += COPIES)
+      for (int64_t copy = 0; copy < COPIES; copy++) ++into->copies[copy][cells[i + copy]];
+  }
+};
 
 // Calls count(row, first, last, counts, found) for parts of all rows, and add(row, copies, found)
 // of what was counted apart, in tables of `cells` cells: none where there are 0 copies. Adds up

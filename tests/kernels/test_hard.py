@@ -47,7 +47,8 @@ def tables(draw):
     """Return arguments of `hard_counts`, and the ranges."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     rows = draw(st.integers(1, 3))
-    n = draw(st.one_of(st.integers(1, 40), st.sampled_from([1000, 1024, 1025, 30_000])))
+    sizes = [255, 256, 257, 1000, 1024, 1025, 30_000]
+    n = draw(st.one_of(st.integers(1, 40), st.sampled_from(sizes)))
     bins = draw(st.integers(1, 40)), draw(st.sampled_from([1, 2, 7, 64, 300]))
     ranges, axes, sides = [], [], []
     for b in bins:
