@@ -305,7 +305,7 @@ class MutualInformationMetric(HardenedMetric):
     def _outside_message(self) -> str | None:
         """Say that too many of the valid samples of an output lie outside the given range."""
         used = (self.counters[SEEN] - self.counters[IGNORED]).clamp_min(1)
-        return outside_message(self.counters[OUTSIDE].double() / used)
+        return outside_message(float((self.counters[OUTSIDE].double() / used).max()))
 
     def plot(self, val: Any = None, ax: Any = None) -> Any:
         """Plot one value or several, as every torchmetrics metric does; needs matplotlib.

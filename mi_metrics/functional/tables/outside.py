@@ -31,18 +31,18 @@ def outside_doubt(
         found = unchecked.outside.tolist()
         if not any(found):
             return {}
-        message = outside_message(torch.tensor(found, device="cpu") / rows.x.shape[1])
+        message = outside_message(max(found) / rows.x.shape[1])
         return {} if message is None else {"outside": message}
     if ranges is None or rows.x.numel() == 0 or all_inside(rows.x, rows.y, ranges):
         return {}
     total = rows.x.shape[1] if rows.weights is None else rows.weights.sum(1)
-    message = outside_message(mass_outside(rows.x, rows.y, ranges, rows.weights) / total)
+    shares = mass_outside(rows.x, rows.y, ranges, rows.weights) / total
+    message = outside_message(float(shares.max()))
     return {} if message is None else {"outside": message}
 
 
-def outside_message(shares: Tensor) -> str | None:
-    """Say that too large a share of the samples of one of several pairs lies outside."""
-    share = float(shares.max())
+def outside_message(share: float) -> str | None:
+    """Say that too large a share of the samples of a pair lies outside, the largest of several."""
     if share <= MOST_OUTSIDE:
         return None
     return (
