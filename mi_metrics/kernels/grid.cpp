@@ -10,7 +10,7 @@
 #include <cmath>
 #include <new>
 
-#include "native.h"
+#include "entries.h"
 
 // Keeps a loop from being vectorised: gathers take longer than single lookups.
 #if defined(__GNUC__) || defined(__clang__)
@@ -21,70 +21,12 @@
 
 namespace {
 
-constexpr int64_t BLOCK = 256;
 // Rows take turns after so many samples.
 constexpr int64_t PART = 1 << 14;
-// Tables of at most so many cells are counted apart in 32 bits, in two copies: a cell that is hit
-// twice in a row has to wait for itself.
-constexpr int64_t SMALL = 1 << 17, COPIES = 2;
-
-// All lookups of an axis for C rows, as native_grid.py packs them. Their tables follow each other:
-// the entries of the lookup l of a row begin at offset[l].
-struct Lookups {
-  const double* enlarge;  // (count, C)
-  const double* shrink;   // (count, C)
-  const double* start;    // (count, C)
-  const int64_t* far;     // (count,): 1 or 0
-  const int64_t* offset;  // (count + 1,)
-  const int32_t* code;    // (C, size); `missed` or more: no cell
-  const double* lower;    // (C, size), or null: every entry is right
-  const double* upper;
-  int64_t count, twice;  // whether the steps of some are above 1
-};
-
-// The lookups of one row.
-struct Line {
-  const Lookups* all;
-  int64_t row, rows;
-  const int32_t* code;
-  const double *lower, *upper;
-
-  Line(const Lookups& lookups, int64_t r, int64_t number) : all(&lookups), row(r), rows(number) {
-    const int64_t first = r * lookups.offset[lookups.count];
-    code = lookups.code + first;
-    lower = lookups.lower ? lookups.lower + first : nullptr;
-    upper = lookups.upper ? lookups.upper + first : nullptr;
-  }
-};
-
-// The lookup l of a row.
-struct One {
-  double enlarge, shrink, start, far, most;
-  int32_t first, last;
-
-  One(const Line& line, int64_t l) {
-    const int64_t at = l * line.rows + line.row;
-    enlarge = line.all->enlarge[at];
-    shrink = line.all->shrink[at];
-    start = line.all->start[at];
-    far = double(line.all->far[l]);
-    first = int32_t(line.all->offset[l]);
-    last = int32_t(line.all->offset[l + 1] - 1);
-    most = double(last - first);
-  }
-};
-
-// The entry of x in the table of a lookup, the first or the last for what lies outside.
-template <bool twice>
-MI_INLINE int32_t entry(double x, double enlarge, double shrink, double start, double far,
-                        double most) {
-  double index = std::floor(x * enlarge);
-  if (twice) index = std::floor(index * shrink);
-  index = index - start + far;
-  index = index > 0 ? index : 0.0;
-  index = index < most ? index : most;
-  return int32_t(index);
-}
+// Tables of at most so many cells are counted apart in 32 bits, in two copies.
+constexpr int64_t APART = 1 << 17, PAIR = 2;
+// Tables of entries take as much memory as those of cells, or 4 MiB.
+constexpr int64_t LEAST = 1 << 20;
 
 // Finds the entries of a block: of the first lookup whose table reaches so far.
 template <bool twice>
@@ -116,11 +58,6 @@ MI_INLINE void enter(const double* MI_RESTRICT x, int64_t size, const Line& line
   }
 }
 
-MI_INLINE int32_t checked(double x, int32_t at, const Line& line, int32_t missed) {
-  if (line.lower && !(x >= line.lower[at] && x < line.upper[at])) return missed;
-  return line.code[at];
-}
-
 // Writes the codes of a block; those that are not found are `missed` or more.
 MI_INLINE void find(const double* MI_RESTRICT x, int64_t size, const Line& line, int32_t missed,
                     int32_t* MI_RESTRICT codes) {
@@ -147,30 +84,6 @@ MI_INLINE void find(const double* MI_RESTRICT x, int64_t size, const Line& line,
     }
   }
 }
-
-// The code of a sample that the entry of `find` does not know: any of the lookups may.
-MI_INLINE int32_t search(double x, const Line& line, int32_t missed) {
-  for (int64_t l = 0; l < line.all->count; l++) {
-    const One one(line, l);
-    const int32_t at = entry<true>(x, one.enlarge, one.shrink, one.start, one.far, one.most);
-    const int32_t code = checked(x, one.first + at, line, missed);
-    if (code < missed) return code;
-  }
-  return missed;
-}
-
-// What is counted, and where.
-struct Work {
-  int64_t rows, n, missed;
-  const uint8_t* valid;
-  const int64_t* labels;
-  int64_t conditions;
-  int64_t* tables;  // of a row or a label every `stride`
-  int64_t stride;
-  int64_t* lost;       // row * n + column of samples that are not found
-  int64_t number = 0;  // of these
-  bool stray = false;  // a label that is none
-};
 
 // Counts samples first … last of a row, apart or in the tables.
 template <class X, class Y>
@@ -253,16 +166,67 @@ struct Count {
   }
 };
 
+// Counts columns from `first` on by entries until all are, or so many are lost that there may be no
+// place for more, or many have to be looked for one by one; returns the column that is next.
+template <class X, class Y>
+int64_t count_entries(const void* x, const void* y, int64_t first, int64_t room,
+                      const Lookups& on_x, const Lookups& on_y, Work& work) {
+  const int64_t columns = work.n - first, conditions = work.conditions;
+  if (4 * (on_x.offset[on_x.count] + on_y.offset[on_y.count]) > columns) return first;
+  std::vector<Entries<X>> of_x(work.rows);
+  std::vector<Entries<Y>> of_y(work.rows);
+  int64_t most = 0;
+  for (int64_t row = 0; row < work.rows; row++) {
+    const Line line_x(on_x, row, work.rows), line_y(on_y, row, work.rows);
+    if (!of_x[row].take(line_x, work.missed) || !of_y[row].take(line_y, work.missed)) return first;
+    most = std::max(most, of_x[row].size() * of_y[row].size() * conditions);
+  }
+  const int64_t copies = COPIES * most <= CACHED ? COPIES : 2, step = mi::distance(most + 1);
+  const int64_t state = 2 * work.rows * conditions * work.stride;
+  if (most > SMALL || 4 * step > columns || work.n >= int64_t(1) << 31 ||
+      work.rows * copies * step > std::max(LEAST, state))
+    return first;
+  std::vector<uint32_t> small(work.rows * copies * step);
+  int64_t next = first;
+  while (next < work.n && room - work.number >= work.rows) {
+    const int64_t end = std::min(work.n, next + std::min((room - work.number) / work.rows, PART));
+    for (int64_t row = 0; row < work.rows; row++) {
+      Counts into{{}, nullptr};
+      for (int64_t i = 0; i < COPIES; i++)
+        into.copies[i] = small.data() + (row * copies + i % copies) * step;
+      const Line line_x(on_x, row, work.rows), line_y(on_y, row, work.rows);
+      mi::dispatch_wide<CountEntries<X, Y>>(static_cast<const X*>(x), static_cast<const Y*>(y), row,
+                                            next, end, &of_x[row], &of_y[row], &line_x, &line_y,
+                                            &into, &work);
+    }
+    next = end;
+    if (16 * work.single > work.rows * (next - first)) break;
+  }
+  for (int64_t row = 0; row < work.rows; row++)
+    for (int64_t label = 0; label < conditions; label++) {
+      const auto& codes = of_y[row].code;
+      const int64_t across = codes.size(), cells = of_x[row].size() * across;
+      const uint32_t* const counts = small.data() + row * copies * step + label * cells;
+      int64_t* const into = work.tables + (row + label) * work.stride;
+      for (int64_t i = 0; i < of_x[row].size(); i++)
+        for (int64_t j = 0; of_x[row].code[i] < work.missed && j < across; j++)
+          for (int64_t copy = 0; codes[j] < work.missed && copy < copies; copy++)
+            into[of_x[row].code[i] + codes[j]] += counts[copy * step + i * across + j];
+    }
+  return next;
+}
+
 // Counts columns from `first` on until all are, or so many are lost that there may be no place for
 // more; returns the column that is next.
 template <class X, class Y>
 int64_t count(const void* x, const void* y, int64_t first, int64_t room, const Lookups& on_x,
               const Lookups& on_y, int64_t cells, Work& work) {
+  int64_t next = count_entries<X, Y>(x, y, first, room, on_x, on_y, work);
+  if (next == work.n) return next;
   const int64_t all = work.missed;
-  const bool apart = all <= SMALL && work.n - first >= 4 * all && work.n < (int64_t(1) << 31);
-  const int64_t apart_by = mi::distance(all + 2), step = COPIES * apart_by;
+  const int64_t apart_by = mi::distance(all + 2), step = PAIR * apart_by;
+  const bool apart = all <= APART && work.n - next >= 4 * all && work.n < (int64_t(1) << 31);
   std::vector<uint32_t> small(apart ? work.rows * step : 0);
-  int64_t next = first;
   while (next < work.n && room - work.number >= work.rows) {
     const int64_t most = (room - work.number) / work.rows;
     const int64_t end = std::min(work.n, next + std::min(most, PART));
@@ -275,7 +239,7 @@ int64_t count(const void* x, const void* y, int64_t first, int64_t room, const L
   for (int64_t table = 0; apart && table < work.rows * work.conditions; table++) {
     const int64_t row = work.labels ? 0 : table, label = work.labels ? table : 0;
     int64_t* into = work.tables + table * work.stride;
-    for (int64_t copy = 0; copy < COPIES; copy++) {
+    for (int64_t copy = 0; copy < PAIR; copy++) {
       const uint32_t* counts = small.data() + row * step + copy * apart_by + label * work.stride;
       for (int64_t i = 0; i < cells; i++) into[i] += counts[i];
     }

@@ -23,6 +23,9 @@ KINDS = {
     "constant": lambda v, u: torch.full_like(v, -0.3),
     "tiny": lambda v, u: v * 2.0**-1060,
     "huge": lambda v, u: v * 1e307,
+    "gaps": lambda v, u: 3 * (8 * v).floor() + u,
+    "stamps": lambda v, u: 1.7e9 + (100 * v).floor(),
+    "odd": lambda v, u: (40 * v).floor() / 3,
     "zeros": lambda v, u: torch.where(u < 0.3, -0.0, torch.where(u < 0.6, 0.0, v)),
 }
 
@@ -71,6 +74,54 @@ def test_lookups_are_read_as_they_are_kept(reference):
         x, y = batch(("gaussian", "shares"), 1, 20_000, torch.float32, generator)
         state = grid.update(state, x, y, memory=memory)
         expected = reference(grid.update, expected, x, y)
+        assert torch.equal(state, expected)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_many_samples_are_counted_by_entries_as_by_cells(reference, data):
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))
+    kinds = [data.draw(st.sampled_from(sorted(KINDS))) for _ in range(2)]
+    dtypes = [data.draw(st.sampled_from([torch.float32, torch.float64])) for _ in range(2)]
+    conditions = data.draw(st.sampled_from([0, 0, 3]))
+    rows = 1 if conditions else data.draw(st.integers(1, 2))
+    n = data.draw(st.sampled_from([20_000, 20_223, 20_224, 20_225]))
+    masked, memory = data.draw(st.booleans()), grid.Memory()
+    state = expected = grid.empty(conditions or rows, data.draw(st.sampled_from([4, 16, 24])))
+    # The third batch may bring new cells, some or most of its samples lie in.
+    for spread in (1, 1, data.draw(st.sampled_from([1, 1.5, 40])), 1):
+        x, y = batch(kinds, rows, n, torch.float64, generator)
+        sides = []
+        for v, dtype in zip((x * spread, y), dtypes, strict=True):
+            most = torch.finfo(dtype).max
+            sides.append(v.clamp(-most, most).to(dtype))
+        x, y = sides
+        valid = labels = None
+        if masked:
+            valid = torch.rand(rows, n, generator=generator) < 0.8
+            x = torch.where(valid, x, torch.nan)
+        if conditions:
+            labels = torch.randint(conditions, (1, n), generator=generator)
+        state = grid.update(state, x, y, valid, labels, memory)
+        expected = reference(grid.update, expected, x, y, valid, labels)
+        assert torch.equal(state, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("far", [-1e20, 1e20, 1e30, 1e38])
+@pytest.mark.parametrize("step", [0, 0.25])
+def test_new_cells_between_and_around_others_beside_outliers(reference, dtype, far, step):
+    generator, memory = torch.Generator().manual_seed(0), grid.Memory()
+    state = expected = grid.empty(1, 32)
+    for new in (None, None, None, 2.3, None, -1e-45, None, 3.5e37, None):
+        x, y = torch.rand(2, 1, 30_000, generator=generator, dtype=torch.float64)
+        x = torch.where(x < 0.5, x, x + 4)
+        x = x if step == 0 else (x / step).floor() * step
+        x[:, ::1000] = far
+        if new is not None:
+            x[:, 7::100] = new
+        state = grid.update(state, x.to(dtype), y.to(dtype), memory=memory)
+        expected = reference(grid.update, expected, x.to(dtype), y.to(dtype))
         assert torch.equal(state, expected)
 
 
