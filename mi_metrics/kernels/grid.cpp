@@ -225,7 +225,8 @@ int64_t count(const void* x, const void* y, int64_t first, int64_t room, const L
   if (next == work.n) return next;
   const int64_t all = work.missed;
   const int64_t apart_by = mi::distance(all + 2), step = PAIR * apart_by;
-  const bool apart = all <= APART && work.n - next >= 4 * all && work.n < (int64_t(1) << 31);
+  const bool apart = all <= APART && work.n - next >= std::max(4 * all, step) &&
+                     work.n < (int64_t(1) << 31);
   std::vector<uint32_t> small(apart ? work.rows * step : 0);
   while (next < work.n && room - work.number >= work.rows) {
     const int64_t most = (room - work.number) / work.rows;

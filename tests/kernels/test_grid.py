@@ -1,5 +1,7 @@
 """Compiled counting in the cells of a grid against its reference: the same states."""
 
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -123,6 +125,28 @@ def test_new_cells_between_and_around_others_beside_outliers(reference, dtype, f
         state = grid.update(state, x.to(dtype), y.to(dtype), memory=memory)
         expected = reference(grid.update, expected, x.to(dtype), y.to(dtype))
         assert torch.equal(state, expected)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts in other units elsewhere")
+def test_tables_of_many_rows_take_no_more_than_their_samples():
+    script = """
+import resource, torch
+from mi_metrics.kernels import native_grid, switch
+from mi_metrics.states import grid
+from mi_metrics.states.lookups import lookups_of
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+x = torch.arange(40.0).remainder(2).expand(20_000, -1).contiguous()
+with switch.disabled():
+    state = grid.update(grid.empty(len(x), 2), x, x)
+lookups = native_grid.pack(lookups_of(state), state)
+before = peak()
+assert native_grid.counted(lookups, x, x, None, None, state, 0) is not None
+print(peak() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 40
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
