@@ -301,3 +301,20 @@ def test_rows_have_no_fields_but_their_own():
     assert rows.having(conditions=3) == rows._replace(conditions=3)
     with pytest.raises(TypeError, match="no field 'weight'"):
         rows.having(weight=None)
+
+
+@pytest.mark.parametrize("inputs", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("context", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("loss", LOSSES, ids=repr)
+def test_autocast_takes_samples_and_weights_of_either_half_precision(loss, inputs, context):
+    x, y = (v.to(inputs) for v in images(2, 1, 40))
+    x.requires_grad_()
+    for weights in (None, y.abs(), y.abs().half()):
+        found = []
+        for enabled in (False, True):
+            with torch.autocast("cpu", context, enabled):
+                value = loss(x, y, weights)
+                (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+                (second,) = torch.autograd.grad(gradient.double().square().sum(), x)
+            found.append((value, gradient, second))
+        assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

@@ -100,7 +100,7 @@ class _Values(torch.autograd.Function):
                 slope = narrow(slope * grad, v.dtype)
                 slope = slope.masked_fill(still[side % len(still)], 0)
                 # A process without samples has one that does not count.
-                found[side] = slope[:, : v.shape[1]]
+                found[side] = slope if v.shape[1] else slope[:, :0]
         return *found, None, None, None
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from mi_metrics.functional.options import Ranges
 from mi_metrics.functional.tensors import kept_by_device
 
+HALF = torch.float16, torch.bfloat16
 # The least number above 0, and a magnitude from which on differences of float64 may overflow.
 LEAST = 5e-324
 LARGE, SMALLER = 1e290, 2.0**-64
@@ -50,7 +51,10 @@ def gathered(
     if weights is not None and not (weights.is_floating_point() or weights.dtype.itemsize == 1):
         # Beside samples of float32 large whole numbers would be rounded.
         weights = weights.double()
-    v = torch.stack([x, y] if weights is None else [x, y, weights], 1).double()
+    held = [x, y] if weights is None else [x, y, weights]
+    # Autocast stacks no samples of the kind of half precision that is not its own.
+    held = [v.float() if v.dtype in HALF else v for v in held]
+    v = torch.stack(held, 1).double()
     samples = torch.add(v[:, :2], v[:, :2], alpha=0)
     if weights is None:
         return samples, None, None

@@ -278,11 +278,14 @@ def joined(pieces: Pieces) -> tuple[Any, ...]:
     rows: dict[int, list[tuple[Tensor | None, ...]]] = {}
     for (r, _), parts in pieces:
         rows.setdefault(r.start, []).append(parts)
-    columns = zip(*(zip(*parts, strict=True) for parts in rows.values()), strict=True)
-    return tuple(
-        None if pair[0][0] is None else torch.cat([torch.cat(list(row), 1) for row in pair])
-        for pair in columns
-    )
+    columns = [*zip(*(zip(*parts, strict=True) for parts in rows.values()), strict=True)]
+    where = next(pair[0][0].device.type for pair in columns if pair[0][0] is not None)
+    # Autocast joins no pieces of the kind of half precision that is not its own.
+    with torch.autocast(where, enabled=False):
+        return tuple(
+            None if pair[0][0] is None else torch.cat([torch.cat(list(row), 1) for row in pair])
+            for pair in columns
+        )
 
 
 def _dot(a: list[Tensor], b: list[Tensor]) -> Tensor:
