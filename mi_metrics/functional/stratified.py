@@ -34,11 +34,14 @@ from mi_metrics.functional.options import (
 )
 from mi_metrics.functional.tables.inversion import Inversion
 from mi_metrics.functional.tables.permutations import permutation_p_value
+from mi_metrics.functional.tables.tails import Tails
 
 # SciPy's sampler of tables does not come back from some larger ones.
 MOST_SAMPLES = 2**31
 # From so many samples per cell on an interval needs no other test of independence.
 SAMPLES_PER_CELL = 2
+# Tables of up to so many cells have an interval whose tails are drawn at every step.
+FEW_CELLS = 144
 
 Array = NDArray[np.float64]
 
@@ -100,7 +103,8 @@ def stratified_interval(
     check_choice("unit", unit, UNITS)
 
     def interval(strata: Array) -> list[float]:
-        low, high = Inversion(strata, level, num_resamples, seed).interval()
+        method = Tails if strata.size <= FEW_CELLS else Inversion
+        low, high = method(strata, level, num_resamples, seed).interval()
         # Draws of so few samples lose rows and columns, and with them the bias of the plug-in
         # value; permutations keep them.
         sparse = low > 0 and strata.sum() < SAMPLES_PER_CELL * strata.size

@@ -213,6 +213,29 @@ class TestInterval:
         assert confidence_interval(torch.zeros(2, 2)).isnan().all()
         assert confidence_interval(torch.zeros(0, 2, 2)).shape == (0, 2)
 
+    @pytest.mark.parametrize(
+        ("p", "n"),
+        [
+            ([[0.3, 0.2], [0.2, 0.3]], 60),
+            ([[0.48, 0.02], [0.02, 0.48]], 60),
+            ([[0.9, 0.04], [0.03, 0.03]], 400),
+            ([[0.25, 0.23, 0.01], [0.2, 0.29, 0.02]], 200),
+        ],
+    )
+    def test_covers_the_information_of_few_labels(self, p, n):
+        p = np.array(p)
+        truth = (p * np.log(p / np.outer(p.sum(1), p.sum(0)))).sum()
+        tables = draws(np.random.default_rng(n), p, n, 300)
+        ends = confidence_interval(torch.as_tensor(tables), num_resamples=199)
+        below, above = ((truth < ends[:, 0]).double().mean(), (truth > ends[:, 1]).double().mean())
+        # 2.5 % each; a way that ended at the observed table left 9 to 29 % above it.
+        assert max(below, above) <= 0.06
+
+    def test_independence_to_the_last_sample_is_no_proof(self):
+        low, high = confidence_interval(torch.full((2, 2), 5))
+        assert low == 0
+        assert 0.02 < high < 0.3
+
     @pytest.mark.campaign
     @pytest.mark.parametrize("n", [500, 5000])
     @pytest.mark.parametrize(("bins", "r"), [(8, 0.0), (8, 0.2), (8, 0.9), (16, 0.5)])

@@ -16,7 +16,7 @@ from mi_metrics.functional import (
     knn_mutual_information,
 )
 from mi_metrics.functional.neighbors.local_permutations import local_permutations
-from mi_metrics.functional.tables import inversion
+from mi_metrics.functional.tables import way
 from tests.functional.conditional_oracle import frenzel_pompe
 
 
@@ -211,7 +211,7 @@ def test_other_refusals() -> None:
 
 
 def test_permutations_are_drawn_a_bounded_number_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inversion, "CHUNK", 1000)
+    monkeypatch.setattr(way, "CHUNK", 1000)
     z = torch.tensor([0.0] * 50 + [1.0] * 50).unsqueeze(1)
     same, group = torch.full((100,), 50), z.squeeze(1).long()
     drawn = local_permutations(z, same, group, 10**8, 0)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from mi_metrics.functional.tables.inversion import chunks
+from mi_metrics.functional.tables.way import chunks
 
 # Places that a sample can take, its own included.
 NEIGHBORS = 5

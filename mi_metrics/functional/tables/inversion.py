@@ -10,55 +10,44 @@ are
 
 and the plug-in value of N draws from p(λ) has an expectation f(λ), known exactly, and quantiles
 q(λ) around it, which are drawn. Both ends are where the observed value is a quantile:
-:math:`f(\lambda) + q(\lambda) = I`.
+:math:`f(\lambda) + q(\lambda) = I`. Quantiles are drawn at a few λ and taken to be linear between
+them, which holds where many cells add up; tables of few cells have :mod:`.tails`.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import xlogy
 from scipy.stats import binom
 
-# Cells of random tables that are held at a time: 128 MiB.
-CHUNK = 2**24
+from mi_metrics.functional.tables.way import Array, Way
+
 # Below this mean, E[n log n] is summed; above, its expansion is right to 1e-6.
 SUMMED = 400.0
 LEAST_MEAN = 1e-4
 STEPS = 30
 
-Array = NDArray[np.float64]
 
-
-class Inversion:
+class Inversion(Way):
     """The interval of tables ``(K, R, C)``: no stratum is empty, and one of them has at least two
     occupied rows and columns.
     """
 
     def __init__(self, tables: Array, level: float, num_resamples: int, seed: int) -> None:
-        self.number = int(tables.sum())
-        self.seen = tables / self.number
-        self.strata = tables.sum((1, 2)) / self.number
-        self.margins = self.seen.sum(2), self.seen.sum(1)
-        rows, columns = self.margins
-        self.independent = rows[:, :, None] * columns[:, None, :] / self.strata[:, None, None]
+        super().__init__(tables)
         self.expected = _expected_n_log_n(self.number)
         # A single stratum holds all samples, whatever is drawn.
         whole = float(xlogy(self.number, self.number))
         n_log_n = whole if len(tables) == 1 else float(self.expected(self.strata).sum())
         self.constant = sum(float(self.expected(m).sum()) for m in self.margins) - n_log_n
-        # No more than the entropy of the variable of fewer values, were these equally frequent.
-        fewer = np.minimum(*((margin > 0).sum(1) for margin in self.margins))
-        self.most = float((self.strata * np.log(fewer)).sum())
         self.tails = (1 - level) / 2, (1 + level) / 2
         self.num_resamples, self.rng = num_resamples, np.random.default_rng(seed)
 
     def interval(self) -> tuple[float, float]:
         """Return both ends in nats."""
-        observed = float(_plug_in_values(self.seen[None] * self.number)[0])
+        observed = self.observed
         # The table on the way whose samples have the observed value on average.
         matched = _root(self.mean, observed, 0.0, 1.0)
         value = self.information(matched) if matched > 0 else observed - self.mean(0.0)
@@ -92,41 +81,15 @@ class Inversion:
         end = _root(lambda s: self.mean(s) + here + slope * (s - matched), observed, matched, 1.0)
         return max(self.information(end), 0.0)
 
-    def mixture(self, share: float) -> Array:
-        """Return p(λ): whatever λ, the margins are those of the tables."""
-        mixture: Array = (1 - share) * self.independent + share * self.seen
-        return mixture
-
     def mean(self, share: float) -> float:
         """Return f(λ), the expectation of the plug-in value of N draws from p(λ)."""
         return float(self.expected(self.mixture(share)).sum() - self.constant) / self.number
 
-    def information(self, share: float) -> float:
-        """Return the information of p(λ) itself."""
-        p = self.mixture(share)
-        margins = sum(xlogy(m, m).sum() for m in self.margins)
-        return float(xlogy(p, p).sum() - margins + xlogy(self.strata, self.strata).sum())
-
     def spread(self, share: float) -> tuple[float, float]:
         """Return the two quantiles of the plug-in value of draws from p(λ), less its mean."""
-        p = self.mixture(share).ravel()
-        p /= p.sum()
-        values = [
-            _plug_in_values(
-                self.rng.multinomial(self.number, p, size=size).reshape(size, *self.seen.shape)
-            )
-            for size in chunks(self.num_resamples, p.size)
-        ]
-        low, high = np.quantile(np.concatenate(values), self.tails) - self.mean(share)
+        values = self.drawn(self.mixture(share), self.num_resamples, self.rng)
+        low, high = np.quantile(values, self.tails) - self.mean(share)
         return float(low), float(high)
-
-
-def chunks(number: int, cells: int) -> Iterator[int]:
-    """Yield how many tables of so many cells to draw at a time, until there are enough."""
-    most = max(1, CHUNK // cells)
-    while number > 0:
-        yield min(number, most)
-        number -= most
 
 
 def _root(function: Callable[[float], float], target: float, low: float, high: float) -> float:
@@ -142,17 +105,6 @@ def _root(function: Callable[[float], float], target: float, low: float, high: f
         else:
             high = middle
     return (low + high) / 2
-
-
-def _plug_in_values(tables: NDArray[Any]) -> Array:
-    """Return the plug-in information of tables ``(S, K, R, C)`` of one total, in nats."""
-    parts = xlogy(tables, tables).sum((1, 2, 3))
-    for axis in (2, 3):
-        margin = tables.sum(axis)
-        parts -= xlogy(margin, margin).sum((1, 2))
-    strata = tables.sum((2, 3))
-    values: Array = (parts + xlogy(strata, strata).sum(1)) / float(tables[0].sum())
-    return values
 
 
 @lru_cache(maxsize=16)

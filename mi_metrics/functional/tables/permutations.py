@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 from scipy.stats import random_table
 
-from mi_metrics.functional.tables.inversion import chunks
+from mi_metrics.functional.tables.way import chunks
 
 # Sums of n log n of one table in two orders differ by less than this share.
 SAME = 1e-14
