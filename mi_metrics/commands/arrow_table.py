@@ -49,6 +49,7 @@ class ArrowTable(Table):
 
     def _columns(self, batch: Any, names: Sequence[str]) -> list[Any]:
         kinds, whole = dict(self.types), (self._pa.int64(), self._pa.uint64())
+        decimal = self._pa.types.is_decimal
         found = []
         for i, name in enumerate(names):
             array, kind = batch.column(i), self.kind(name)
@@ -58,7 +59,7 @@ class ArrowTable(Table):
                 found.append(self._text(array))
                 continue
             tensor = self._tensor(self._days(array) if kind == "date" else array)
-            if kinds[name] in whole:
+            if kinds[name] in whole or (decimal(kinds[name]) and kinds[name].scale <= 0):
                 check_whole(self.path, name, tensor)
             found.append(without(tensor, self.source.missing))
         return found

@@ -36,6 +36,11 @@ DISGUISES = (
     (r"[-+]?[\d.,]+\s*%", "a percentage: write the number alone"),
     (r"0[xX][0-9a-fA-F]+", "a hexadecimal number: write it in decimal digits"),
     (
+        r"\d{1,2}([./-])\d{1,2}\1(\d{4}|\d\d)",
+        "a date: write it as in 2026-11-30, or number the days",
+    ),
+    (r"[-+]?(\d+\.?\d*|\.\d+)[dD][-+]?\d+", "a number of Fortran: write E in place of D"),
+    (
         THOUSANDS,
         "a number with a decimal mark or one of thousands: write a decimal point, and nothing "
         "between thousands",

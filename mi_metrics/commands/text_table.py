@@ -1,6 +1,8 @@
 """Text files of a table: .csv, .tsv, .txt and .data, also compressed as .gz."""
 
+import csv
 import gzip
+import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,8 +14,16 @@ from mi_metrics.commands import arrow_table
 from mi_metrics.commands.arrow_table import ArrowTable
 from mi_metrics.commands.column_names import quoted
 from mi_metrics.commands.csv_dialect import DELIMITERS, find_dialect
-from mi_metrics.commands.table import Batch, Share, TextFoundError, is_number
+from mi_metrics.commands.table import (
+    Batch,
+    Share,
+    TableError,
+    TextFoundError,
+    check_whole,
+    is_number,
+)
 from mi_metrics.commands.text_lines import Lines
+from mi_metrics.functional.tensors import MAX_EXACT
 
 # Rows that do not fit into a block are read in larger ones, up to this.
 MOST_BLOCK = 1 << 26
@@ -40,6 +50,8 @@ class TextTable(ArrowTable):
         self._dialect = find_dialect(start, whole=whole, delimiter=delimiter, skip=source.skip)
         self.decimal_mark = self._dialect.decimal_mark
         self._names: list[str] | None = None
+        self._looked_at: set[str] = set()
+        self._checked_quotes = False
         self._find_types()
         self._look_at_names()
         size = self.path.stat().st_size
@@ -165,6 +177,7 @@ class TextTable(ArrowTable):
                         yield Batch(self._columns(batch, names), read, done)
                     read += len(batch)
                     part += 1
+                self._check_quotes(read)
                 return
             except self._pa.ArrowInvalid as error:
                 found = re.search(r"column #(\d+).*invalid value '(.*)'", str(error), re.DOTALL)
@@ -172,6 +185,61 @@ class TextTable(ArrowTable):
                     self._enlarge(error)
                     continue
                 raise TextFoundError(self.types[int(found[1])][0], found[2]) from error
+
+    def _columns(self, batch: Any, names: Sequence[str]) -> list[Any]:
+        found, kinds = super()._columns(batch, names), dict(self.types)
+        for name, column in zip(names, found, strict=True):
+            if (
+                kinds[name] == self._pa.float64()
+                and self.kind(name) == "number"
+                and name not in self._looked_at
+                and bool((column.abs() >= MAX_EXACT).any())
+            ):
+                self._looked_at.add(name)
+                # 1e20 is a number, and 100000000000000000001 a name.
+                if self._has_long_numbers(name):
+                    check_whole(self.path, name, column)
+        return found
+
+    def _has_long_numbers(self, name: str) -> bool:
+        """Say whether a column has whole numbers of more digits than float64 keeps."""
+        options = {"include_columns": [name], "column_types": {name: self._pa.string()}}
+        with self._stream() as (stream, _), self._reader(stream, **options) as reader:
+            for batch in reader:
+                texts = batch.column(0).to_pylist()
+                return any(text and re.fullmatch(r"\s*[-+]?\d{17,}\s*", text) for text in texts)
+        return False
+
+    def _check_quotes(self, rows: int) -> None:
+        """Refuse a file in which a quotation mark that is not closed makes one value of many lines,
+        once all its rows have been read.
+        """
+        if self._checked_quotes:
+            return
+        self._checked_quotes = True
+        encoding = self._dialect.encoding
+        with self._stream() as (stream, _):
+            if isinstance(stream, Lines) or encoding.startswith("utf-16"):
+                return
+        lines, quoted_values = 0, False
+        with self._bytes() as file:
+            while block := file.read(self._block):
+                lines += max(block.count(b"\n"), block.count(b"\r"))
+                quoted_values |= b'"' in block
+        if not quoted_values or lines <= rows + self.source.header:
+            return
+        with io.TextIOWrapper(self._bytes(), encoding, "replace", newline="") as text:
+            reader, before = csv.reader(text, delimiter=self._dialect.delimiter, strict=True), 0
+            try:
+                for _ in reader:
+                    before = reader.line_num
+            except csv.Error:
+                if reader.line_num > before + 1:
+                    raise TableError(
+                        f"{self.path} has a quotation mark in line {before + 1} that no other "
+                        f"closes, so that what follows, to line {reader.line_num}, is one value. "
+                        "Close it, or leave it out."
+                    ) from None
 
     def _pass(self, names: Sequence[str], skip: int) -> Iterator[tuple[Any, float]]:
         """Read batches, without the first rows of the file, and the fraction that has been read."""

@@ -4,6 +4,7 @@ scikit-learn or a closed form.
 
 import datetime
 import gzip
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -167,6 +168,9 @@ class TestCategories:
             (lambda v: f'"${1000 + abs(v):,.0f}"', "an amount of money: write the number alone"),
             (lambda v: f"{abs(v):.1f}%", "a percentage: write the number alone"),
             (lambda v: hex(int(abs(v) * 100)), "a hexadecimal number: write it in decimal"),
+            (lambda v: f"{v:.2E}".replace("E", "D"), "a number of Fortran: write E in place of D"),
+            (lambda v: f"{1 + int(abs(v)) % 28}/12/2020", "a date: write it as in 2026-11-30"),
+            (lambda v: f"{1 + int(abs(v)) % 28:02d}.12.20", "a date: write it as in 2026-11-30"),
         ],
     )
     def test_numbers_in_disguise_are_told_what_they_are(self, spelled, told, tmp_path, capsys):
@@ -180,6 +184,45 @@ class TestCategories:
         with pytest.raises(SystemExit, match="1"):
             run(path, "--x", "odd", "--y", "age")
         assert f"Column 'odd' of {path} holds '{first}', {told}" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("least", [2**63 - 100, 10**24])
+    def test_longer_ids_than_integers_hold_are_left_out(self, least, tmp_path, capsys):
+        lines = [f"{least + i},{m},{a}\n" for i, (m, a) in enumerate(zip(MASS, AGE, strict=True))]
+        path = tmp_path / "t.csv"
+        path.write_text("id,mass,age\n" + "".join(lines))
+        with pytest.raises(SystemExit, match="1"):
+            run(path, "--x", "id", "--y", "age", "--estimator", "bins")
+        assert "Column 'id'" in (err := capsys.readouterr().err)
+        assert "holds whole numbers of 2**53 or more, which float64 would merge" in err
+        # Large numbers are fine that are written as such.
+        path.write_text(
+            "big,age\n" + "".join(f"{m * 1e20:.6e},{a}\n" for m, a in zip(MASS, AGE, strict=True))
+        )
+        assert len(values(path, "--y", "age", "--estimator", "bins")) == 1
+
+    def test_ids_in_decimals_that_float64_would_merge_are_left_out(self, tmp_path, capsys):
+        ids = pa.array([Decimal(10**24 + i) for i in range(N)], pa.decimal128(38, 0))
+        parquet.write_table(pa.table({"id": ids, "age": AGE}), tmp_path / "t.parquet")
+        with pytest.raises(SystemExit, match="1"):
+            run(tmp_path / "t.parquet", "--x", "id", "--y", "age", "--estimator", "bins")
+        assert "which float64 would merge" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("end", ["", '"'])
+    def test_a_quotation_mark_that_is_not_closed_is_told(self, end, tmp_path, capsys):
+        lines = [f"{m},{a},fine\n" for m, a in zip(MASS, AGE, strict=True)]
+        lines[9] = lines[9].replace("fine", '"5')
+        lines[19] = lines[19].replace("fine", f"{end}6")
+        path = tmp_path / "t.csv"
+        path.write_text("mass,age,note\n" + "".join(lines))
+        with pytest.raises(SystemExit, match="1"):
+            run(path, "--x", "mass", "--y", "age", "--estimator", "bins")
+        assert "has a quotation mark in line 11 that no other closes" in capsys.readouterr().err
+
+    def test_texts_of_several_lines_are_texts(self, tmp_path):
+        lines = [f'{m},{a},"one\n\n""two"""\n' for m, a in zip(MASS, AGE, strict=True)]
+        path = tmp_path / "t.csv"
+        path.write_text("mass,age,note\n" + "".join(lines))
+        assert len(values(path, "--x", "mass", "--y", "age", "--estimator", "bins")) == 1
 
     def test_ids_that_float64_would_merge_are_left_out(self, tmp_path, capsys):
         lines = [f"{2**60 + i},{m},{a}\n" for i, (m, a) in enumerate(zip(MASS, AGE, strict=True))]
