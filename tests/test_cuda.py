@@ -31,8 +31,10 @@ from mi_metrics.functional import (
     kde_mutual_information,
     knn_mutual_information,
 )
+from mi_metrics.kernels import gpu
 from tests.cautions import ignore_cautions
 from tests.contract.cases import CASES, Case, batches_of
+from tests.kernels import on_cards
 from tests.waiting import no_waiting
 
 pytestmark = ignore_cautions
@@ -157,6 +159,51 @@ def test_a_loss_asks_for_no_value(loss: torch.nn.Module):
 
 
 # With a card
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
+    """The last card, not the current one where there are several; kernels have to serve there."""
+    if (reason := gpu.load()) is not None:
+        pytest.skip(reason)
+    with on_cards.all_answered(monkeypatch):
+        yield torch.device("cuda", torch.cuda.device_count() - 1)
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", on_cards.CHECKS)
+@pytest.mark.parametrize("stream", ["the stream of all", "another stream"])
+def test_kernels_answer_as_plain_pytorch(name: str, stream: str, card: torch.device):
+    torch.cuda.set_device(0)
+    if stream == "another stream":
+        with torch.cuda.device(card), torch.cuda.stream(torch.cuda.Stream()):
+            on_cards.CHECKS[name](card, 3000)
+    else:
+        on_cards.CHECKS[name](card, 20_000)
+
+
+@needs_cuda
+@pytest.mark.parametrize("kernel", ["linear", "cubic"])
+def test_kernels_of_a_loss_are_captured_by_a_graph(kernel: str, card: torch.device):
+    loss = MutualInformationLoss(32, kernel=kernel)
+    x, y = torch.rand(2, 1, 1, 50_000, device=card)
+    other = torch.rand_like(x)
+    with torch.cuda.device(card):
+        graph, x = torch.cuda.CUDAGraph(), x.requires_grad_()
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # compiles, which a capture forbids
+            torch.autograd.grad(loss(x, y), x)
+        torch.cuda.current_stream().wait_stream(aside)
+        with torch.cuda.graph(graph):
+            value = loss(x, y)
+            (slope,) = torch.autograd.grad(value, x)
+        with torch.no_grad():
+            x.copy_(other)
+        graph.replay()
+        expected = loss(x, y)
+        assert torch.equal(value, expected)
+        assert torch.equal(slope, *torch.autograd.grad(expected, x))
 
 
 @needs_cuda
