@@ -6,7 +6,7 @@ PyTorch held beyond what was there before.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from statistics import median
 from typing import Any
@@ -83,28 +83,24 @@ def _count(x: Tensor, y: Tensor, bins: int) -> Tensor:
     return (a * bins + b).bincount(minlength=bins * bins).view(bins, bins)
 
 
-def _tables(device: torch.device) -> list[Row]:
-    found = []
+def _tables(device: torch.device) -> Iterator[Row]:
     for n in TABLES:
         x, y = _gaussian(device, n)
         ours = milliseconds(lambda x=x, y=y: binned_joint(x, y, 64, value_range=LIMITS), device)
-        hand = milliseconds(lambda x=x, y=y: _count(x, y, 64), device)
         what = f"hard table, {n:.0e} samples, 64 bins"
-        found.append(at_most(f"{what}, ms", ours, {10**7: 0.3, 10**8: 2.0}.get(n, 1.0), " ms"))
-        found.append(at_most(f"{what}, of torch.bincount's time", ours / hand, 1))
-    return found
+        yield at_most(f"{what}, ms", ours, {10**7: 0.3, 10**8: 2.0}.get(n, 1.0), " ms")
+        hand = milliseconds(lambda x=x, y=y: _count(x, y, 64), device)
+        yield at_most(f"{what}, of torch.bincount's time", ours / hand, 1)
 
 
-def _updates(device: torch.device) -> list[Row]:
-    found = []
+def _updates(device: torch.device) -> Iterator[Row]:
     for n in (1024, TABLES[0], TABLES[-1]):
         x, y = _gaussian(device, n)
         for options in ({"num_bins": 64, "value_range": LIMITS}, {}):
             metric = BinnedMutualInformation(**options).to(device)  # type: ignore[arg-type]
             took = milliseconds(lambda x=x, y=y, m=metric: m.update(x, y), device)
             known = "known" if options else "unknown"
-            found.append(Row(f"update, {n:.0e} samples, {known} range", f"{took:.4g} ms", "", None))
-    return found
+            yield Row(f"update, {n:.0e} samples, {known} range", f"{took:.4g} ms", "", None)
 
 
 def _peers() -> dict[str, Callable[[Tensor, Tensor], Tensor] | None]:
@@ -126,8 +122,8 @@ def _kornia(kornia: Any) -> Callable[[Tensor, Tensor], Tensor]:
     return loss
 
 
-def _losses(device: torch.device) -> list[Row]:
-    loss, found = MutualInformationLoss(32), []
+def _losses(device: torch.device) -> Iterator[Row]:
+    loss = MutualInformationLoss(32)
     for name, (shape, most) in IMAGES.items():
         generator = torch.Generator(device).manual_seed(0)
         x, noise = torch.rand(2, *shape, generator=generator, device=device)
@@ -140,80 +136,95 @@ def _losses(device: torch.device) -> list[Row]:
 
         ours, memory = milliseconds(lambda: both(loss), device), held(lambda: both(loss), device)
         what = f"loss, {name}, forward and backward"
-        found.append(Row(what, f"{ours:.4g} ms, {memory / 2**20:.4g} MiB", "", None))
+        yield Row(what, f"{ours:.4g} ms, {memory / 2**20:.4g} MiB", "", None)
         for other, theirs in _peers().items():
             if theirs is None:
-                found.append(missing(f"{what}, against {other}", other.split()[0]))
+                yield missing(f"{what}, against {other}", other.split()[0])
                 continue
             try:
                 took = milliseconds(lambda theirs=theirs: both(theirs), device, 3)
                 more = held(lambda theirs=theirs: both(theirs), device)
-            except torch.cuda.OutOfMemoryError:
-                found.append(Row(f"{what}, against {other}", "it runs out of memory", "", None))
+            # Another release of a peer, or a card too small for it.
+            except Exception as error:
+                yield Row(f"{what}, against {other}", f"not run: {_words(error)}", "", None)
                 continue
             bound = most if "gaussian" in other else 1.0
-            found.append(at_most(f"{what}, of the time of {other}", ours / took, bound))
-            found.append(at_most(f"{what}, of the memory of {other}", memory / more, 1))
-    return found
+            yield at_most(f"{what}, of the time of {other}", ours / took, bound)
+            yield at_most(f"{what}, of the memory of {other}", memory / max(1, more), 1)
 
 
-def _densities(device: torch.device) -> list[Row]:
+def _densities(device: torch.device) -> Iterator[Row]:
     x, y = _gaussian(device, 64, 4900)
     took = milliseconds(lambda: kde_mutual_information(x, y), device) / 64
-    found = [at_most("kernel densities, 64 pairs of 4900, a pair", took, 0.2, " ms")]
+    yield at_most("kernel densities, 64 pairs of 4900, a pair", took, 0.2, " ms")
     x = torch.rand(8, 1, 32, 32, device=device).requires_grad_()
     y, loss = x.detach().square(), KDEMutualInformationLoss()
     took = milliseconds(lambda: loss(x, y).backward(), device)
-    return [*found, Row("density loss, 8 x 1 x 32 x 32", f"{took:.4g} ms", "", None)]
+    yield Row("density loss, 8 x 1 x 32 x 32", f"{took:.4g} ms", "", None)
 
 
-def _neighbors(device: torch.device) -> list[Row]:
-    found = []
+def _neighbors(device: torch.device) -> Iterator[Row]:
     for pairs, n, dim, most in NEIGHBORS:
         x, y = _gaussian(device, pairs, n, dim)
         took = milliseconds(lambda x=x, y=y: knn_mutual_information(x, y), device, 3) / pairs
         what = f"nearest neighbours, {pairs} x {n:.0e}, {dim} + {dim} coordinates, a pair"
         if most is None:
-            found.append(Row(what, f"{took:.4g} ms", "", None))
+            yield Row(what, f"{took:.4g} ms", "", None)
         else:
-            found.append(at_most(what, took, most, " ms"))
-    return found
+            yield at_most(what, took, most, " ms")
 
 
-def _matrix(device: torch.device) -> list[Row]:
+def _matrix(device: torch.device) -> Iterator[Row]:
     columns, n = COLUMNS
     x = torch.randn(n, columns, generator=torch.Generator(device).manual_seed(0), device=device)
     took = milliseconds(lambda: mutual_information_matrix(x), device, 1)
-    return [Row(f"matrix of {columns} columns of {n:.0e} rows", f"{took:.4g} ms", "", None)]
+    yield Row(f"matrix of {columns} columns of {n:.0e} rows", f"{took:.4g} ms", "", None)
 
 
-def _kernels(device: torch.device) -> list[Row]:
-    """Say what served, at last: a kernel that failed has left its work to plain PyTorch."""
-    name = f"{torch.cuda.get_device_name(device)}, PyTorch {torch.__version__}"
-    return [
-        Row("device", name, "", None),
-        Row("kernels", gpu.status(), "", gpu.load() is None and not gpu.failures()),
-    ]
+def _device(device: torch.device) -> Iterator[Row]:
+    major, minor = torch.cuda.get_device_capability(device)
+    name = f"{torch.cuda.get_device_name(device)}, sm_{major}{minor}, CUDA {torch.version.cuda}"
+    triton = peer("triton")
+    yield Row("device", name, "", None)
+    yield Row("PyTorch", torch.__version__, "", None)
+    yield Row("Triton", triton.__version__ if triton else "not installed", "", None)
 
 
-SUITES: dict[str, Callable[[torch.device], list[Row]]] = {
+def _words(error: Exception) -> str:
+    """Return the class and the first line of an error."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+
+
+SUITES: dict[str, Callable[[torch.device], Iterator[Row]]] = {
+    "device": _device,
     "tables": _tables,
     "updates": _updates,
     "losses": _losses,
     "densities": _densities,
     "neighbors": _neighbors,
     "matrix": _matrix,
-    "kernels": _kernels,
 }
 
 
 def suites(device: torch.device) -> dict[str, Callable[[], list[Row]]]:
     """Return the suites on a device by name."""
+    return {name: partial(_whole, suite, device) for name, suite in SUITES.items()}
 
-    def quiet(suite: Callable[[torch.device], list[Row]]) -> list[Row]:
-        with warnings.catch_warnings():
-            # The peers' own, and cautions about what is drawn here.
-            warnings.simplefilter("ignore")
-            return suite(device)
 
-    return {name: partial(quiet, suite) for name, suite in SUITES.items()}
+def _whole(suite: Callable[[torch.device], Iterator[Row]], device: torch.device) -> list[Row]:
+    """Return the rows of a suite, as far as it comes, and whether kernels have served so far: one
+    that failed has left its work to plain PyTorch.
+    """
+    found = []
+    with warnings.catch_warnings():
+        # The peers' own, and cautions about what is drawn here.
+        warnings.simplefilter("ignore")
+        try:
+            for row in suite(device):
+                found.append(row)
+        # What a card of another kind says; the other suites may run there.
+        except Exception as error:
+            found.append(Row("the rest", f"failed: {_words(error)}", "", False))
+            torch.cuda.empty_cache()
+    found.append(Row("kernels", gpu.status(), "", gpu.load() is None and not gpu.failures()))
+    return found
