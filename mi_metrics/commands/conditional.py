@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 from mi_metrics.commands.estimators import (
@@ -29,6 +30,7 @@ from mi_metrics.commands.estimators import (
 from mi_metrics.functional.knn import rows_doubts, rows_mutual_information
 from mi_metrics.functional.knn_conditional import triples_doubts, triples_information
 from mi_metrics.functional.knn_permutations import triples_p_value
+from mi_metrics.functional.reliability import UNDERSTATED
 from mi_metrics.functional.stratified import (
     stratified_interval,
     stratified_standard_error,
@@ -42,6 +44,8 @@ FEW = 10
 MOST_LEFT_OUT = 0.1
 # Beyond so many coordinates neighbours are found by comparing all rows: half a minute of that.
 FEW_COORDINATES, MOST_WORK = 10, 4e9
+# Parts that show how far a value scatters have so many rows, and so many of each class.
+LEAST_IN_A_PART, LEAST_IN_A_CLASS = 50, 20
 
 Discrete = tuple[bool, bool, bool]
 
@@ -150,8 +154,9 @@ def _within(rows: Tensor, labels: Tensor, discrete: Discrete, given: Options) ->
         permuted[by_class, 1] = some[mixed, 1]
         reached += estimate(permuted, classes) >= observed
     p = (1 + reached) / (1 + given.permutations)
-    error = _error_of_parts(rows, lambda part: estimate(pairs[part], labels[part]))
-    return _value(rows, mi, error, p, doubts)
+    least = max(LEAST_IN_A_PART, LEAST_IN_A_CLASS * len(torch.unique(labels)))
+    scatter = _scatter(rows, lambda part: estimate(pairs[part], labels[part]), least)
+    return _value(rows, mi, scatter, p, doubts)
 
 
 def _triples(rows: Tensor, discrete: Discrete, given: Options) -> Value:
@@ -190,20 +195,39 @@ def _triples(rows: Tensor, discrete: Discrete, given: Options) -> Value:
         num_permutations=given.permutations,
         standardize=scaling,
     )
-    error = _error_of_parts(rows, lambda part: float(estimate(samples[part])))
-    return _value(rows, mi, error, p, doubts)
+    scatter = _scatter(rows, lambda part: float(estimate(samples[part])), LEAST_IN_A_PART)
+    return _value(rows, mi, scatter, p, doubts)
 
 
-def _error_of_parts(rows: Tensor, estimate: Callable[[Tensor], float]) -> float | None:
-    """Return a standard error from the scatter among disjoint parts of the rows."""
+def _scatter(
+    rows: Tensor, estimate: Callable[[Tensor], float], least: int
+) -> tuple[float, float] | None:
+    """Return a standard error from the scatter among halves, quarters and eighths of the rows, and
+    the quantile that makes an interval of it.
+
+    Parts scatter less than their number says, as in
+    :func:`mi_metrics.functional.reliability.rows_reliability`, and those of few rows still less:
+    halves may be divided into parts of ``least`` rows.
+    """
     if len(rows) < LEAST_DIVIDED:
         return None
-    parts = torch.arange(len(rows)).tensor_split(PARTS)
-    found = torch.tensor([estimate(part) for part in parts], dtype=torch.float64)
-    error = float(found.std() / math.sqrt(PARTS))
-    return None if math.isnan(error) else error
+    squares, freedom, parts = 0.0, 0, 2
+    while parts <= PARTS and (parts == 2 or len(rows) >= parts * least):
+        places = torch.arange(len(rows)).tensor_split(parts)
+        found = torch.tensor([estimate(part) for part in places], dtype=torch.float64)
+        squares += (parts - 1) * float(found.var()) / parts
+        freedom += parts - 1
+        parts *= 2
+    error = UNDERSTATED * math.sqrt(squares / freedom)
+    # Of few parts the scatter itself is uncertain.
+    return None if math.isnan(error) else (error, float(stdtrit(freedom, (1 + LEVEL) / 2)))
 
 
-def _value(rows: Tensor, mi: float, error: float | None, p: float, doubts: dict[Any, str]) -> Value:
-    ends = None if error is None else (mi - QUANTILE * error, mi + QUANTILE * error)
+def _value(
+    rows: Tensor, mi: float, scatter: tuple[float, float] | None, p: float, doubts: dict[Any, str]
+) -> Value:
+    error = ends = None
+    if scatter is not None:
+        error, quantile = scatter
+        ends = (mi - quantile * error, mi + quantile * error)
     return Value(len(rows), mi, error, ends, p, tuple(doubts.items()))

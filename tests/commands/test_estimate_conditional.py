@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mi_metrics.commands import conditional, sample
+from mi_metrics.commands.estimators import Options
 from mi_metrics.functional import (
     binned_conditional_mutual_information,
     knn_conditional_mutual_information,
@@ -102,6 +103,22 @@ def test_p_of_independent_columns_is_uniform_given_classes(tmp_path):
         )
     # At a level of 0.2 a share of 0.2 of 20 is rejected: more than 10 are one in 400.
     assert (np.array(found) <= 0.2).sum(0).max() <= 10
+
+
+@pytest.mark.parametrize("divides", [True, False])
+def test_intervals_of_neighbours_hold_the_truth(divides):
+    given, held = Options(permutations=1), 0
+    for seed in range(60):
+        generator = torch.Generator().manual_seed(seed)
+        x, y, z = torch.randn(3, 200, generator=generator, dtype=torch.float64)
+        if divides:
+            z = torch.randint(3, (200,), generator=generator).double()
+        rows = torch.stack([x + z, y + z, z], 1)
+        interval = conditional.conditional("knn", rows, (False, False, divides), given).interval
+        assert interval is not None
+        held += interval[0] <= 0 <= interval[1]
+    # The scatter of eighths alone held 60 and 70 % of truths.
+    assert held >= 53
 
 
 def test_what_can_t_be_conditioned_says_so(path, capsys):
