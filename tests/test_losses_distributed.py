@@ -115,6 +115,7 @@ def process(rank, world_size, store, pipe):
         ]
         results["nobody"] = [nobody(loss, options) for loss, options in LOSSES]
         results["forward mode"] = forward_mode()
+        results["without a gradient"] = without_a_gradient(rank)
         results["ways"] = [ways(rank, world_size, i) for i in range(len(DENSITIES))]
         results["spoilt"] = [spoilt(rank, loss, options) for loss, options in LOSSES]
         dist.destroy_process_group()
@@ -161,6 +162,15 @@ def ways(rank, world_size, i):
         found[-1].append(second.double().numpy())
     densities.serves = serves
     return found
+
+
+def without_a_gradient(rank):
+    """Return two densities where the second process asks for no gradient, and nobody runs
+    backward.
+    """
+    inputs, targets, _ = (v[:40] for v in data())
+    loss = KDEMutualInformationLoss(pool="batch", gather=True, grid_size=16)
+    return [loss(inputs[:, :2].clone().requires_grad_(rank != 1), targets).item() for _ in "ab"]
 
 
 def forward_mode():
@@ -225,6 +235,8 @@ def test_gathered_losses_are_those_of_one_process(world_size):
     for report in reports:
         assert isinstance(report, dict), report
         assert "Forward-mode derivatives do not pass through gather=True" in report["forward mode"]
+        first, again = report["without a gradient"]
+        assert first == again == reports[0]["without a gradient"][0]
         for (_, _, dtypes), (direct, reference) in zip(DENSITIES, report["ways"], strict=True):
             for ours, theirs in zip(direct, reference, strict=True):
                 largest = abs(theirs).max(initial=0)

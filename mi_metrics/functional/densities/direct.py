@@ -62,7 +62,9 @@ def values(
         reference: What derivatives of derivatives are taken of.
     """
     function: Any = _Values
-    value: Tensor = function.apply(*direct.leaves(x, y), weights, options, reference)
+    # Others may wait for what a process adds to their gradients that needs none itself.
+    asked = options.shared and torch.is_grad_enabled()
+    value: Tensor = function.apply(*direct.leaves(x, y), weights, options, reference, asked)
     return value
 
 
@@ -75,10 +77,13 @@ class _Values(torch.autograd.Function):
         weights: Tensor | None,
         options: Options,
         reference: direct.Reference,
+        asked: bool,
     ) -> Tensor:
         samples = placed(x, y, weights, options)
         measure = _information if options.normalization == "none" else _normalized
         wanted = ctx.needs_input_grad[:2]
+        if asked and not any(wanted):
+            wanted = True, False
         value, idle, by_units = measure(samples, options, wanted)
         if by_units is not None:
             ctx.save_for_backward(x, y, _still(samples, idle), *_by_samples(samples, by_units))
@@ -90,7 +95,7 @@ class _Values(torch.autograd.Function):
         x, y, still, *slopes = ctx.saved_tensors
         wanted = ctx.needs_input_grad[:2]
         if torch.is_grad_enabled():
-            return *direct.through(ctx.reference, (x, y), wanted, grad), None, None, None
+            return *direct.through(ctx.reference, (x, y), wanted, grad), None, None, None, None
         (grad,) = added(ctx.reduce, grad)
         grad = direct.incoming(grad)
         found: list[Tensor | None] = [None, None]
@@ -101,7 +106,7 @@ class _Values(torch.autograd.Function):
                 slope = slope.masked_fill(still[side % len(still)], 0)
                 # A process without samples has one that does not count.
                 found[side] = slope if v.shape[1] else slope[:, :0]
-        return *found, None, None, None
+        return *found, None, None, None, None
 
 
 def _ends(samples: Samples, options: Options) -> tuple[Tensor, Tensor]:
