@@ -128,6 +128,25 @@ def test_values_that_are_right_are_not_doubted(name: str, truth: float, n: int) 
     assert float((right & doubted).double().mean()) <= 0.02
 
 
+@pytest.mark.parametrize("step", [0.1, 0.2])
+@pytest.mark.parametrize("n", [1000, 8000])
+def test_rounded_numbers_that_only_half_the_kernel_tells_apart(step: float, n: int) -> None:
+    u, v = torch.randn(2, 10, n, generator=generator(), dtype=torch.float64)
+    for r in (0.97, 0.99, -0.97):
+        x, y = ((w / step).round() * step for w in (u, r * u + math.sqrt(1 - r * r) * v))
+        found = kde_from_samples(x, y, "silverman", 256, None, "none")
+        truth = -0.5 * math.log(1 - r * r)
+        right = (found.value - truth).abs() <= truth / 5
+        assert not (right & found.doubts.oversmoothed.squeeze(1)).any()
+
+
+@pytest.mark.parametrize("n", [300, 8000])
+def test_waves_of_rounded_numbers(n: int) -> None:
+    x, y = ((20 * v).round() for v in noisy(*CURVES["two sines"], n))
+    with warned(KIND):
+        kde_mutual_information(x, y)
+
+
 def test_a_pair_is_judged_as_it_is_alone() -> None:
     pairs = [noisy(*CURVES["sine"], 400), noisy(torch.clone, 0.3, 400)]
     x, y = (torch.stack(v) for v in zip(*pairs, strict=True))

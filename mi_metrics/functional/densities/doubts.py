@@ -126,9 +126,11 @@ def doubts_about(
     oversmoothed = blurred.lacks
     if bool(blurred.changes.any()):
         # Kernels of half the width may tell rounded numbers apart, which says nothing.
-        halves = zip(axes, (kernel.x / 2, kernel.y / 2), strict=True)
-        apart = torch.cat([_points(axis, h, None)[0].share > HEAVY for axis, h in halves], 1)
-        oversmoothed = oversmoothed | (blurred.changes & ~apart.any(1, keepdim=True))
+        halves = kernel.x / 2, kernel.y / 2
+        apart = [_points(*each, None)[0].share > HEAVY for each in zip(axes, halves, strict=True)]
+        apart.append(_tells_rounding(axes, halves, most, kernel))
+        told = ~torch.cat(apart, 1).any(1, keepdim=True)
+        oversmoothed = oversmoothed | (blurred.changes & told)
     # A fill value is one of few values, too, and both are blurred; one sentence says what to do.
     few_values &= ~wide
     oversmoothed = oversmoothed & ~(wide | few_values | too_few)
@@ -166,6 +168,38 @@ def _points(axis: CountedAxis, h: Tensor, most: Most) -> tuple[Repeated, Tensor]
     blurred = ~alone & (within(NEAR * h) >= around)
     share = repeated.sum(1, keepdim=True) / total
     return Repeated(repeated, alone, share), many(axis.n * blurred)
+
+
+def _tells_rounding(
+    axes: tuple[CountedAxis, CountedAxis],
+    widths: tuple[Tensor, Tensor],
+    most: tuple[Most, Most],
+    kernel: Kernel,
+) -> Tensor:
+    """Say whether a pair's kernel of these widths is, across the line of correlated variables,
+    narrower than half the steps that these are rounded to, bool ``(R, 1)``.
+    """
+    x, y = (
+        (_step(axis, repeated) / h).square()
+        for axis, h, repeated in zip(axes, widths, most, strict=True)
+    )
+    # In units of the kernel its least variance is 1 - |r|.
+    return (x + y) / 8 > kernel.unexplained / (1 + kernel.r.abs())
+
+
+def _step(axis: CountedAxis, most: Most) -> Tensor:
+    """Return about how far values that repeat are from the next, 0 where few do, ``(R, 1)``."""
+    same = axis.n if most is None else most()
+    held = same.where(same > 1, 0)
+    here, infinity = axis.n > 0, float("inf")
+    below = axis.centres.where(here, -infinity).cummax(1).values
+    above = axis.centres.where(here, infinity).flip(1).cummin(1).values.flip(1)
+    below = torch.nn.functional.pad(below[:, :-1], (1, 0), value=-infinity)
+    above = torch.nn.functional.pad(above[:, 1:], (0, 1), value=infinity)
+    gap = torch.minimum(axis.centres - below, above - axis.centres)
+    number = held.sum(1, keepdim=True)
+    step = (held * gap.where(held > 0, 0)).sum(1, keepdim=True) / number.clamp_min(1)
+    return step.where(number > BLURRED * axis.n.sum(1, keepdim=True), 0)
 
 
 def _error_of_few_values(
