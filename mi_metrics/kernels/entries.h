@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "lookups.h"
+#include "points.h"
 #include "tables.h"
 
 namespace {
@@ -168,11 +169,9 @@ MI_INLINE bool enter(const X* MI_RESTRICT x, int64_t size, const Entries<X>& on,
     checked |= next.checked;
   }
   if (!checked || some) return some;
+  if (on.points) return differ(x, size, on.lower.data(), found);
   int32_t wrong = 0;
-  if (on.points)
-    for (int64_t i = 0; i < size; i++) wrong |= !(x[i] == on.lower[found[i]]);
-  else
-    for (int64_t i = 0; i < size; i++) wrong |= !on.holds(found[i], x[i]);
+  for (int64_t i = 0; i < size; i++) wrong |= !on.holds(found[i], x[i]);
   return wrong != 0;
 }
 

@@ -127,6 +127,21 @@ def test_new_cells_between_and_around_others_beside_outliers(reference, dtype, f
         assert torch.equal(state, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_neighbour_of_a_known_value_is_seen_wherever_it_stands(reference, dtype, axis):
+    generator, memory = torch.Generator().manual_seed(0), grid.Memory()
+    sides = torch.randint(64, (2, 1, 30_000), generator=generator).to(dtype) / 63
+    state = grid.update(grid.update(grid.empty(1, 128), *sides, memory=memory), *sides)
+    for place in (0, 1, 14, 15, 16, 255, 256, 9000, 29_999):
+        x, y = batch = sides.clone()
+        batch[axis, 0, place] = torch.nextafter(batch[axis, 0, place], batch.new_tensor(0.51))
+        memory = grid.Memory()
+        known = grid.update(state, *sides, memory=memory)
+        found = grid.update(known, x, y, memory=memory)
+        assert torch.equal(found, reference(grid.update, known, x, y))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts in other units elsewhere")
 def test_tables_of_many_rows_take_no_more_than_their_samples():
     script = """
