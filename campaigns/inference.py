@@ -51,7 +51,8 @@ def information(p: Array) -> float:
     """Return the information of a table of probabilities, in nats."""
     independent = np.outer(p.sum(1), p.sum(0))
     held = p > 0
-    return float((p[held] * np.log(p[held] / independent[held])).sum())
+    # Rounding may leave less than 0, where intervals end.
+    return max(float((p[held] * np.log(p[held] / independent[held])).sum()), 0.0)
 
 
 def equal_cells(bins: int, r: float) -> Array:
