@@ -6,6 +6,7 @@
 #include "tables.h"
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
@@ -13,9 +14,14 @@ namespace {
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 // Compilers write no gathers for a loop: those of Intel's older processors take longer than single
-// loads. They have no bfloat16, but for one.
+// loads. They have no bfloat16, but for one. Compilers that do not know its name ask the processor.
+inline bool has_bfloat16() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a >> 5 & 1);
+}
+
 inline bool gathers_fast() {
-  static const bool found = mi::has_avx512() && __builtin_cpu_supports("avx512bf16");
+  static const bool found = mi::has_avx512() && has_bfloat16();
   return found;
 }
 

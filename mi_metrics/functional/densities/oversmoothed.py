@@ -56,7 +56,7 @@ def blurred(value: Tensor | None, table: CountedTable, kernel: Kernel, samples: 
     if value is None:
         value, narrow = information_of_table(coarse, kernel, CENTRE)
         told = ~narrow
-    less = lacks(value, coarse.n, samples) & told
+    less = lacks(value, table.n, samples) & told
     if samples > FEW_SAMPLES:
         return Blurred(less, torch.zeros_like(less))
     of_half, narrow = information_of_table(coarse, halved(kernel), CENTRE)
@@ -134,9 +134,7 @@ def least_information(n: Tensor, samples: int) -> Tensor:
     ``(R, m_x, m_y)``, in nats ``(R, 1)``: the information of their table less its bias and two
     standard errors.
     """
-    total, bins = float(samples), MOST_BINS
-    while bins > 2 and SAMPLES * bins**2 > samples:
-        bins //= 2
+    total, bins = float(samples), _number_of_bins(samples)
     of_x, of_y = (_in_bins(n.sum(dim), bins) for dim in (2, 1))
     p = of_x.mT @ n @ of_y / total
     x, y = p.sum(2, keepdim=True), p.sum(1, keepdim=True)
@@ -147,6 +145,21 @@ def least_information(n: Tensor, samples: int) -> Tensor:
     free = ((x > 0).sum(1, keepdim=True) - 1) * ((y > 0).sum(2, keepdim=True) - 1)
     error = (variance / total + free / (2 * total**2)).sqrt()
     return (value - free / (2 * total) - ERRORS * error).view(-1, 1)
+
+
+def crowded_bins(n: Tensor, samples: int) -> Tensor:
+    """Say whether a row or a column of counts ``(R, m_x, m_y)`` has more samples than two bins of
+    equal counts, as heavy tails make it, bool ``(R, 1)``.
+    """
+    fullest = torch.maximum(n.sum(2).amax(1), n.sum(1).amax(1))
+    return fullest.unsqueeze(1) * _number_of_bins(samples) > 2 * samples
+
+
+def _number_of_bins(samples: int) -> int:
+    bins = MOST_BINS
+    while bins > 2 and SAMPLES * bins**2 > samples:
+        bins //= 2
+    return bins
 
 
 def _in_bins(n: Tensor, bins: int) -> Tensor:

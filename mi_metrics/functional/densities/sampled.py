@@ -33,11 +33,13 @@ from mi_metrics.functional.densities.gaussian import (
     times,
 )
 from mi_metrics.functional.densities.oversmoothed import (
+    CELLS,
     FEW_SAMPLES,
     Blurred,
     blurred,
     changes,
     coarse_factor,
+    crowded_bins,
     halved,
     lacks,
     merged_axis,
@@ -54,6 +56,8 @@ from mi_metrics.functional.tensors import chunk_size
 
 # Up to this many samples a cell stands at their mean. With more it does not matter, and takes time.
 FEW = 2**16
+# Samples of heavy tails are sorted up to this many: more take longer than their value.
+MOST_RANKED = 2**20
 # Occupied rows and columns are rounded up to a multiple of this, so that pairs share a shape.
 BLOCK = 16
 
@@ -135,6 +139,10 @@ def _information(rows: Samples, bandwidth: Any, size: int) -> Estimate:
     value = _value(_sums(joint, axes, kernels), kernels, moments)
     narrow = _narrow(kernels)
     less = lacks(value, coarse.with_y, rows.n)
+    crowded = (crowded_bins(coarse.with_y, rows.n) & ~less & ~moments.constant).squeeze(1)
+    if rows.n <= MOST_RANKED and bool(crowded.any()):
+        by_ranks = _table_of_ranks(rows, crowded)
+        less[crowded] = lacks(value[crowded], by_ranks, rows.n)
     signs = Blurred(less, torch.zeros_like(less))
     if rows.n <= FEW_SAMPLES:
         of_half, told = _value_of_halved(coarse.with_z, axes, kernel, moments)
@@ -180,6 +188,21 @@ def _value_of_halved(
     x, z, y = (merged_axis(axis, factor) for axis in axes)
     kernels = _line_kernels((x, z, y), halved(kernel))
     return _value(_sums_of_logs(n, (x, z, y), kernels), kernels, moments), ~_narrow(kernels)
+
+
+def _table_of_ranks(rows: Samples, chosen: Tensor) -> Tensor:
+    """Return counts ``(R, CELLS, CELLS)`` of chosen pairs in cells of about equal counts; equal
+    samples share a cell.
+    """
+    cells = []
+    for pieces in zip(*rows.chunks(), strict=True):
+        v = torch.cat([piece[chosen] for piece in pieces], 1)
+        ordered = v.sort(1).values
+        below, up_to = (torch.searchsorted(ordered, v, right=right) for right in (False, True))
+        cells.append((below + up_to) * CELLS // (2 * rows.n + 1))
+    code, one = cells[0] * CELLS + cells[1], torch.ones_like(cells[0], dtype=torch.float64)
+    counts = one.new_zeros(len(code), CELLS**2)
+    return counts.scatter_add_(1, code, one).view(-1, CELLS, CELLS)
 
 
 def _counted_at_once(
