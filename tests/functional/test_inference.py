@@ -258,6 +258,33 @@ def gaussian_table(bins, r):
     return cells.reshape(bins, 200, bins).mean(1) / bins
 
 
+class TestBalancedByDesign:
+    """Test sets with as many samples of each class, whose margins do not vary."""
+
+    @pytest.mark.parametrize("classes", [2, 3, 10, 13])
+    def test_no_error_bounds_errors_as_a_binomial_law_does(self, classes):
+        size = 40
+        low, high = confidence_interval(size * torch.eye(classes).long()).tolist()
+        # None of N samples is wrong with a chance of 2.5 %.
+        error = 1 - 0.025 ** (1 / (size * classes))
+        p = np.full((classes, classes), error / classes / (classes - 1))
+        np.fill_diagonal(p, (1 - error) / classes)
+        assert low == pytest.approx((p * np.log(p * classes**2)).sum(), abs=1e-9)
+        assert high == pytest.approx(math.log(classes), abs=1e-9)
+
+    @pytest.mark.parametrize(("classes", "size"), [(2, 100), (3, 50), (10, 20)])
+    @pytest.mark.parametrize("error", [0.002, 0.005])
+    def test_coverage(self, classes, size, error):
+        generator = np.random.default_rng(0)
+        p = np.full((classes, classes), error / (classes - 1))
+        np.fill_diagonal(p, 1 - error)
+        truth = (p * np.log(p * classes)).sum() / classes
+        tables = generator.multinomial(size, p, size=(60, classes))
+        ends = confidence_interval(torch.as_tensor(tables), num_resamples=200).numpy()
+        held = (ends[:, 0] <= truth) & (truth <= ends[:, 1])
+        assert held.mean() >= 0.92
+
+
 class TestPointwise:
     def test_its_mean_is_the_mutual_information(self):
         p = LABELS.double() / LABELS.sum()

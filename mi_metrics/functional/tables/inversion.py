@@ -54,6 +54,8 @@ class Inversion(Way):
         at_zero = self.spread(0.0)
         here = self.spread(matched) if matched > 0 else at_zero
         lower = self._lower(observed, value, matched, at_zero[1], here[1])
+        if self.perfect() and self.mean(1.0) <= observed:
+            lower = min(lower, self.least_without_misses(self.tails[0]))
         # The scatter of a handful of samples is so skewed that the ends could change places.
         upper = max(lower, self._upper(observed, value, matched, here[0]))
         return min(lower, self.most), min(upper, self.most)

@@ -63,6 +63,8 @@ class Tails(Way):
                 high = self._end(1, outside, inside)
         elif independent[1] > self.tail:
             high = self._end(1, (1.0, here[1]), (0.0, independent[1]))
+        if here[0] <= 0.5 and self.perfect():
+            low = min(low, self.least_without_misses(self.tail))
         return min(low, self.most), min(max(low, high), self.most)
 
     def mixture(self, share: float) -> Array:

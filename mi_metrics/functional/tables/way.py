@@ -4,6 +4,7 @@ interval is sought among.
 Tables are given by strata, ``(K, R, C)``, as in :mod:`mi_metrics.functional.tables.inversion`.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,6 +41,22 @@ class Way:
     def information(self, share: float) -> float:
         """Return the information of p(λ) itself."""
         return _information(self.mixture(share))
+
+    def perfect(self) -> bool:
+        """Say whether one of the variables tells the other in each stratum."""
+        occupied = self.seen > 0
+        return bool((occupied.sum(2) <= 1).all() or (occupied.sum(1) <= 1).all())
+
+    def least_without_misses(self, tail: float) -> float:
+        """Return the information of the place on the way whose samples leave the empty cells empty
+        with a chance of ``tail``.
+
+        Where classes were made equally frequent, hardly any draw is as balanced, and so has a value
+        as large; what one variable tells of the other is not known any better for that.
+        """
+        empty = float(self.independent[self.seen == 0].sum())
+        missed = -math.expm1(math.log(tail) / self.number)
+        return self.information(max(1 - missed / empty, 0.0))
 
     def drawn(self, p: Array, number: int, rng: np.random.Generator) -> Array:
         """Return the plug-in values of random tables of as many samples as were observed."""
