@@ -219,7 +219,7 @@ def _scatter(
         freedom += parts - 1
         parts *= 2
     error = UNDERSTATED * math.sqrt(squares / freedom)
-    # Of few parts the scatter itself is uncertain.
+    # The scatter of few parts is itself uncertain.
     return None if math.isnan(error) else (error, float(stdtrit(freedom, (1 + LEVEL) / 2)))
 
 

@@ -155,7 +155,7 @@ def _is_for_this_call(error: Exception) -> bool:
     errors = sys.modules.get("triton.runtime.errors")
     if errors is not None and isinstance(error, errors.OutOfResources):
         return True
-    # Of the driver's errors Triton makes a RuntimeError.
+    # Triton makes a RuntimeError of the driver's errors.
     if "out of memory" in str(error):
         return True
     started: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]

@@ -141,7 +141,7 @@ def least_information(n: Tensor, samples: int) -> Tensor:
     ratio = torch.where(p > 0, p / (x * y), 1.0).log()
     value = (p * ratio).sum((1, 2), keepdim=True)
     variance = (p * (ratio - value).square()).sum((1, 2), keepdim=True)
-    # Of independent variables 2 N I has the law of chi-squared with so many degrees of freedom.
+    # 2 N I of independent variables has the law of chi-squared with so many degrees of freedom.
     free = ((x > 0).sum(1, keepdim=True) - 1) * ((y > 0).sum(2, keepdim=True) - 1)
     error = (variance / total + free / (2 * total**2)).sqrt()
     return (value - free / (2 * total) - ERRORS * error).view(-1, 1)

@@ -152,6 +152,6 @@ class _Values(torch.autograd.Function):
             if slope is not None:
                 slope = slope if rates is None else slope * rates[:, side]
                 slope = narrow(slope * grad, v.dtype)
-                # Of a table that is NaN, too, nothing comes to samples that are left out.
+                # Samples that are left out get nothing, not even of a table that is NaN.
                 found[side] = slope if left_out is None else slope.masked_fill(left_out, 0)
         return *found, None, None, None, None, None
