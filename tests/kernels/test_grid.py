@@ -43,6 +43,17 @@ def batch(kinds, rows, n, dtype, generator):
     return sides
 
 
+def marked(x, masked, conditions, generator):
+    """Return samples with NaN where they are not valid, which of them are, and labels."""
+    valid = labels = None
+    if masked:
+        valid = torch.rand(x.shape, generator=generator) < 0.8
+        x = torch.where(valid, x, torch.nan)
+    if conditions:
+        labels = torch.randint(conditions, (1, x.shape[1]), generator=generator)
+    return x, valid, labels
+
+
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_states_are_those_of_the_reference(reference, data):
@@ -58,12 +69,7 @@ def test_states_are_those_of_the_reference(reference, data):
     state = expected = grid.empty(conditions or rows, m)
     for n in (3000, 30_000, 5000):
         x, y = batch(kinds, rows, n, dtype, generator)
-        valid = labels = None
-        if masked:
-            valid = torch.rand(rows, n, generator=generator) < 0.8
-            x = torch.where(valid, x, torch.nan)
-        if conditions:
-            labels = torch.randint(conditions, (1, n), generator=generator)
+        x, valid, labels = marked(x, masked, conditions, generator)
         state = grid.update(state, x, y, valid, labels)
         expected = reference(grid.update, expected, x, y, valid, labels)
         assert torch.equal(state, expected)
@@ -98,12 +104,7 @@ def test_many_samples_are_counted_by_entries_as_by_cells(reference, data):
             most = torch.finfo(dtype).max
             sides.append(v.clamp(-most, most).to(dtype))
         x, y = sides
-        valid = labels = None
-        if masked:
-            valid = torch.rand(rows, n, generator=generator) < 0.8
-            x = torch.where(valid, x, torch.nan)
-        if conditions:
-            labels = torch.randint(conditions, (1, n), generator=generator)
+        x, valid, labels = marked(x, masked, conditions, generator)
         state = grid.update(state, x, y, valid, labels, memory)
         expected = reference(grid.update, expected, x, y, valid, labels)
         assert torch.equal(state, expected)
